@@ -1,0 +1,49 @@
+# Needs Python 3.10 or newer and make; nothing else, and no administrator rights.
+#   make demo      photos in, distilled training set and report out
+#   make test      every test: notebooks, library, packaging, repository rules
+#   make lab       the notebooks in JupyterLab
+#   make docs      the documentation site in _docs/
+#   make sync      after a change in nbs/: export the library, clean notebooks, write README.md
+#   make style     how long cells are and how much prose stands between them
+#   make clean     remove what was built (the environment too)
+# Another interpreter:  make PYTHON=python3.12 test     Another environment:  make VENV=/tmp/venv test
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(abspath $(VENV))/bin
+READY   = $(VENV)/.installed
+
+.PHONY: help demo test lab docs sync style clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: $(READY)
+	$(BIN)/sr_distill demo demo-out
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lab: $(READY)
+	$(BIN)/jupyter lab nbs
+
+docs: $(READY)
+	$(BIN)/python tools/docs.py
+
+sync: $(READY)
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+	$(BIN)/python tools/readme.py
+
+style: $(READY)
+	$(BIN)/python tests/test_style.py
+
+clean:
+	rm -rf $(VENV) _docs _proc build dist demo-out *.egg-info .pytest_cache .hypothesis
+
+$(READY): settings.ini setup.py
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("sr_distill needs Python 3.10 or newer, this is %s: try make PYTHON=python3.12" % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@

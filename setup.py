@@ -1,0 +1,48 @@
+"""Packaging: everything that can be a setting is read from settings.ini."""
+import re
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+parser = ConfigParser(delimiters=["="], interpolation=None)
+parser.read("settings.ini", encoding="utf-8")
+cfg = parser["DEFAULT"]
+
+statuses = ["", "1 - Planning", "2 - Pre-Alpha", "3 - Alpha", "4 - Beta", "5 - Production/Stable"]
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("lab", "priors", "dev")}
+minor = int(cfg["min_python"].split(".")[1])
+
+# the package index shows the README away from its repository: relative links become absolute there
+at_tag = rf"{cfg['git_url']}/{{}}/v{cfg['version']}/"
+readme = Path("README.md").read_text(encoding="utf-8")
+readme = re.sub(r"(!\[[^\]]*\]\()(?!https?:)", rf"\1{at_tag.format('raw')}", readme)
+readme = re.sub(r"((?<!!)\[[^\]]*\]\()(?!https?:|#)", rf"\1{at_tag.format('blob')}", readme)
+
+setup(
+    name=cfg["lib_name"],
+    version=cfg["version"],
+    description=cfg["description"],
+    long_description=readme,
+    long_description_content_type="text/markdown",
+    author=cfg["author"],
+    author_email=cfg["author_email"],
+    url=cfg["git_url"],
+    project_urls={"Documentation": cfg["doc_host"] + cfg["doc_baseurl"]},
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=cfg["keywords"],
+    classifiers=[
+        f"Development Status :: {statuses[int(cfg['status'])]}",
+        f"Intended Audience :: {cfg['audience']}",
+        f"Natural Language :: {cfg['language']}",
+        *(f"Programming Language :: Python :: 3.{m}" for m in range(minor, 14)),
+    ],
+    packages=find_packages(include=["sr_distill", "sr_distill.*"]),
+    include_package_data=True,
+    python_requires=f">={cfg['min_python']}",
+    install_requires=cfg["requirements"].split(),
+    extras_require=extras,
+    entry_points={"console_scripts": cfg["console_scripts"].split()},
+    zip_safe=False,
+)

@@ -1,0 +1,48 @@
+"""What every test may ask for: a private cache, the shared data, the weights."""
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # read when torch is first imported
+REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment(tmp_path_factory):
+    "One empty photo cache for the session; the weights in shared data, where they exist."
+    from sr_distill.core import shared_dir
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SR_DISTILL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        weights = shared_dir() and shared_dir() / "data/weights/torch_home"
+        if weights and weights.is_dir() and "TORCH_HOME" not in os.environ:
+            patch.setenv("TORCH_HOME", str(weights))
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared():
+    "`shared('data/set5')` is that path in the shared data; the test is skipped where it is absent."
+    from sr_distill.core import shared_dir
+
+    def find(name: str) -> Path:
+        root = shared_dir()
+        if root is None or not (root / name).exists():
+            pytest.skip(f"shared data {name!r} not found (set SR_DISTILL_SHARED to its folder)")
+        return root / name
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def set5(shared): return shared("data/set5")
+
+@pytest.fixture(scope="session")
+def set14(shared): return shared("data/set14")
+
+@pytest.fixture(scope="session")
+def photos_train(shared): return shared("data/photos/train")
+
+@pytest.fixture(scope="session")
+def photos_val(shared): return shared("data/photos/val")
