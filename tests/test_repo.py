@@ -1,0 +1,70 @@
+"""What is written from the notebooks agrees with them.  Works in a copy; the tree stays as it is."""
+import difflib
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+TOOLS = ("settings.ini", "_quarto.yml", "nbs", "sr_distill", "tools")
+
+
+@pytest.fixture
+def copy(tmp_path):
+    "The parts of the repository that nbdev reads and writes."
+    for part in map(REPO.joinpath, TOOLS):
+        if part.is_file(): shutil.copy(part, tmp_path)
+        else: shutil.copytree(part, tmp_path / part.name, symlinks=True, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
+    return tmp_path
+
+
+def run(folder: Path, *command):
+    done = subprocess.run([str(c) for c in command], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+def differences(folder: Path, pattern: str) -> str:
+    "A short diff for each file of `pattern` that is not the same here and in `folder`."
+    names = {p.relative_to(root) for root in (REPO, folder) for p in root.glob(pattern) if ".ipynb_checkpoints" not in p.parts}
+    found = []
+    for name in sorted(names):
+        here, there = ((root / name).read_text(encoding="utf-8").splitlines(True) if (root / name).exists() else [] for root in (REPO, folder))
+        found += list(difflib.unified_diff(here, there, f"{name} (committed)", f"{name} (as it should be)", n=1))[:40]
+    return "".join(line if len(line) < 200 else line[:200] + " …\n" for line in found)
+
+
+def test_notebooks_are_clean(copy):
+    run(copy, SCRIPTS / "nbdev_clean")
+    diff = differences(copy, "nbs/**/*.ipynb")
+    assert not diff, f"notebooks are not clean: run `make sync`\n{diff}"
+
+
+def test_library_is_what_the_notebooks_export(copy):
+    for path in copy.glob("sr_distill/*.py"):
+        if path.name != "__init__.py": path.unlink()
+    run(copy, SCRIPTS / "nbdev_export")
+    diff = differences(copy, "sr_distill/*.py")
+    assert not diff, f"sr_distill/ differs from nbdev_export: run `make sync`\n{diff}"
+
+
+def test_readme_is_the_index_notebook(copy):
+    run(copy, sys.executable, "tools/readme.py")
+    diff = differences(copy, "README.md")
+    assert not diff, f"README.md differs from nbs/index.ipynb: run `make sync`\n{diff}"
+
+
+def test_readme_links_and_names_every_notebook():
+    text = (REPO / "README.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\((?!\w+:|#)([^)\s#]+)", text))
+    dead = sorted(link for link in linked if not (REPO / link).exists())
+    assert not dead, f"README.md links to what is not there: {dead}"
+    pages = {p.relative_to(REPO).as_posix() for p in [*REPO.glob("nbs/[0-9]*.ipynb"), *REPO.glob("nbs/tutorials/*.ipynb")]}
+    assert pages <= linked, f"run nbs/index.ipynb again, README.md leaves out: {sorted(pages - linked)}"
+
+
+def test_settings_of_the_site_are_one_file():
+    assert (REPO / "nbs/_quarto.yml").resolve() == REPO / "_quarto.yml"

@@ -1,0 +1,73 @@
+"""House rules for notebooks.  The limits are tests; the style table only guides: `make style` prints it."""
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted(p for p in (REPO / "nbs").rglob("*.ipynb") if not any(part[0] in "._" for part in p.relative_to(REPO / "nbs").parts))
+MODULES = sorted(p for p in (REPO / "sr_distill").glob("*.py") if p.name != "__init__.py")
+MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|private/var|var/folders)/[\w.-]+")
+ASSERTING = ("assert ", "expect_error", "test_eq", "test_close")
+
+
+def cells(path: Path, kind: str) -> list:
+    return [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == kind]
+
+def source(cell: dict) -> str: return "".join(cell["source"])
+
+def name(path: Path) -> str: return path.relative_to(REPO).as_posix()
+
+def room_numbers() -> dict:
+    "Module name to the number of the notebook that exports it."
+    found = {}
+    for path in NOTEBOOKS:
+        for cell in cells(path, "code"):
+            if export := re.search(r"^#\|\s*default_exp\s+(\S+)", source(cell), re.M): found[export[1]] = int(path.name.split("_")[0])
+    return found
+
+def imported(path: Path) -> set:
+    "Full names of all modules that a library file imports, wherever the import stands."
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import): names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            base = ".".join(filter(None, ["sr_distill" if node.level else "", node.module]))
+            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return names
+
+def style_row(path: Path) -> str:
+    code, prose = cells(path, "code"), cells(path, "markdown")
+    lines = sorted(len([line for line in source(c).splitlines() if line.strip()]) for c in code) or [0]
+    words = [len(source(c).split()) for c in prose if not source(c).startswith("#")]
+    asserting = sum(any(word in source(c) for word in ASSERTING) for c in code)
+    shown = sum(bool(c["outputs"]) for c in code)
+    return (f"{name(path):44}{len(code):6}{len(prose):7}{lines[len(lines) // 2]:8}{lines[int(len(lines) * .9)]:5}{lines[-1]:5}"
+            f"{sum(words) // max(len(words), 1):7}{asserting:11}{shown:7}{path.stat().st_size // 1024:6}")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_notebook_limits(path):
+    assert path.stat().st_size <= 500_000, "larger than 500 kB: show fewer or smaller pictures, as JPEG"
+    outputs = [out for cell in cells(path, "code") for out in cell["outputs"]]
+    assert not any(out["output_type"] == "error" for out in outputs), "an error is stored: show it with expect_error"
+    texts = [text for out in outputs for text in (out.get("text", ""), out.get("data", {}).get("text/plain", ""), out.get("data", {}).get("text/html", ""))]
+    leaks = {m for text in texts for m in MACHINE_PATH.findall("".join(text))}
+    assert not leaks, f"outputs show paths of this machine: {leaks}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_module_imports(path):
+    names, number = imported(path), room_numbers()
+    assert not {n for n in names if n.split(".")[0] in ("nbdev", "fastcore", "execnb")}, "nbdev and fastcore are not there at run time"
+    mine = number.get(path.stem)
+    higher = {room for room, n in number.items() if f"sr_distill.{room}" in names and mine is not None and n >= mine and room != path.stem}
+    assert not higher, f"room {mine} imports rooms with a higher number: {higher}"
+
+
+if __name__ == "__main__":
+    print(f"{'notebook':44}{'code':>6}{'prose':>7}{'median':>8}{'p90':>5}{'max':>5}{'words':>7}{'asserting':>11}{'shown':>7}{'kB':>6}")
+    print(*map(style_row, NOTEBOOKS), sep="\n")
+    print("guides: lines per code cell median <= 5, p90 <= 15, max about 40; 15-40 words of prose; >= 30 % asserting; <= 500 kB")

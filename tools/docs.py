@@ -1,0 +1,121 @@
+"""The documentation site in _docs/: with Quarto where it is installed, with nbconvert where it is not.
+
+Both ways start from nbdev's own processing (hidden cells go, every export gets its API table), so the
+pages say the same; only the second way is described here."""
+import os
+import re
+import shutil
+from pathlib import Path
+from string import Template
+
+import nbformat
+import yaml
+from jinja2 import pass_context
+from latex2mathml.converter import convert as mathml
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbdev.config import get_config
+from nbdev.quarto import nbdev_docs, nbdev_sidebar
+from nbdev.serve import proc_nbs
+
+import readme
+
+REPO = Path(__file__).resolve().parents[1]
+PROC, SITE, SHELL = REPO / "_proc", REPO / "_docs", Path(__file__).with_name("page.html")
+PANDOC_ATTRIBUTES = re.compile(r"(?<=\))\{[^{}\n]*\}")
+
+
+class Renderer(IPythonRenderer):
+    "Markdown to HTML with maths as MathML and pandoc's heading ids."
+
+    def block_math(self, tex): return self.inline_math(tex, "block")
+
+    def inline_math(self, tex, display="inline"):
+        html = mathml(tex.replace(r"\arg", r"\operatorname{arg}").strip(), display=display)
+        if bad := re.search(r">(\\\w+)<", html): raise ValueError(f"{bad[1]} is unknown to latex2mathml in: {tex}")
+        return html
+
+    def latex_environment(self, name, body): return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
+
+    def heading(self, text, level, **attrs):
+        anchor = re.sub(r"[^\w. -]", "", re.sub(r"<[^>]+>", "", text)).strip().lower().replace(" ", "-")
+        return f'<h{level} id="{anchor}">{text}<a class="anchor" href="#{anchor}" aria-label="Link to here">#</a></h{level}>\n'
+
+
+class PageExporter(HTMLExporter):
+    @pass_context
+    def markdown2html(self, context, source):
+        return MarkdownWithMath(renderer=Renderer(escape=False)).render(PANDOC_ATTRIBUTES.sub("", source))
+
+
+class Page:
+    "One processed notebook: its front matter, its address, its body."
+
+    def __init__(self, path: Path):
+        nb = nbformat.read(path, as_version=4)
+        self.front = yaml.safe_load(nb.cells.pop(0).source.strip().strip("-"))
+        self.source = path.relative_to(PROC)
+        self.address = self.source.with_name(self.front["output-file"])
+        self.title, self.description = self.front["title"], self.front.get("description", "")
+        nb.cells = readme.reader_cells(nb.cells)
+        exporter = PageExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+        self.body = exporter.from_notebook_node(nb)[0]
+
+    def contents(self) -> str:
+        found = re.findall(r'<h([23]) id="([^"]*)">(.*?)<a class="anchor"', self.body)
+        return "".join(f'<li class="h{level}"><a href="#{anchor}">{text}</a></li>' for level, anchor, text in found)
+
+
+def sidebar(entries: list, pages: dict, here: Page) -> str:
+    "The nested list in reading order, with addresses relative to `here`."
+    rows = []
+    for entry in entries:
+        if isinstance(entry, dict):
+            rows.append(f"<li><b>{entry['section'].capitalize()}</b>{sidebar(entry['contents'], pages, here)}</li>")
+        else:
+            page = pages[Path(entry)]
+            current = ' aria-current="page"' if page is here else ""
+            rows.append(f'<li><a href="{os.path.relpath(page.address, here.address.parent)}"{current}>{page.title}</a></li>')
+    return f"<ul>{''.join(rows)}</ul>"
+
+
+def nbconvert_docs():
+    "The pages of the Quarto site in a small shell of our own."
+    nbdev_sidebar()
+    shutil.rmtree(PROC, ignore_errors=True)
+    proc_nbs()
+    pages = {page.source: page for page in map(Page, sorted(PROC.rglob("*.ipynb")))}
+    order = yaml.safe_load((REPO / "nbs/sidebar.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]
+    not_pages = shutil.ignore_patterns("*.ipynb", "*.yml", "*.scss")
+    shutil.rmtree(SITE, ignore_errors=True)
+    shutil.copytree(PROC, SITE, ignore=not_pages)
+    shutil.copy(SHELL.with_name("site.css"), SITE)
+    shell = Template(SHELL.read_text(encoding="utf-8"))
+    for page in pages.values():
+        def address(link, folder=page.source.parent):
+            target = Path(os.path.normpath(folder / link[1]))
+            return f'href="{os.path.relpath(pages[target].address, folder)}' if target in pages else link[0]
+        body = re.sub(r'href="(?!\w+:|#)([^"#]+\.ipynb)', address, page.body)
+        out = SITE / page.address
+        out.write_text(shell.substitute(
+            title=page.title, description=page.description, body=body, contents=page.contents(),
+            sidebar=sidebar(order, pages, page), root=os.path.relpath(".", page.address.parent),
+            site=get_config().title, repository=get_config().git_url), encoding="utf-8")
+    print(f"quarto was not found: built the same {len(pages)} pages with nbconvert in {SITE.name}/")
+
+
+def llms_txt():
+    "A plain list of the pages for readers that are programs."
+    cfg = get_config()
+    fronts = [yaml.safe_load(nbformat.read(path, as_version=4).cells[0].source.strip().strip("-")) | {"path": path.relative_to(PROC)}
+              for path in sorted(PROC.rglob("*.ipynb"), key=lambda p: (p.parent, p.name != "index.ipynb", p.name))]
+    base = cfg.doc_host + cfg.doc_baseurl
+    rows = [f"- [{f['title']}]({base}/{f['path'].with_name(f['output-file']).as_posix()}): {f.get('description', '')}" for f in fronts]
+    (SITE / "llms.txt").write_text(f"# {cfg.title}\n\n> {cfg.description}\n\n" + "\n".join(rows) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    os.chdir(REPO)
+    (REPO / "README.md").write_text(readme.render(), encoding="utf-8")  # else nbdev_docs writes its own
+    nbdev_docs() if shutil.which("quarto") else nbconvert_docs()
+    llms_txt()
