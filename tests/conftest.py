@@ -1,5 +1,6 @@
 """What every test may ask for: a private cache, the shared data, the weights."""
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,16 @@ def environment(tmp_path_factory):
         if weights and weights.is_dir() and "TORCH_HOME" not in os.environ:
             patch.setenv("TORCH_HOME", str(weights))
         yield
+
+
+@pytest.fixture(scope="module")
+def repo_copy(tmp_path_factory):
+    "A copy of all that nbdev reads and writes, so that no test changes the tree."
+    folder = tmp_path_factory.mktemp("repo")
+    for part in map(REPO.joinpath, ("settings.ini", "setup.py", "MANIFEST.in", "LICENSE", "CHANGELOG.md", "README.md", "_quarto.yml", "nbs", "sr_distill", "tools")):
+        if part.is_file(): shutil.copy(part, folder)
+        else: shutil.copytree(part, folder / part.name, symlinks=True, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
+    return folder
 
 
 @pytest.fixture(scope="session")

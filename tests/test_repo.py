@@ -1,26 +1,13 @@
 """What is written from the notebooks agrees with them.  Works in a copy; the tree stays as it is."""
 import difflib
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
-import pytest
-
 REPO = Path(__file__).resolve().parents[1]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-TOOLS = ("settings.ini", "_quarto.yml", "nbs", "sr_distill", "tools")
-
-
-@pytest.fixture
-def copy(tmp_path):
-    "The parts of the repository that nbdev reads and writes."
-    for part in map(REPO.joinpath, TOOLS):
-        if part.is_file(): shutil.copy(part, tmp_path)
-        else: shutil.copytree(part, tmp_path / part.name, symlinks=True, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
-    return tmp_path
 
 
 def run(folder: Path, *command):
@@ -37,23 +24,23 @@ def differences(folder: Path, pattern: str) -> str:
     return "".join(line if len(line) < 200 else line[:200] + " …\n" for line in found)
 
 
-def test_notebooks_are_clean(copy):
-    run(copy, SCRIPTS / "nbdev_clean")
-    diff = differences(copy, "nbs/**/*.ipynb")
+def test_notebooks_are_clean(repo_copy):
+    run(repo_copy, SCRIPTS / "nbdev_clean")
+    diff = differences(repo_copy, "nbs/**/*.ipynb")
     assert not diff, f"notebooks are not clean: run `make sync`\n{diff}"
 
 
-def test_library_is_what_the_notebooks_export(copy):
-    for path in copy.glob("sr_distill/*.py"):
+def test_library_is_what_the_notebooks_export(repo_copy):
+    for path in repo_copy.glob("sr_distill/*.py"):
         if path.name != "__init__.py": path.unlink()
-    run(copy, SCRIPTS / "nbdev_export")
-    diff = differences(copy, "sr_distill/*.py")
+    run(repo_copy, SCRIPTS / "nbdev_export")
+    diff = differences(repo_copy, "sr_distill/*.py")
     assert not diff, f"sr_distill/ differs from nbdev_export: run `make sync`\n{diff}"
 
 
-def test_readme_is_the_index_notebook(copy):
-    run(copy, sys.executable, "tools/readme.py")
-    diff = differences(copy, "README.md")
+def test_readme_is_the_index_notebook(repo_copy):
+    run(repo_copy, sys.executable, "tools/readme.py")
+    diff = differences(repo_copy, "README.md")
     assert not diff, f"README.md differs from nbs/index.ipynb: run `make sync`\n{diff}"
 
 

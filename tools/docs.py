@@ -5,6 +5,8 @@ pages say the same; only the second way is described here."""
 import os
 import re
 import shutil
+import sys
+from functools import cached_property
 from pathlib import Path
 from string import Template
 
@@ -52,17 +54,20 @@ class Page:
     "One processed notebook: its front matter, its address, its body."
 
     def __init__(self, path: Path):
-        nb = nbformat.read(path, as_version=4)
-        self.front = yaml.safe_load(nb.cells.pop(0).source.strip().strip("-"))
+        self.notebook = nbformat.read(path, as_version=4)
+        front = yaml.safe_load(self.notebook.cells.pop(0).source.strip().strip("-"))
         self.source = path.relative_to(PROC)
-        self.address = self.source.with_name(self.front["output-file"])
-        self.title, self.description = self.front["title"], self.front.get("description", "")
-        nb.cells = readme.reader_cells(nb.cells)
+        self.address = self.source.with_name(front["output-file"])
+        self.title, self.description = front["title"], front.get("description", "")
+
+    @cached_property
+    def body(self) -> str:
+        self.notebook.cells = readme.reader_cells(self.notebook.cells)
         exporter = PageExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
-        self.body = exporter.from_notebook_node(nb)[0]
+        return exporter.from_notebook_node(self.notebook)[0]
 
     def contents(self) -> str:
-        found = re.findall(r'<h([23]) id="([^"]*)">(.*?)<a class="anchor"', self.body)
+        found = re.findall(r'<h([23]) id="([^"]*)">(.*?)<a aria-label="Link to here"', self.body)
         return "".join(f'<li class="h{level}"><a href="#{anchor}">{text}</a></li>' for level, anchor, text in found)
 
 
@@ -91,31 +96,32 @@ def nbconvert_docs():
     shutil.copytree(PROC, SITE, ignore=not_pages)
     shutil.copy(SHELL.with_name("site.css"), SITE)
     shell = Template(SHELL.read_text(encoding="utf-8"))
+    cfg = get_config()
     for page in pages.values():
-        def address(link, folder=page.source.parent):
+        folder = page.source.parent
+        def address(link):
             target = Path(os.path.normpath(folder / link[1]))
             return f'href="{os.path.relpath(pages[target].address, folder)}' if target in pages else link[0]
         body = re.sub(r'href="(?!\w+:|#)([^"#]+\.ipynb)', address, page.body)
+        body = body.replace(f'href="{cfg.doc_host}{cfg.doc_baseurl}/', f'href="{os.path.relpath(".", folder)}/')
         out = SITE / page.address
         out.write_text(shell.substitute(
             title=page.title, description=page.description, body=body, contents=page.contents(),
-            sidebar=sidebar(order, pages, page), root=os.path.relpath(".", page.address.parent),
-            site=get_config().title, repository=get_config().git_url), encoding="utf-8")
-    print(f"quarto was not found: built the same {len(pages)} pages with nbconvert in {SITE.name}/")
+            sidebar=sidebar(order, pages, page), root=os.path.relpath(".", folder),
+            site=cfg.title, repository=cfg.git_url), encoding="utf-8")
+    print(f"{len(pages)} pages in {SITE.name}/, built with nbconvert; with Quarto installed, `make docs` builds the same pages with it")
 
 
 def llms_txt():
     "A plain list of the pages for readers that are programs."
     cfg = get_config()
-    fronts = [yaml.safe_load(nbformat.read(path, as_version=4).cells[0].source.strip().strip("-")) | {"path": path.relative_to(PROC)}
-              for path in sorted(PROC.rglob("*.ipynb"), key=lambda p: (p.parent, p.name != "index.ipynb", p.name))]
-    base = cfg.doc_host + cfg.doc_baseurl
-    rows = [f"- [{f['title']}]({base}/{f['path'].with_name(f['output-file']).as_posix()}): {f.get('description', '')}" for f in fronts]
-    (SITE / "llms.txt").write_text(f"# {cfg.title}\n\n> {cfg.description}\n\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    pages = map(Page, sorted(PROC.rglob("*.ipynb"), key=lambda p: (p.parent, p.name != "index.ipynb", p.name)))
+    rows = [f"- [{p.title}]({cfg.doc_host}{cfg.doc_baseurl}/{p.address.as_posix()}): {p.description}\n" for p in pages]
+    (SITE / "llms.txt").write_text(f"# {cfg.title}\n\n> {cfg.description}\n\n{''.join(rows)}", encoding="utf-8")
 
 
 if __name__ == "__main__":
     os.chdir(REPO)
     (REPO / "README.md").write_text(readme.render(), encoding="utf-8")  # else nbdev_docs writes its own
-    nbdev_docs() if shutil.which("quarto") else nbconvert_docs()
+    nbdev_docs() if shutil.which("quarto") and "--nbconvert" not in sys.argv else nbconvert_docs()
     llms_txt()
