@@ -24,7 +24,9 @@ import readme
 
 REPO = Path(__file__).resolve().parents[1]
 PROC, SITE, SHELL = REPO / "_proc", REPO / "_docs", Path(__file__).with_name("page.html")
-PANDOC_ATTRIBUTES = re.compile(r"(?<=\))\{[^{}\n]*\}")
+# latex2mathml knows only the right-hand form
+SAME_TEX = {r"\arg": r"\operatorname{arg}", r"\operatorname*": r"\operatorname", r"\lVert": "‖", r"\rVert": "‖", "aligned": "align*"}
+PANDOC_ATTRIBUTES = re.compile(r"(?<=\))\{(?:[.#]|\w+=)[^{}\n]*\}")  # as in [text](url){target="_blank"}
 
 
 class Renderer(IPythonRenderer):
@@ -33,8 +35,9 @@ class Renderer(IPythonRenderer):
     def block_math(self, tex): return self.inline_math(tex, "block")
 
     def inline_math(self, tex, display="inline"):
-        html = mathml(tex.replace(r"\arg", r"\operatorname{arg}").strip(), display=display)
-        if bad := re.search(r">(\\\w+)<", html): raise ValueError(f"{bad[1]} is unknown to latex2mathml in: {tex}")
+        for name, known in SAME_TEX.items(): tex = re.sub(re.escape(name) + "(?![a-zA-Z])", lambda _: known, tex)
+        html = mathml(tex.strip(), display=display)
+        if bad := re.search(r">(\\\w+|&)<", html): raise ValueError(f"{bad[1]} is unknown to latex2mathml in: {tex}")
         return html
 
     def latex_environment(self, name, body): return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
