@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'SPACES', 'INITS', 'GROUPINGS', 'OBJECTIVES', 'POOLS', 'MODELS', 'DEVICES', 'GOOD_SETTINGS', 'UserError',
-           'RunError', 'expect_error', 'option', 'check_options', 'Recipe', 'TrainConfig']
+           'RunError', 'expect_error', 'option', 'check_options', 'Recipe', 'RunOptions', 'TrainConfig']
 
 # %% ../nbs/00_recipe.ipynb #00000003
 from dataclasses import dataclass, field, fields, asdict, replace
@@ -102,7 +102,20 @@ def _from_dict(cls, d):
     if unknown: raise UserError(f"{cls.__name__} has no setting {unknown[0]!r}; it was written by another version, or misspelt")
     return cls(**d)
 
-# %% ../nbs/00_recipe.ipynb #00000020
+# %% ../nbs/00_recipe.ipynb #0000001f
+@dataclass(frozen=True)
+class RunOptions:
+    "How a distillation is carried out; nothing here is part of the recipe."
+    device: str     = option("auto", "where to compute", DEVICES)
+    chunk: int      = option(0, "images that go through the network at once; 0 chooses by memory", low=0)
+    checkpoint: int = option(25, "save a checkpoint every N steps", low=1)
+    snapshots: int  = option(24, "frames kept for the widgets, spaced in the logarithm of the step", low=2)
+    held_out: int   = option(5, "unseen networks that the matching loss is reported on; 0 for none", low=0)
+    lr_images: bool = option(False, "also store the LR images, for toolkits that read pairs")
+
+    def __post_init__(self): check_options(self)
+
+# %% ../nbs/00_recipe.ipynb #00000024
 @dataclass(frozen=True)
 class TrainConfig:
     "All choices of one training run of an SR model."
@@ -135,7 +148,7 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, d: dict): return _from_dict(cls, d)
 
-# %% ../nbs/00_recipe.ipynb #00000021
+# %% ../nbs/00_recipe.ipynb #00000025
 GOOD_SETTINGS = {
     "srcnn":     dict(loss="mse", lr=2e-3),
     "srcnn-955": dict(loss="mse", lr=2e-3),
