@@ -38,6 +38,13 @@ def imported(path: Path) -> set:
             names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
     return names
 
+def mixes_imports(code: str) -> bool:
+    "Does a lesson cell import and also do something else?  nbdev would run it, alone, for the API tables."
+    if re.match(r"#\|\s*(hide|export)", code): return False
+    nodes = ast.parse(re.sub(r"^\s*[%!].*", "", code, flags=re.M)).body
+    imports = [n for n in nodes if isinstance(n, (ast.Import, ast.ImportFrom))]
+    return 0 < len(imports) < len(nodes)
+
 def style_row(path: Path) -> str:
     code, prose = cells(path, "code"), cells(path, "markdown")
     lines = sorted(len([line for line in source(c).splitlines() if line.strip()]) for c in code) or [0]
@@ -56,6 +63,12 @@ def test_notebook_limits(path):
     texts = [text for out in outputs for text in (out.get("text", ""), out.get("data", {}).get("text/plain", ""), out.get("data", {}).get("text/html", ""))]
     leaks = {m for text in texts for m in MACHINE_PATH.findall("".join(text))}
     assert not leaks, f"outputs show paths of this machine: {leaks}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_imports_have_cells_of_their_own(path):
+    mixed = [source(cell) for cell in cells(path, "code") if mixes_imports(source(cell))]
+    assert not mixed, f"put the imports in a cell above: {mixed}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

@@ -125,6 +125,7 @@ def llms_txt():
 
 if __name__ == "__main__":
     os.chdir(REPO)
+    os.environ["PYTHONWARNINGS"] = "ignore:Found cells containing imports:UserWarning"  # hidden set-up cells may
     (REPO / "README.md").write_text(readme.render(), encoding="utf-8")  # else nbdev_docs writes its own
     nbdev_docs() if shutil.which("quarto") and "--nbconvert" not in sys.argv else nbconvert_docs()
     llms_txt()
