@@ -9,11 +9,9 @@ __all__ = ['GRAPH_FACTOR', 'TRAJECTORY_STEPS', 'sr_loss', 'gradient', 'dc_loss',
 
 # %% ../nbs/07_matching.ipynb #00000003
 import math
-from pathlib import Path
 import numpy as np, torch
 import torch.nn.functional as F
 from torch.func import functional_call, grad, vmap
-from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from .core import atomic_path, cache_dir, json_sha256, log, rng
 from .data import downscale
@@ -139,7 +137,7 @@ def trajectory(
     def keep(step, row, model):
         if step in marks: states.append({k: v.detach().cpu().clone() for k, v in model.state_dict().items()})
     side = min(min(h, w) for h, w in photos.sizes)
-    config = TrainConfig.for_model(recipe.network, scale=recipe.scale, steps=TRAJECTORY_STEPS, seed=seed,
+    config = TrainConfig.for_model(recipe.network, scale=recipe.scale, steps=TRAJECTORY_STEPS, seed=seed, batch=4,
                                    patch=min(48, side) // recipe.scale * recipe.scale)
     train(net, photos, config, device=device, callback=keep)
     return states

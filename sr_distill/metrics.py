@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BACKBONES', 'COLUMNS', 'luma', 'psnr', 'ssim', 'backbone_file', 'LPIPS', 'upscale_image', 'Evaluation', 'evaluate']
 
-# %% ../nbs/05_metrics.ipynb #00000003
+# %% ../nbs/05_metrics.ipynb #00000004
 import contextlib, copy, html, math, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from .recipe import RunError, UserError
 from .core import import_torchvision, to_tensor, to_uint8, write_json
 from .data import Photos, decode_image, lr_path_for, upscale
 
-# %% ../nbs/05_metrics.ipynb #00000007
+# %% ../nbs/05_metrics.ipynb #00000008
 def luma(
     u8: np.ndarray,  # uint8 [H,W,3]; [H,W] and [H,W,1] are luma already
 ) -> np.ndarray:     # float64 [H,W]
@@ -24,7 +24,7 @@ def luma(
     if u8.ndim == 2 or u8.shape[2] == 1: return u8.reshape(u8.shape[:2]).astype(np.float64)
     return u8 @ (np.array([65.481, 128.553, 24.966]) / 255) + 16
 
-# %% ../nbs/05_metrics.ipynb #0000000d
+# %% ../nbs/05_metrics.ipynb #0000000e
 def _compared(sr, hr, border, channel):
     "Both images without their border, as float64, in the channel asked for."
     sr, hr = np.asarray(sr), np.asarray(hr)
@@ -39,7 +39,7 @@ def _compared(sr, hr, border, channel):
     sr, hr = (a[border:h - border, border:w - border] for a in (sr, hr))
     return (luma(sr), luma(hr)) if channel == "y" else (sr.astype(np.float64), hr.astype(np.float64))
 
-# %% ../nbs/05_metrics.ipynb #0000000e
+# %% ../nbs/05_metrics.ipynb #0000000f
 def psnr(
     sr: np.ndarray,      # uint8 [H,W,3]; [H,W] and [H,W,1] are taken as luma
     hr: np.ndarray,      # the same shape
@@ -51,7 +51,7 @@ def psnr(
     error = np.mean((x - y)**2)
     return 10 * math.log10(255**2 / error) if error else math.inf
 
-# %% ../nbs/05_metrics.ipynb #0000001a
+# %% ../nbs/05_metrics.ipynb #0000001b
 def ssim(
     sr: np.ndarray,      # uint8 [H,W,3]; [H,W] and [H,W,1] are taken as luma
     hr: np.ndarray,      # the same shape
@@ -64,7 +64,7 @@ def ssim(
     return float(structural_similarity(x, y, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255,
                                        channel_axis=-1 if x.ndim == 3 else None))
 
-# %% ../nbs/05_metrics.ipynb #00000021
+# %% ../nbs/05_metrics.ipynb #00000022
 BACKBONES = {"alex": "AlexNet_Weights", "squeeze": "SqueezeNet1_1_Weights", "vgg": "VGG16_Weights"}   # in order of preference
 
 def backbone_file(net: str) -> Path:
@@ -72,7 +72,7 @@ def backbone_file(net: str) -> Path:
     url = getattr(import_torchvision().models, BACKBONES[net]).IMAGENET1K_V1.url
     return Path(torch.hub.get_dir())/"checkpoints"/url.rsplit("/", 1)[1]
 
-# %% ../nbs/05_metrics.ipynb #00000025
+# %% ../nbs/05_metrics.ipynb #00000026
 def _layer_distance(x, y, weigh, rows=64):
     "Mean over pixels of the weighted squared difference of two feature maps [1,C,H,W], unit length per pixel."
     unit = lambda f: f / (f.square().sum(1, keepdim=True).sqrt() + 1e-10)
@@ -89,7 +89,7 @@ def _lpips(model, a, b):
         total += _layer_distance(a, b, weigh)
     return total
 
-# %% ../nbs/05_metrics.ipynb #00000026
+# %% ../nbs/05_metrics.ipynb #00000027
 class LPIPS:
     "Learned perceptual distance (arXiv 1801.03924); where weights are missing `net` is None and `reason` says why."
     smallest = 32   # pixels per side that every backbone can work on
@@ -123,7 +123,7 @@ class LPIPS:
         rgb = lambda a: np.broadcast_to(a.reshape(*a.shape[:2], -1), (*a.shape[:2], 3))
         return _lpips(self._model, *(to_tensor(rgb(a)).to(self.device) * 2 - 1 for a in (sr, hr)))
 
-# %% ../nbs/05_metrics.ipynb #00000036
+# %% ../nbs/05_metrics.ipynb #00000037
 def _cuts(length, size):
     "Nearly equal parts of 0..length, none longer than `size`, as (start, stop)."
     n = -(-length // size)
@@ -141,7 +141,7 @@ def _in_tiles(network, lr, scale, margin, size):
             out[..., top*scale:bottom*scale, left*scale:right*scale] = sr[..., :(bottom - top) * scale, :(right - left) * scale]
     return out
 
-# %% ../nbs/05_metrics.ipynb #00000039
+# %% ../nbs/05_metrics.ipynb #0000003a
 @contextlib.contextmanager
 def _exact(network):
     "Evaluation mode, no graph and full precision: TF32 would make the result depend on the tiles."
@@ -163,7 +163,7 @@ def _enlarge(model, lr, scale, tile):
     if not sr.isfinite().all(): raise RunError("the model answers with values that are no numbers; train it again with a lower --lr")
     return sr if lr.ndim == 3 else sr.mean(1, keepdim=True)
 
-# %% ../nbs/05_metrics.ipynb #0000003a
+# %% ../nbs/05_metrics.ipynb #0000003b
 def upscale_image(
     model,            # a model of `sr_distill.models`, or "bicubic"
     lr: np.ndarray,   # uint8 [h,w,3], or [h,w] for grey
@@ -176,7 +176,7 @@ def upscale_image(
     sr = to_uint8(_enlarge(model, lr, scale, tile).expand(-1, 3, -1, -1))[0]
     return sr if lr.ndim == 3 else sr[..., 0]
 
-# %% ../nbs/05_metrics.ipynb #0000003e
+# %% ../nbs/05_metrics.ipynb #0000003f
 COLUMNS = {"psnr_y": "PSNR-Y", "psnr_rgb": "PSNR-RGB", "ssim_y": "SSIM-Y", "ssim_rgb": "SSIM-RGB", "lpips": "LPIPS"}
 
 @dataclass
@@ -226,7 +226,7 @@ class Evaluation:
         line = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
         return f"<table><caption>{html.escape(self._caption())}</caption>" + line(heading, "th") + "".join(line(r, "td") for r in body) + "</table>"
 
-# %% ../nbs/05_metrics.ipynb #00000040
+# %% ../nbs/05_metrics.ipynb #00000041
 def _check_input(model, photos, scale, lr_dir):
     "`UserError` for what does not fit; the LR files, or None per photo."
     if model != "bicubic" and not isinstance(model, torch.nn.Module): raise UserError(f"model {model!r} is unknown; give a model or bicubic")
@@ -243,7 +243,7 @@ def _row(name, sr, hr, border, perceptual):
     inner = [a[border:h - border, border:w - border] for a in (sr, hr)]
     return {"name": name, **{f"{f.__name__}_{c}": f(sr, hr, border, c) for f in (psnr, ssim) for c in ("y", "rgb")}, "lpips": perceptual(*inner)}
 
-# %% ../nbs/05_metrics.ipynb #00000041
+# %% ../nbs/05_metrics.ipynb #00000042
 def evaluate(
     model,          # a model of `sr_distill.models`, or "bicubic"
     photos: Photos,
@@ -259,7 +259,7 @@ def evaluate(
     tiny = next((n for n, size in zip(photos.names, photos.sizes) if min(size) < LPIPS.smallest + 3 * scale), None)
     if tiny and perceptual.net: perceptual = LPIPS("none"); perceptual.reason = f"{tiny} is too small for it"
     rows = []
-    for i, file in enumerate(tqdm(files, desc=f"evaluate ×{scale}", unit="photo", leave=False, disable=None)):
+    for i, file in enumerate(tqdm(files, desc=f"evaluate ×{scale}", unit="photo", leave=False)):
         hr, lr = photos.hr(i, scale), decode_image(file) if file else photos.lr(i, scale)
         if photos.is_gray[i]: hr, lr = hr[..., 0], lr.reshape(*lr.shape[:2], -1)[..., 0]
         elif lr.ndim == 2: lr = np.repeat(lr[..., None], 3, 2)

@@ -7,7 +7,8 @@ __all__ = ['Frames', 'log_spaced', 'thumbnails', 'contact_sheet', 'difference', 
            'busiest_crop', 'before_after', 'html_page', 'EvolutionPlayer', 'evolution', 'LiveView']
 
 # %% ../nbs/12_widgets.ipynb #00000003
-import html, importlib.util, io, json, os, threading, time
+import asyncio, functools, html, importlib.util, io, json, os, threading, time
+from concurrent.futures import Future
 from dataclasses import dataclass
 import numpy as np
 from PIL import Image
@@ -84,10 +85,15 @@ class LossCurve:
 
     def place(self, step):
         "Where `step` lies on the curve: x and y in 0..100, and the loss there."
+        if not len(self.steps): return 0, 0, None
         loss = np.interp(step, self.steps, self.loss)
         f = np.log if self.log else float
         low, high = map(f, self.range)
         return 100 * min(1, step / max(self.steps[-1], 1)), 95 - 90 * (f(loss) - low) / (high - low), loss
+
+    def say(self, step):
+        "The step, and the loss there where one is known."
+        return f"step {step}" + (f" · loss {self.place(step)[2]:.3g}" if len(self.steps) else "")
 
     def svg(self, step=0):
         if not len(self.steps): return ""
@@ -130,6 +136,7 @@ _CSS = """
 .srd-curve span:last-child { grid-column: 2; text-align: left; }
 .srd-curve svg { grid-area: 1 / 2 / 3 / 3; width: 100%; height: 5.5rem; border: 1px solid var(--line); border-width: 0 0 1px 1px; overflow: visible; }
 .srd-curve polyline { fill: none; stroke: currentColor; stroke-width: 1.2; opacity: .65; vector-effect: non-scaling-stroke; }
+.jp-OutputArea-child:has(.srd-static) + .jp-OutputArea-child .jupyter-widgets:not(:has(*)) { display: none; }  /* "model not found" of a reopened notebook */
 .srd-mark path { stroke: var(--mark, #e8590c); stroke-width: 1.2; vector-effect: non-scaling-stroke; }
 .srd-mark .dot { stroke-width: 9; stroke-linecap: round; }
 .srd-panes { display: flex; flex-wrap: wrap; gap: .5rem; }
@@ -239,8 +246,7 @@ def _names(trace, n): return [str(trace.names[i]) if i < len(trace.names) else f
 
 def _figure(step, sheet, diff, curve):
     "One snapshot of the film strip: its sheet, its difference, and what the script needs to know."
-    x, y, loss = curve.place(step) if len(curve.steps) else (0, 0, None)
-    say = f"step {step}" + (f" · loss {loss:.3g}" if loss is not None else "")
+    x, y, say = *curve.place(step)[:2], curve.say(step)
     return (f'<figure data-step="{step}" data-say="{say}" data-x="{x:.1f}" data-y="{y:.1f}"><img class="sheet" alt="images at step {step}" src="{sheet}">'
             f'<img class="diff" hidden alt="difference at step {step}" src="{diff}"><figcaption>{say}</figcaption></figure>')
 
@@ -367,142 +373,134 @@ def html_page(
 
 # %% ../nbs/12_widgets.ipynb #00000037
 def _ipywidgets():
-    "The library behind the live forms, which the library itself does not need."
+    "What the live forms are made of; nothing else here needs it."
     try: import ipywidgets
     except ImportError: raise UserError('the live widgets need ipywidgets, which is missing; install it with: pip install "sr_distill[lab]"') from None
     return ipywidgets
 
-def _webp(u8, quality=70):
-    buffer = io.BytesIO()
-    Image.fromarray(u8).save(buffer, "WEBP", quality=quality)
-    return buffer.getvalue()
+class _Screen:
+    "What the live forms draw on: a picture, one line of text and the loss curve, with rows of controls between."
+    def __init__(self, *rows):
+        w = _ipywidgets()
+        self.picture, self.text = w.Image(format="webp", layout=w.Layout(align_self="flex-start")), w.HTML()
+        self.box = w.VBox([self.picture, *rows, self.text], layout=w.Layout(max_width="46rem"))
 
-def _show_live(box, **options):
-    "Display an ipywidget with an empty page form, so that a saved notebook converts to nothing in its place."
-    from IPython.display import display
-    bundle = {k: v for k, v in box._repr_mimebundle_().items() if k != "text/plain"} | {"text/html": "", "text/plain": ""}
-    return display(bundle, raw=True, **options)
+    def draw(self, u8, curve, step):
+        buffer = io.BytesIO()
+        Image.fromarray(u8).save(buffer, "WEBP", quality=70)
+        self.picture.value = buffer.getvalue()
+        self.picture.layout.width = f"min(100%, {max(320, 1.75 * u8.shape[1]):.0f}px)"
+        self.text.value = f'<div class="srd"><style>{_CSS}</style><p>{curve.say(step)}</p>{curve.svg(step)}</div>'
+
+    def show(self, **options):
+        "Display it; a saved notebook that becomes a page has nothing in its place."
+        from IPython.display import display
+        return display(self.box._repr_mimebundle_() | {"text/html": "", "text/plain": ""}, raw=True, **options)
+
+    def close(self):
+        for row in (*self.box.children, self.box):
+            for widget in (*getattr(row, "children", ()), row): widget.close()
 
 # %% ../nbs/12_widgets.ipynb #00000039
 class EvolutionPlayer:
     "The film of a trace in a live notebook: every snapshot, any images, full size for a single one."
-    def __init__(self, trace, side=64, max_bytes=5_000_000):
-        w = _ipywidgets()
-        self.trace, self.side, self.max_bytes = trace, side, max_bytes
-        self.curve, self.start, self.cache = LossCurve(trace.losses), trace.frame(0), {}
-        last, names = len(trace) - 1, _names(trace, len(self.start))
-        wide = w.Layout(width="auto", flex="1 1 14rem")
-        self.snapshot = w.IntSlider(value=last, max=last, description="snapshot", readout=False, layout=wide)
-        self.play = w.Play(max=last, interval=max(80, min(500, 6000 // (last + 1))))
-        self.picked = w.SelectMultiple(options=list(zip(names, range(len(names)))), value=range(min(40, len(names))), description="images", rows=4)
+    def __init__(self, trace):
+        w, last, names = _ipywidgets(), len(trace) - 1, _names(trace, len(trace.frame(0)))
+        self.trace, self.curve = trace, LossCurve(trace.losses)
+        self.play = w.Play(value=last, max=last, interval=max(80, min(500, 6000 // (last + 1))))
+        self.snapshot = w.IntSlider(value=last, max=last, description="snapshot", readout=False, layout=w.Layout(flex="1 1 14rem"))
+        self.picked = w.SelectMultiple(options=list(zip(names, range(len(names)))), value=tuple(range(min(40, len(names)))), description="images", rows=4)
         self.diff = w.Checkbox(description="difference to the start", indent=False)
-        self.picture, self.text = w.Image(format="webp", layout=w.Layout(width="auto", max_width="46rem")), w.HTML()
         self.hide_static = w.HTML()
+        self.screen = _Screen(w.HBox([self.play, self.snapshot]), w.HBox([self.picked, self.diff], layout=w.Layout(flex_flow="row wrap")), self.hide_static)
+        self.sheet = functools.lru_cache(32)(self.sheet)
         w.jslink((self.play, "value"), (self.snapshot, "value"))
-        rows = w.HBox([self.play, self.snapshot]), w.HBox([self.picked, self.diff], layout=w.Layout(flex_flow="row wrap"))
-        self.box = w.VBox([self.picture, *rows, self.text, self.hide_static], layout=w.Layout(max_width="46rem"))
         for control in (self.snapshot, self.picked, self.diff): control.observe(self.draw, "value")
         self.draw()
 
-    def draw(self, _=None):
-        "Show the chosen images at the chosen snapshot."
-        k, picked, diff = key = self.snapshot.value, self.picked.value, self.diff.value
-        if not picked: return
-        if sum(map(len, self.cache.values())) > self.max_bytes: self.cache.clear()
-        if key not in self.cache: self.cache[key] = _webp(self.sheet(k, picked, diff))
-        step = self.trace.steps[k]
-        self.picture.value = self.cache[key]
-        self.picture.tooltip = say = f"step {step}" + (f" · loss {self.curve.place(step)[2]:.3g}" if self.curve.svg() else "")
-        self.text.value = f'<div class="srd"><style>{_CSS}</style><p>{say}</p>{self.curve.svg(step)}</div>'
+    def sheet(self, k, picked):
+        "The picked images of snapshot `k` in one picture."
+        return contact_sheet(thumbnails(self.trace.frame(k)[list(picked)], 64 if len(picked) > 1 else 1024))
 
-    def sheet(self, k, picked, diff):
-        "The contact sheet of snapshot `k`, or its amplified difference to the start."
-        small = lambda images: contact_sheet(thumbnails(images[list(picked)], self.side if len(picked) > 1 else 1024))
-        if not diff: return small(self.trace.frame(k))
-        start, last = small(self.start), small(self.trace.frame(len(self.trace) - 1))
-        return difference(small(self.trace.frame(k)), start, visible_gain(last, start))
+    def draw(self, _=None):
+        "Show what the controls say."
+        k, picked = self.snapshot.value, self.picked.value
+        if not picked: return
+        shown, start, last = (self.sheet(i, picked) for i in (k, 0, len(self.trace) - 1))
+        self.screen.draw(difference(shown, start, visible_gain(last, start)) if self.diff.value else shown, self.curve, self.trace.steps[k])
 
     def close(self):
         "Free the widgets; the static player takes their place."
-        for widget in (*self.box.children, self.box): widget.close()
+        self.screen.close()
 
     def _ipython_display_(self):
         from IPython.display import display
         name = f"srd-static-{id(self):x}"
-        display(Html(f'<div class="{name}">{player(self.trace)}</div>'))
+        display(Html(f'<div class="srd-static {name}">{player(self.trace)}</div>'))
         self.hide_static.value = f"<style>.{name} {{ display: none; }}</style>"
-        _show_live(self.box)
+        self.screen.show()
 
-# %% ../nbs/12_widgets.ipynb #0000003b
+# %% ../nbs/12_widgets.ipynb #0000003d
 def evolution(
-    trace,        # a distilled set's trace, or `Frames`
-    live=None,    # True or False; None looks where the code runs
-    **options,    # for `player` or `EvolutionPlayer`
+    trace,      # a distilled set's trace, or `Frames`
+    live=None,  # True or False; None looks where the code runs
 ):
     "The player that fits the place: live in a notebook with ipywidgets, static elsewhere."
-    if live is None: live = any(os.environ.get(name) for name in ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG")) and importlib.util.find_spec("ipywidgets") is not None
-    return EvolutionPlayer(trace, **options) if live else player(trace, **options)
+    served = any(os.environ.get(name) for name in ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG"))
+    if live is None: live = served and importlib.util.find_spec("ipywidgets") is not None
+    return EvolutionPlayer(trace) if live else player(trace)
 
-# %% ../nbs/12_widgets.ipynb #0000003f
+# %% ../nbs/12_widgets.ipynb #00000042
 class LiveView:
     "A callback `view(step, loss, images)` that shows a run while it goes on; the loop asks `view.stopped`."
     def __init__(self, names=(), every=0.25, side=64):
-        w = _ipywidgets()
-        self.names, self.every, self.side = names, every, side
-        self.losses, self.kept, self.stopped, self.drawn, self.handle = [], [], False, 0.0, None
-        self.thread = self.value = self.error = None
-        self.button = w.Button(description="Stop", icon="stop", tooltip="Stop the run after this step")
+        self.button = _ipywidgets().Button(description="Stop", icon="stop", tooltip="Stop the run after this step")
         self.button.on_click(self.stop)
-        self.picture, self.text = w.Image(format="webp", layout=w.Layout(width="auto", max_width="46rem")), w.HTML()
-        self.box = w.VBox([self.picture, self.text, self.button], layout=w.Layout(max_width="46rem"))
-
+        self.screen, self.names, self.every, self.side = _Screen(), names, every, side
+        self.losses, self.kept, self.stopped, self.drawn, self.display, self.future = [], [], False, 0.0, None, Future()
     def __call__(self, step, loss, images=None):
-        "Take one step's report; returns whether the run should stop."
+        "Take the report of one step; the answer is whether to stop."
         if loss is not None: self.losses.append((step, float(loss)))
         if images is not None:
             self.kept.append((step, thumbnails(images[:40], self.side)))
             if len(self.kept) > 100: del self.kept[1:-1:2]      # memory stays bounded, however long the run
-        if time.monotonic() - self.drawn >= self.every: self.draw(step)
+        if self.kept and time.monotonic() - self.drawn >= self.every:
+            self.drawn = time.monotonic()
+            self.screen.draw(contact_sheet(self.kept[-1][1]), LossCurve(self.losses), step)
         return self.stopped
 
-    def draw(self, step):
-        self.drawn = time.monotonic()
-        if self.kept: self.picture.value = _webp(contact_sheet(self.kept[-1][1]))
-        loss = f" · loss {self.losses[-1][1]:.3g}" if self.losses else ""
-        self.text.value = f'<div class="srd"><style>{_CSS}</style><p>step {step}{loss}</p>{LossCurve(self.losses).svg(step)}</div>'
+    @property
+    def trace(self): return Frames(np.stack([u8 for _, u8 in self.kept]), [step for step, _ in self.kept], self.losses, self.names)
 
     def stop(self, _=None):
         "Ask the loop to stop after its current step."
-        self.stopped, self.button.disabled, self.button.description = True, True, "Stopping…"
-
-    @property
-    def trace(self): return Frames(np.stack([i for _, i in self.kept]), [s for s, _ in self.kept], self.losses, self.names)
+        self.stopped, self.button.disabled = True, True
 
     def run(self, loop):
-        "Show the view, start `loop(view)` in a thread, and return at once."
+        "Show the view with a Stop button, start `loop(view)` in a thread and return at once."
+        self.screen.box.children += (self.button,)   # only here: a loop that blocks its cell would not hear it
         self._ipython_display_()
-        self.thread = threading.Thread(target=self._work, args=(loop,), daemon=True)
-        self.thread.start()
+        threading.Thread(target=self._work, args=(loop,), daemon=True).start()
         return self
 
     def _work(self, loop):
-        with self:
-            try: self.value = loop(self)
-            except Exception as e: self.error = e
+        try: self.future.set_result(loop(self))
+        except Exception as e: self.future.set_exception(e)
+        self.close()
 
     def result(self):
-        "Wait for the run and return what the loop returned, or raise what it raised."
-        try: self.thread.join()
+        "Wait and return what the loop returned, or raise what it raised; an interrupt stops the run. `await view` keeps the kernel free."
+        try: return self.future.result()
         except KeyboardInterrupt: self.stop(); raise
-        if self.error: raise self.error
-        return self.value
+
+    def __await__(self): return asyncio.wrap_future(self.future).__await__()
 
     def close(self):
-        "Free the widgets; the player of what was seen takes their place."
-        if self.handle: self.handle.update(player(self.trace) if self.kept else Html(f"<p>{html.escape(str(self.error or 'no images came'))}</p>"))
-        for widget in (*self.box.children, self.box): widget.close()
+        "Free the widgets; the static player of what was seen takes their place, so a saved notebook keeps it."
+        error = self.future.exception() if self.future.done() else None
+        title = f"The run ended with {type(error).__name__}: {error}" if error else ""
+        if self.display: self.display.update(player(self.trace, title) if self.kept else Html(f"<p>{html.escape(title)}</p>"))
+        self.screen.close()
 
-    def __enter__(self): return self
-    def __exit__(self, *_): self.close()
     def _ipython_display_(self):
-        if self.handle is None: self.handle = _show_live(self.box, display_id=True)
+        if self.display is None: self.display = self.screen.show(display_id=True)
