@@ -26,6 +26,7 @@ def resize(
     "Bicubic resizing equal to MATLAB's `imresize`."
     return F.interpolate(x, size=tuple(size), mode="bicubic", antialias=True)
 
+# %% ../nbs/02_data.ipynb #00000008
 def downscale(hr: torch.Tensor, scale: int) -> torch.Tensor:
     "HR to LR; the sides of `hr` are multiples of `scale`."
     h, w = hr.shape[-2:]
@@ -36,7 +37,7 @@ def upscale(lr: torch.Tensor, scale: int) -> torch.Tensor:
     "LR to the size of HR."
     return resize(lr, (lr.shape[-2] * scale, lr.shape[-1] * scale))
 
-# %% ../nbs/02_data.ipynb #0000000c
+# %% ../nbs/02_data.ipynb #0000000d
 def mod_crop(a: np.ndarray, scale: int) -> np.ndarray:
     "The image `a` [H,W,...] cut at the bottom and right to multiples of `scale`; a view."
     return a[:a.shape[0] // scale * scale, :a.shape[1] // scale * scale]
@@ -46,16 +47,20 @@ def make_lr(
     scale: int,
 ) -> np.ndarray:     # uint8 [H//scale, W//scale, 3] or [H//scale, W//scale]
     "The LR copy of a photo: cut to size, reduced, clamped and rounded."
-    x = to_tensor(np.atleast_3d(mod_crop(hr, scale)))
-    lr = to_uint8(downscale(x, scale))[0]
-    return lr if hr.ndim == 3 else lr[..., 0]
+    hr, gray, rows = np.atleast_3d(mod_crop(hr, scale)), hr.ndim == 2, []
+    for top in range(0, hr.shape[0] // scale, 64):   # in bands, so that memory stays small; the kernel reaches over 2 LR rows
+        first = max(0, top - 4)
+        band = to_tensor(hr[first * scale:(top + 68) * scale])
+        rows.append(to_uint8(downscale(band, scale))[0, top - first:top - first + 64])
+    lr = np.concatenate(rows)
+    return lr[..., 0] if gray else lr
 
-# %% ../nbs/02_data.ipynb #00000011
+# %% ../nbs/02_data.ipynb #00000012
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")   # nothing that Pillow would hand to another program
 DECODER = 1   # part of every cache key: raise it when decoding changes
 
-# %% ../nbs/02_data.ipynb #00000012
+# %% ../nbs/02_data.ipynb #00000013
 def _upright(im):
     "Turned as the EXIF data says; unreadable EXIF data says nothing."
     try: return ImageOps.exif_transpose(im)
@@ -74,7 +79,7 @@ def _on_white(im):
     white = Image.new("RGBA", im.size, "white")
     return Image.alpha_composite(white, im.convert("RGBA")).convert("L" if im.mode in ("1", "L", "LA") else "RGB")
 
-# %% ../nbs/02_data.ipynb #00000014
+# %% ../nbs/02_data.ipynb #00000015
 def _to_srgb(im, profile, name):
     "The colours as sRGB when the file's profile (bytes) says that they are something else."
     try:
@@ -87,6 +92,7 @@ def _to_srgb(im, profile, name):
         log.warning("%s: its colour profile cannot be used and is ignored (%s)", name, e)
         return im
 
+# %% ../nbs/02_data.ipynb #00000017
 def _pixels(im, name):
     "An opened image as a uint8 array [H,W,3], or [H,W] for true grey."
     im.load()
@@ -97,7 +103,7 @@ def _pixels(im, name):
     if profile: im = _to_srgb(im, profile, name)
     return np.array(im if im.mode == "L" else im.convert("RGB"))
 
-# %% ../nbs/02_data.ipynb #00000016
+# %% ../nbs/02_data.ipynb #00000019
 @contextlib.contextmanager
 def _naming(file):
     "Turn any decoding failure into a `UserError` about `file`."
@@ -107,6 +113,7 @@ def _naming(file):
     except UnidentifiedImageError: raise UserError(f"{file}: is no PNG, JPEG, WebP or TIFF image; replace or remove it") from None
     except Exception as e: raise UserError(f"{file}: cannot be decoded ({str(e) or type(e).__name__}); replace or remove it") from e
 
+# %% ../nbs/02_data.ipynb #0000001a
 def _read(file):
     "The bytes of a file that must be there and not be empty."
     try: data = Path(file).read_bytes()
@@ -119,14 +126,14 @@ def _open_image(data): return Image.open(io.BytesIO(data), formats=FORMATS)
 def _decode(data, file):
     with _naming(file): return _pixels(_open_image(data), file)
 
-# %% ../nbs/02_data.ipynb #00000017
+# %% ../nbs/02_data.ipynb #0000001b
 def decode_image(
     file,  # path of a PNG, JPEG, WebP or TIFF file
 ) -> np.ndarray:  # uint8 [H,W,3], or [H,W] when the file is true grey
     "The photo as a viewer shows it; `UserError` naming the file when it cannot be decoded."
     return _decode(_read(file), file)
 
-# %% ../nbs/02_data.ipynb #00000021
+# %% ../nbs/02_data.ipynb #00000025
 def encode_png(
     u8: np.ndarray,  # uint8 [H,W,3] or [H,W]
 ) -> bytes:
@@ -135,7 +142,7 @@ def encode_png(
     Image.fromarray(np.asarray(u8)).save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
 
-# %% ../nbs/02_data.ipynb #00000025
+# %% ../nbs/02_data.ipynb #00000029
 def _mapped(path, fits):
     "The array in `path` as a memory map; None when the file is missing, damaged or does not fit."
     try:
@@ -148,7 +155,7 @@ def _mapped(path, fits):
     with contextlib.suppress(OSError): os.utime(path)   # used now
     return a
 
-# %% ../nbs/02_data.ipynb #00000026
+# %% ../nbs/02_data.ipynb #0000002a
 class Cache:
     "A bounded folder of arrays, each made once and memory-mapped afterwards; the least recently used goes first."
     def __init__(self, folder, limit: int):   # limit in bytes
@@ -189,7 +196,7 @@ class Cache:
                 with contextlib.suppress(OSError): path.unlink()
                 self.used -= size
 
-# %% ../nbs/02_data.ipynb #0000002a
+# %% ../nbs/02_data.ipynb #0000002e
 @functools.lru_cache
 def _cache_at(folder, limit): return Cache(folder, limit)
 
@@ -200,7 +207,7 @@ def photo_cache() -> Cache:
     except (ValueError, OverflowError): raise UserError(f"SR_DISTILL_CACHE_GB={setting!r} is no number; give the size of the cache in gigabytes") from None
     return _cache_at(cache_dir()/"decoded", limit)
 
-# %% ../nbs/02_data.ipynb #0000002e
+# %% ../nbs/02_data.ipynb #00000032
 EMBEDDED = {   # file: credit, licence
     "astronaut.png": "Eileen Collins, NASA; public domain",
     "chelsea.png": "Stéfan van der Walt; CC0",
@@ -219,7 +226,7 @@ def embedded_files() -> list:
         raise UserError(f"{folder}: {missing[0]} is missing from this scikit-image; install scikit-image 0.22 or later from a wheel, or give a folder of photos")
     return [folder/name for name in EMBEDDED]
 
-# %% ../nbs/02_data.ipynb #00000032
+# %% ../nbs/02_data.ipynb #00000036
 def image_files(
     folder,
 ) -> list:  # paths, sorted by name
@@ -232,34 +239,35 @@ def image_files(
     if not files: raise UserError(f"{folder}: holds no PNG, JPEG, WebP or TIFF file; give a folder with photos directly in it")
     return files
 
-# %% ../nbs/02_data.ipynb #0000003d
+# %% ../nbs/02_data.ipynb #00000041
 DIV2K_URL = "https://data.vision.ee.ethz.ch/cvl/DIV2K/"
 DIV2K = {
     "div2k-train": dict(file="DIV2K_train_HR.zip", size=3530603713, sha256="9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335"),
     "div2k-valid": dict(file="DIV2K_valid_HR.zip", size=448993893, sha256="20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc"),
 }
 
-# %% ../nbs/02_data.ipynb #0000003e
+# %% ../nbs/02_data.ipynb #00000042
 def _fetch(url, path, size):
     "Add to `path` what is missing of the `size` bytes at `url`."
     have = path.stat().st_size if path.exists() else 0
     try:
         request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
         with urllib.request.urlopen(request, timeout=60) as reply, open(path, "ab" if reply.status == 206 else "wb") as f:
-            with tqdm(total=size, initial=f.tell(), desc=path.name, unit="B", unit_scale=True) as bar:
+            with tqdm(total=size, initial=f.tell(), desc=path.name, unit="B", unit_scale=True, disable=size < 1 << 20) as bar:
                 while f.tell() < size and (piece := reply.read(min(1 << 20, size - f.tell()))): bar.update(f.write(piece))
             have = f.tell()
         if have < size: raise ConnectionError("the connection ended early")
     except (OSError, http.client.HTTPException) as e:
         raise RunError(f"{url}: could not be downloaded ({e}); what came so far is kept in {path}: run the same command again to go on, or put the file there yourself") from None
 
-# %% ../nbs/02_data.ipynb #0000003f
+# %% ../nbs/02_data.ipynb #00000043
 def _check_member(member, archive):
     "Refuse a zip entry that would land elsewhere or is no plain file."
     path, kind = PurePosixPath(member.filename), stat.S_IFMT(member.external_attr >> 16)
     if path.is_absolute() or ".." in path.parts or re.search(r"[\\:]", member.filename) or kind not in (0, stat.S_IFREG):
         raise UserError(f"{archive}: its entry {member.filename!r} is unsafe to unpack; delete the file and take it from the official address")
 
+# %% ../nbs/02_data.ipynb #00000044
 def _unpack(archive, target, limit):
     "The files of a zip directly in the folder `target`, which appears when all are there; at most `limit` bytes."
     partial = target.with_name(f".{target.name}.partial")
@@ -276,7 +284,7 @@ def _unpack(archive, target, limit):
     except (OSError, zipfile.BadZipFile) as e:
         raise RunError(f"{archive}: could not be unpacked ({e}); free some space, or delete the file to download it again") from e
 
-# %% ../nbs/02_data.ipynb #00000040
+# %% ../nbs/02_data.ipynb #00000045
 def download(
     name: str,            # a name in `table`
     folder=None,          # where to keep it; a folder in `cache_dir()` if not given
@@ -300,7 +308,7 @@ def download(
         archive.unlink()
     return target
 
-# %% ../nbs/02_data.ipynb #00000046
+# %% ../nbs/02_data.ipynb #0000004c
 SOURCES = ("embedded", *DIV2K)
 
 def find_files(
@@ -313,7 +321,7 @@ def find_files(
     if not folder.exists(): raise UserError(f"{source}: no such folder; give a folder of photos or one of: {', '.join(SOURCES)}")
     return image_files(folder)
 
-# %% ../nbs/02_data.ipynb #0000004a
+# %% ../nbs/02_data.ipynb #00000050
 @dataclass(frozen=True)
 class _Photo:
     name: str
@@ -338,7 +346,7 @@ class _Photo:
         return self._get(f"x{scale}", lambda: make_lr(self.pixels(), scale), shape)
     def png_bytes(self): return int(self._get("png", lambda: np.array([len(encode_png(self.pixels()))]), (1,), np.int64)[0])
 
-# %% ../nbs/02_data.ipynb #0000004c
+# %% ../nbs/02_data.ipynb #00000052
 def _open_photo(file):
     "The photo in `file`, decoded into the cache; a `UserError` comes back as the result."
     try:
@@ -350,11 +358,15 @@ def _open_photo(file):
     except RunError: raise
     except UserError as e: return e
 
-# %% ../nbs/02_data.ipynb #0000004d
+# %% ../nbs/02_data.ipynb #00000053
+def _in_threads(fn, items, desc):
+    "The results of `fn` for all items, a few at once, with a progress bar when there are many."
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return list(tqdm(pool.map(fn, items), total=len(items), desc=desc, leave=False, disable=len(items) < 20))
+
 def _open_photos(files, skip_bad):
     "All photos of `files` that can be read; `UserError` listing the others unless `skip_bad`."
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        found = list(tqdm(pool.map(_open_photo, files), total=len(files), desc="photos", unit="", leave=False, disable=len(files) < 20))
+    found = _in_threads(_open_photo, files, "photos")
     bad = [str(e) for e in found if isinstance(e, UserError)]
     if bad and not skip_bad:
         listed = ", ".join(text.split(";")[0] for text in bad)
@@ -364,7 +376,7 @@ def _open_photos(files, skip_bad):
     if not photos: raise UserError(f"{files[0].parent}: none of its {len(files)} images can be read; give a folder of photos")
     return photos
 
-# %% ../nbs/02_data.ipynb #0000004e
+# %% ../nbs/02_data.ipynb #00000054
 def _unique(stems):
     "File stems as names that are safe in file names and differ, also where upper and lower case are one."
     names = {}
@@ -377,7 +389,7 @@ def _unique(stems):
 
 def _rgb(a): return a if a.ndim == 3 else np.broadcast_to(a[..., None], (*a.shape, 3), subok=True)
 
-# %% ../nbs/02_data.ipynb #00000050
+# %% ../nbs/02_data.ipynb #00000056
 def _draw(names, n, seed):
     "The indices of `n` photos drawn at random, stereo pairs whole."
     if not 0 < n < len(names): raise UserError(f"cannot hold out {n} of {len(names)} photos; give a number from 1 to {len(names) - 1}")
@@ -391,6 +403,7 @@ def _draw(names, n, seed):
         if len(held) == n: return held
     raise UserError(f"cannot hold out {n} photos without parting a stereo pair; hold out {n + 1}")
 
+# %% ../nbs/02_data.ipynb #00000057
 def _strip(photos, height=72):
     "HTML: the first photos as one row of thumbnails."
     thumbs = []
@@ -401,7 +414,7 @@ def _strip(photos, height=72):
         thumbs.append(np.asarray(thumb.resize((max(1, round(height * thumb.width / thumb.height)), height))))
     return f'<img alt="{", ".join(photos.names[:12])}" src="{data_uri(np.hstack(thumbs))}">' if thumbs else ""
 
-# %% ../nbs/02_data.ipynb #00000052
+# %% ../nbs/02_data.ipynb #00000059
 class Photos:
     "HR photos as a sequence of uint8 arrays [H,W,3]; those from files are memory-mapped."
     def __init__(self, photos, source: str): self._photos, self.source = list(photos), source
@@ -421,9 +434,9 @@ class Photos:
 
     def __len__(self): return len(self._photos)
     def __getitem__(self, i): return _rgb(self._photos[i].pixels())
-    def hr(self, i: int, scale: int): return mod_crop(self[i], scale)
-    def lr(self, i: int, scale: int): return _rgb(self._photos[i].lr(scale))
-    def subset(self, indices): return Photos([self._photos[i] for i in indices], self.source)
+    def hr(self, i: int, scale: int): "Photo `i` cut to multiples of `scale`."; return mod_crop(self[i], scale)
+    def lr(self, i: int, scale: int): "Its LR copy, uint8."; return _rgb(self._photos[i].lr(scale))
+    def subset(self, indices): "The photos with these indices."; return Photos([self._photos[i] for i in indices], self.source)
     def split(self, n_holdout: int, seed: int = 0):
         "(rest, held-out), drawn at random; a stereo pair stays on one side."
         held = _draw(self.names, n_holdout, seed)
@@ -439,7 +452,7 @@ class Photos:
     @functools.cached_property
     def png_bytes(self):
         "Bytes that the photos take as PNG, all encoded alike."
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool: return sum(pool.map(_Photo.png_bytes, self._photos))
+        return sum(_in_threads(_Photo.png_bytes, self._photos, "PNG size"))
     def require_min_size(self, size: int):
         "`UserError` naming the first photo that has a side below `size`."
         for p in self._photos:
@@ -447,7 +460,7 @@ class Photos:
     def __repr__(self): return f"Photos({self.source!r}: {len(self)} photos, {self.pixels / 1e6:.1f} megapixels)"
     def _repr_html_(self): return f"<p>{self!r}</p>" + _strip(self)
 
-# %% ../nbs/02_data.ipynb #0000005e
+# %% ../nbs/02_data.ipynb #00000065
 def lr_path_for(
     lr_dir,      # folder of LR images, or one with a folder X2, X3, X4 per scale
     name: str,   # of the HR photo
