@@ -7,7 +7,7 @@ __all__ = ['Frames', 'log_spaced', 'thumbnails', 'contact_sheet', 'difference', 
            'busiest_crop', 'before_after', 'html_page', 'EvolutionPlayer', 'evolution', 'LiveView']
 
 # %% ../nbs/12_widgets.ipynb #00000003
-import asyncio, functools, html, importlib.util, io, json, os, threading, time
+import asyncio, functools, html, importlib.util, io, json, os, sys, threading, time
 from concurrent.futures import Future
 from dataclasses import dataclass
 import numpy as np
@@ -136,7 +136,7 @@ _CSS = """
 .srd-curve span:last-child { grid-column: 2; text-align: left; }
 .srd-curve svg { grid-area: 1 / 2 / 3 / 3; width: 100%; height: 5.5rem; border: 1px solid var(--line); border-width: 0 0 1px 1px; overflow: visible; }
 .srd-curve polyline { fill: none; stroke: currentColor; stroke-width: 1.2; opacity: .65; vector-effect: non-scaling-stroke; }
-.jp-OutputArea-child:has(.srd-static) + .jp-OutputArea-child .jupyter-widgets:not(:has(*)) { display: none; }  /* "model not found" of a reopened notebook */
+.jp-OutputArea-child:has(.srd-static) + .jp-OutputArea-child .jp-OutputArea-output.jupyter-widgets:not(:has(*)) { display: none; }  /* "model not found" of a reopened notebook */
 .srd-mark path { stroke: var(--mark, #e8590c); stroke-width: 1.2; vector-effect: non-scaling-stroke; }
 .srd-mark .dot { stroke-width: 9; stroke-linecap: round; }
 .srd-panes { display: flex; flex-wrap: wrap; gap: .5rem; }
@@ -266,8 +266,9 @@ def player(
     gain = visible_gain(sheets[-1], sheets[0])
     for quality in (85, 70, 50, 30):
         film = [(data_uri(s, quality=quality), data_uri(difference(s, sheets[0], gain), quality=quality)) for s in sheets]
-        if sum(map(len, sum(film, ()))) <= max_bytes or len(film) < 3: break
-    else: return player(trace, title, len(kept) // 2, images, side, max_bytes)
+        size = sum(len(sheet) + len(diff) for sheet, diff in film)
+        if size <= max_bytes or len(film) < 3: break
+    else: return player(trace, title, len(film) * max_bytes // size, images, side, max_bytes)
     figures = "".join(_figure(trace.steps[k], sheet, diff, curve) for k, (sheet, diff) in zip(kept, film))
     return _widget("player", html.escape(title), _PLAYER_BODY.format(
         figures=figures, pixels="pixels" if max(trace.frame(0).shape[1:3]) <= side else "", names=html.escape(json.dumps(_names(trace, n))), last=len(film) - 1, n=n, gain=gain, curve=curve.svg()), _PLAYER_JS)
@@ -426,8 +427,11 @@ class EvolutionPlayer:
         "Show what the controls say."
         k, picked = self.snapshot.value, self.picked.value
         if not picked: return
-        shown, start, last = (self.sheet(i, picked) for i in (k, 0, len(self.trace) - 1))
-        self.screen.draw(difference(shown, start, visible_gain(last, start)) if self.diff.value else shown, self.curve, self.trace.steps[k])
+        shown = self.sheet(k, picked)
+        if self.diff.value:
+            start, last = self.sheet(0, picked), self.sheet(len(self.trace) - 1, picked)
+            shown = difference(shown, start, visible_gain(last, start))
+        self.screen.draw(shown, self.curve, self.trace.steps[k])
 
     def close(self):
         "Free the widgets; the static player takes their place."
@@ -446,8 +450,9 @@ def evolution(
     live=None,  # True or False; None looks where the code runs
 ):
     "The player that fits the place: live in a notebook with ipywidgets, static elsewhere."
-    served = any(os.environ.get(name) for name in ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG"))
-    if live is None: live = served and importlib.util.find_spec("ipywidgets") is not None
+    if live is None:
+        served = "ipykernel" in sys.modules and any(os.environ.get(name) for name in ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG"))
+        live = served and importlib.util.find_spec("ipywidgets") is not None
     return EvolutionPlayer(trace) if live else player(trace)
 
 # %% ../nbs/12_widgets.ipynb #00000042
@@ -457,7 +462,7 @@ class LiveView:
         self.button = _ipywidgets().Button(description="Stop", icon="stop", tooltip="Stop the run after this step")
         self.button.on_click(self.stop)
         self.screen, self.names, self.every, self.side = _Screen(), names, every, side
-        self.losses, self.kept, self.stopped, self.drawn, self.display, self.future = [], [], False, 0.0, None, Future()
+        self.losses, self.kept, self.stopped, self.drawn, self.display, self.page, self.future = [], [], False, 0.0, None, None, Future()
     def __call__(self, step, loss, images=None):
         "Take the report of one step; the answer is whether to stop."
         if loss is not None: self.losses.append((step, float(loss)))
@@ -480,26 +485,29 @@ class LiveView:
         "Show the view with a Stop button, start `loop(view)` in a thread and return at once."
         self.screen.box.children += (self.button,)   # only here: a loop that blocks its cell would not hear it
         self._ipython_display_()
-        threading.Thread(target=self._work, args=(loop,), daemon=True).start()
+        threading.Thread(target=self._work, args=(loop,), name="sr_distill run", daemon=True).start()
         return self
 
     def _work(self, loop):
-        try: self.future.set_result(loop(self))
-        except Exception as e: self.future.set_exception(e)
-        self.close()
+        value = error = None
+        try: value = loop(self)
+        except Exception as e: error = e
+        self.close(f"The run ended with {type(error).__name__}: {error}" if error else "")
+        self.future.set_exception(error) if error else self.future.set_result(value)
 
     def result(self):
         "Wait and return what the loop returned, or raise what it raised; an interrupt stops the run. `await view` keeps the kernel free."
         try: return self.future.result()
         except KeyboardInterrupt: self.stop(); raise
+        finally:
+            if self.future.done(): self.close()   # again, from this cell: a notebook that is executed for a page only hears cells
 
     def __await__(self): return asyncio.wrap_future(self.future).__await__()
 
-    def close(self):
+    def close(self, title=""):
         "Free the widgets; the static player of what was seen takes their place, so a saved notebook keeps it."
-        error = self.future.exception() if self.future.done() else None
-        title = f"The run ended with {type(error).__name__}: {error}" if error else ""
-        if self.display: self.display.update(player(self.trace, title) if self.kept else Html(f"<p>{html.escape(title)}</p>"))
+        self.page = self.page or (player(self.trace, title) if self.kept else Html(f"<p>{html.escape(title) or 'The run ended before its first image.'}</p>"))
+        if self.display: self.display.update(self.page)
         self.screen.close()
 
     def _ipython_display_(self):
