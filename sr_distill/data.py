@@ -48,10 +48,10 @@ def make_lr(
 ) -> np.ndarray:     # uint8 [H//scale, W//scale, 3] or [H//scale, W//scale]
     "The LR copy of a photo: cut to size, reduced, clamped and rounded."
     hr, gray, rows = np.atleast_3d(mod_crop(hr, scale)), hr.ndim == 2, []
-    for top in range(0, hr.shape[0] // scale, 64):   # in bands, so that memory stays small; the kernel reaches over 2 LR rows
+    for top in range(0, hr.shape[0] // scale, 256):   # in bands, so that memory stays small; the kernel reaches over 2 LR rows
         first = max(0, top - 4)
-        band = to_tensor(hr[first * scale:(top + 68) * scale])
-        rows.append(to_uint8(downscale(band, scale))[0, top - first:top - first + 64])
+        band = to_tensor(hr[first * scale:(top + 260) * scale])
+        rows.append(to_uint8(downscale(band, scale))[0, top - first:top - first + 256])
     lr = np.concatenate(rows)
     return lr[..., 0] if gray else lr
 
