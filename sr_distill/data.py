@@ -8,7 +8,7 @@ __all__ = ['EXTENSIONS', 'FORMATS', 'DECODER', 'EMBEDDED', 'DIV2K_URL', 'DIV2K',
            'download', 'find_files', 'Photos', 'lr_path_for']
 
 # %% ../nbs/02_data.ipynb #00000003
-import contextlib, functools, hashlib, http.client, importlib.util, io, os, re, shutil, stat, threading, urllib.request, zipfile
+import contextlib, functools, hashlib, html, http.client, importlib.util, io, os, re, shutil, stat, threading, urllib.request, zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -458,7 +458,7 @@ class Photos:
         for p in self._photos:
             if min(p.shape[:2]) < size: raise UserError(f"{p.file or p.name}: is {p.shape[1]}x{p.shape[0]}, smaller than {size} pixels; remove it or choose a smaller size")
     def __repr__(self): return f"Photos({self.source!r}: {len(self)} photos, {self.pixels / 1e6:.1f} megapixels)"
-    def _repr_html_(self): return f"<p>{self!r}</p>" + _strip(self)
+    def _repr_html_(self): return f"<p>{html.escape(repr(self))}</p>" + _strip(self)
 
 # %% ../nbs/02_data.ipynb #00000065
 def lr_path_for(

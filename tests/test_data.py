@@ -200,6 +200,7 @@ def test_folder(folder):
     assert isinstance(photos[0], np.memmap) and not photos[0].flags.writeable
     assert photos.png_bytes == sum(len(data.encode_png(decode_image(f))) for f in photos.files)
     assert "3 photos" in repr(photos) and "data:image/webp" in photos._repr_html_()
+    assert "<b>" not in Photos.from_arrays(["x"], [noise()], source="<b>")._repr_html_()
     with pytest.raises(IndexError): photos[3]
 
 
