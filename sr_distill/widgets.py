@@ -335,6 +335,8 @@ _WIPE_BODY = """
 </div>
 <div class="srd-crops pixels">{crops}</div>"""
 
+_CROP = """<figure><img class="crop" alt="{label}, crop" src="{crop}"><img class="whole" hidden alt="{label}" src="{whole}"><figcaption>{label}\n{note}</figcaption></figure>"""
+
 def _options(labels, chosen): return "".join(f'<option value="{i}"{" selected" * (i == chosen)}>{label}</option>' for i, label in enumerate(labels))
 
 # %% ../nbs/12_widgets.ipynb #0000002f
@@ -347,16 +349,16 @@ def before_after(
 ) -> Html:
     "Two results under a wipe handle, their enlarged crop, and the crops of all in a row, in one piece of HTML."
     shapes = {a.shape for a in images.values()}
-    if len(images) < 2 or len(shapes) > 1: raise UserError(f"before_after needs two or more images of one shape and got {len(images)} of {sorted(shapes)}; crop them to one size")
+    if len(images) < 2 or len(shapes) > 1:
+        raise UserError(f"before_after needs two or more images of one shape and got {len(images)} of {sorted(shapes)}; crop them to one size")
     (H, W, _), (first, second, *_) = shapes.pop(), images.values()
     y, x, h, w = crop or busiest_crop(first, second)
     labels = [html.escape(str(label)) for label in images]
-    figures = "".join(f'<figure><img class="crop" alt="{label}, crop" src="{data_uri(a[y:y+h, x:x+w], "PNG")}">'
-                      f'<img class="whole" hidden alt="{label}" src="{data_uri(a, quality=quality)}"><figcaption>{label}\n{html.escape(str(notes.get(key, "")))}</figcaption></figure>'
-                      for label, (key, a) in zip(labels, images.items()))
+    crops = "".join(_CROP.format(label=label, note=html.escape(str(notes.get(key, ""))), whole=data_uri(a, quality=quality), crop=data_uri(a[y:y+h, x:x+w], "PNG"))
+                    for label, (key, a) in zip(labels, images.items()))
     box = f"left:{100*x/W:.2f}%;top:{100*y/H:.2f}%;width:{100*w/W:.2f}%;height:{100*h/H:.2f}%"
     return _widget("wipe", html.escape(title), _WIPE_BODY.format(
-        box=box, left=_options(labels, 0), right=_options(labels, 1), crops=figures), _WIPE_JS)
+        box=box, left=_options(labels, 0), right=_options(labels, 1), crops=crops), _WIPE_JS)
 
 # %% ../nbs/12_widgets.ipynb #00000033
 def html_page(
@@ -451,8 +453,8 @@ def evolution(
 ):
     "The player that fits the place: live in a notebook with ipywidgets, static elsewhere."
     if live is None:
-        served = "ipykernel" in sys.modules and any(os.environ.get(name) for name in ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG"))
-        live = served and importlib.util.find_spec("ipywidgets") is not None
+        served = any(os.environ.get(name) for name in ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG"))
+        live = served and "ipykernel" in sys.modules and importlib.util.find_spec("ipywidgets") is not None
     return EvolutionPlayer(trace) if live else player(trace)
 
 # %% ../nbs/12_widgets.ipynb #00000042
@@ -463,6 +465,7 @@ class LiveView:
         self.button.on_click(self.stop)
         self.screen, self.names, self.every, self.side = _Screen(), names, every, side
         self.losses, self.kept, self.stopped, self.drawn, self.display, self.page, self.future = [], [], False, 0.0, None, None, Future()
+
     def __call__(self, step, loss, images=None):
         "Take the report of one step; the answer is whether to stop."
         if loss is not None: self.losses.append((step, float(loss)))
@@ -491,7 +494,7 @@ class LiveView:
     def _work(self, loop):
         value = error = None
         try: value = loop(self)
-        except Exception as e: error = e
+        except BaseException as e: error = e
         self.close(f"The run ended with {type(error).__name__}: {error}" if error else "")
         self.future.set_exception(error) if error else self.future.set_result(value)
 
