@@ -7,7 +7,7 @@ __all__ = ['LOG_EVERY', 'PatchSampler', 'learning_rate', 'Trainer', 'validate', 
 
 # %% ../nbs/06_train.ipynb #00000003
 import contextlib, copy, csv, functools, io, math, platform, time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from tqdm.auto import tqdm
@@ -176,7 +176,7 @@ def plot_history(
 def _loop(trainer, sampler, val=None, callback=None, out=None, save=lambda: None):
     "From the trainer's step to the last one."
     config, begun = trainer.config, time.perf_counter() - trainer.seconds
-    with tqdm(total=config.steps, initial=trainer.step, desc="train", unit="step", leave=False) as bar:
+    with tqdm(total=config.steps, initial=trainer.step, desc="train", unit="step", leave=False, delay=1) as bar:
         while trainer.step < config.steps:
             trainer.update(*sampler(trainer.step, trainer.device))
             row = _row(trainer, val, out)
@@ -191,9 +191,13 @@ def _loop(trainer, sampler, val=None, callback=None, out=None, save=lambda: None
 @dataclass
 class TrainResult:
     "What `train` returns."
-    model: torch.nn.Module          # trained; the average of the weights if `ema` was on
-    history: list = field(repr=False)   # dicts: step, loss, lr, and val_psnr_y where measured
-    seconds: float = 0.             # time spent in steps and validation, over all resumed parts
+    model: torch.nn.Module   # trained; the average of the weights if `ema` was on
+    history: list            # dicts: step, loss, lr, and val_psnr_y where measured
+    seconds: float           # spent in steps and validation, over all resumed parts
+
+    def __repr__(self):
+        last = ", ".join(f"{k} {v:.6g}" for k, v in self.history[-1].items() if k != "lr")
+        return f"TrainResult({type(self.model).__name__} ×{self.model.scale}, {last}, {self.seconds:.1f} s)"
 
 # %% ../nbs/06_train.ipynb #00000031
 CHECKPOINT = "checkpoint.pt"
