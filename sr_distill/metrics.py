@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['BACKBONES', 'COLUMNS', 'luma', 'psnr', 'ssim', 'backbone_file', 'LPIPS', 'upscale_image', 'Evaluation', 'evaluate']
 
-# %% ../nbs/05_metrics.ipynb #00000004
+# %% ../nbs/05_metrics.ipynb #00000003
 import contextlib, copy, html, math, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, torch
 from skimage.metrics import structural_similarity
 from tqdm.auto import tqdm
-from .recipe import RunError, UserError
-from .core import import_torchvision, to_tensor, to_uint8, write_json
+from .recipe import SCALES, RunError, UserError
+from .core import import_torchvision, pick_device, to_tensor, to_uint8, write_json
 from .data import Photos, decode_image, lr_path_for, upscale
 
-# %% ../nbs/05_metrics.ipynb #00000008
+# %% ../nbs/05_metrics.ipynb #00000007
 def luma(
     u8: np.ndarray,  # uint8 [H,W,3]; [H,W] and [H,W,1] are luma already
 ) -> np.ndarray:     # float64 [H,W]
@@ -24,7 +24,7 @@ def luma(
     if u8.ndim == 2 or u8.shape[2] == 1: return u8.reshape(u8.shape[:2]).astype(np.float64)
     return u8 @ (np.array([65.481, 128.553, 24.966]) / 255) + 16
 
-# %% ../nbs/05_metrics.ipynb #0000000e
+# %% ../nbs/05_metrics.ipynb #0000000d
 def _compared(sr, hr, border, channel):
     "Both images without their border, as float64, in the channel asked for."
     sr, hr = np.asarray(sr), np.asarray(hr)
@@ -39,7 +39,7 @@ def _compared(sr, hr, border, channel):
     sr, hr = (a[border:h - border, border:w - border] for a in (sr, hr))
     return (luma(sr), luma(hr)) if channel == "y" else (sr.astype(np.float64), hr.astype(np.float64))
 
-# %% ../nbs/05_metrics.ipynb #0000000f
+# %% ../nbs/05_metrics.ipynb #0000000e
 def psnr(
     sr: np.ndarray,      # uint8 [H,W,3]; [H,W] and [H,W,1] are taken as luma
     hr: np.ndarray,      # the same shape
@@ -144,21 +144,24 @@ def _in_tiles(network, lr, scale, margin, size):
 # %% ../nbs/05_metrics.ipynb #0000003a
 @contextlib.contextmanager
 def _exact(network):
-    "Evaluation mode, no graph and full precision: TF32 would make the result depend on the tiles."
-    was = getattr(network, "training", False)
-    if was: network.eval()
+    "Evaluation mode, no graph, and full precision: TF32 would make the result depend on the tiles."
+    training, tf32 = getattr(network, "training", False), torch.backends.cudnn.allow_tf32
+    if training: network.eval()
+    torch.backends.cudnn.allow_tf32 = False
     try:
-        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False): yield
+        with torch.no_grad(): yield
     finally:
-        if was: network.train()
+        torch.backends.cudnn.allow_tf32 = tf32
+        if training: network.train()
+
+def _device(model): return next((p.device for p in model.parameters()), "cpu") if isinstance(model, torch.nn.Module) else "cpu"
 
 def _enlarge(model, lr, scale, tile):
     "SR as a float tensor [1,3,H,W], or [1,1,H,W] for a grey LR image: the mean of the output's channels."
     network = (lambda x: upscale(x, scale)) if model == "bicubic" else model
-    device = next((p.device for p in model.parameters()), "cpu") if isinstance(model, torch.nn.Module) else "cpu"
     margin = 2 if model == "bicubic" else getattr(model, "margin", None)   # the cubic kernel reaches 2 pixels
     size = max(lr.shape) if margin is None else max(1, tile // scale)
-    x = to_tensor(np.broadcast_to(lr.reshape(*lr.shape[:2], -1), (*lr.shape[:2], 3))).to(device)
+    x = to_tensor(np.broadcast_to(lr.reshape(*lr.shape[:2], -1), (*lr.shape[:2], 3))).to(_device(model))
     with _exact(model): sr = _in_tiles(network, x, scale, margin or 0, size)
     if not sr.isfinite().all(): raise RunError("the model answers with values that are no numbers; train it again with a lower --lr")
     return sr if lr.ndim == 3 else sr.mean(1, keepdim=True)
@@ -230,6 +233,7 @@ class Evaluation:
 def _check_input(model, photos, scale, lr_dir):
     "`UserError` for what does not fit; the LR files, or None per photo."
     if model != "bicubic" and not isinstance(model, torch.nn.Module): raise UserError(f"model {model!r} is unknown; give a model or bicubic")
+    if scale not in SCALES: raise UserError(f"--scale {scale} is not possible; choose one of: {', '.join(map(str, SCALES))}")
     if model != "bicubic" and getattr(model, "scale", scale) != scale:
         raise UserError(f"the model enlarges by {model.scale}, not by {scale}; evaluate it at its own scale")
     if not len(photos): raise UserError(f"{photos.source}: holds no photos; give a folder with some")
@@ -250,16 +254,19 @@ def evaluate(
     scale: int = 2,
     lr_dir=None,    # folder of LR files; None makes LR images by bicubic
     lpips="auto",   # name of a backbone, or an `LPIPS` to use again
-    device=None,    # None: where the model is
+    device=None,    # auto, cpu, cuda, mps; None: where the model is
 ) -> Evaluation:
     "Enlarge the LR copy of every photo and compare: border `scale` for all columns, grey photos as luma."
     files = _check_input(model, photos, scale, lr_dir)
-    if device is not None and model != "bicubic": model = copy.deepcopy(model).to(device)
-    perceptual = lpips if isinstance(lpips, LPIPS) else LPIPS(lpips, device or "cpu")
+    device = _device(model) if device is None else pick_device(str(device))
+    if device != _device(model) and model != "bicubic": model = copy.deepcopy(model).to(device)
+    perceptual = lpips if isinstance(lpips, LPIPS) else LPIPS(lpips, device)
     tiny = next((n for n, size in zip(photos.names, photos.sizes) if min(size) < LPIPS.smallest + 3 * scale), None)
-    if tiny and perceptual.net: perceptual = LPIPS("none"); perceptual.reason = f"{tiny} is too small for it"
+    if tiny and perceptual.net:
+        perceptual = LPIPS("none")
+        perceptual.reason = f"{tiny} is smaller than its {LPIPS.smallest} pixels"
     rows = []
-    for i, file in enumerate(tqdm(files, desc=f"evaluate ×{scale}", unit="photo", leave=False)):
+    for i, file in enumerate(tqdm(files, desc=f"evaluate ×{scale}", unit="photo", leave=False, disable=photos.pixels < 10e6)):
         hr, lr = photos.hr(i, scale), decode_image(file) if file else photos.lr(i, scale)
         if photos.is_gray[i]: hr, lr = hr[..., 0], lr.reshape(*lr.shape[:2], -1)[..., 0]
         elif lr.ndim == 2: lr = np.repeat(lr[..., None], 3, 2)
