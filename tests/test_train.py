@@ -1,0 +1,301 @@
+"Training: patches from odd photos, exact resume after kill -9, full disks, and what is refused."
+import errno
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import sr_distill.core
+import sr_distill.train as room
+from sr_distill.core import rng, to_uint8
+from sr_distill.data import Photos, make_lr
+from sr_distill.metrics import evaluate
+from sr_distill.models import load_model, make_model
+from sr_distill.recipe import RunError, TrainConfig, UserError
+from sr_distill.train import PatchSampler, Trainer, learning_rate, train, validate
+
+RUN = dict(steps=60, batch=2, patch=24, ema=.9, clip=1., checkpoint=7, validate=25)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    "Two threads on a busy machine wait for each other most of the time."
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def photos(n=3, seed=0, **sizes):
+    "Smooth random photos of odd sizes; the last one is grey."
+    draw = np.random.default_rng(seed)
+    noise = [draw.integers(0, 256, (sizes.get("h", 31 + 6 * k), sizes.get("w", 47 - 5 * k), 3), dtype=np.uint8) for k in range(n)]
+    arrays = [(a // 2 + np.roll(a, 1, 0) // 4 + np.roll(a, 1, 1) // 4) for a in noise]
+    arrays[-1] = arrays[-1][..., 0]
+    return Photos.from_arrays([f"p{k}" for k in range(n)], arrays)
+
+def model(name="vdsr", seed=0):
+    return make_model(name, 2, None if name == "srcnn" else 3, 6, generator=rng(seed, "weights"))
+
+def weights(m): return torch.cat([p.detach().flatten() for p in m.parameters()])
+
+def files(out): return {p.name: p.read_bytes() for p in out.iterdir() if p.suffix in (".safetensors", ".csv")}
+
+
+@pytest.mark.parametrize("scale", (2, 3, 4))
+def test_patches_lie_on_the_grid_and_reach_every_corner(scale):
+    config = TrainConfig(scale=scale, patch=2 * 12, batch=64) if scale != 3 else TrainConfig(scale=3, patch=24, batch=64)
+    set_, side = photos(), config.patch // scale
+    sampler = PatchSampler(set_, config)
+    places = np.concatenate([sampler.draw(t) for t in range(100)])
+    for i, (h, w) in enumerate(set_.sizes):
+        rows, columns = places[places[:, 0] == i, 1], places[places[:, 0] == i, 2]
+        assert (rows.min(), columns.min()) == (0, 0)
+        assert (rows.max(), columns.max()) == (h // scale - side, w // scale - side)
+    assert set(places[:, 3]) == set(range(8))
+    lr, hr = sampler(5)
+    for k, (i, y, x, s) in enumerate(sampler.draw(5)):
+        small = make_lr(set_[i], scale)[y:y + side, x:x + side]
+        large = set_[i][y * scale:(y + side) * scale, x * scale:(x + side) * scale]
+        assert (to_uint8(lr)[k] == room._symmetry(small, s)).all() and (to_uint8(hr)[k] == room._symmetry(large, s)).all()
+
+
+def test_every_position_is_equally_likely():
+    set_ = Photos.from_arrays(["a", "b"], [np.zeros((16, 20, 3), np.uint8), np.zeros((18, 16, 3), np.uint8)])
+    sampler = PatchSampler(set_, TrainConfig(patch=16, batch=1000))
+    places, counts = np.unique(np.concatenate([sampler.draw(t)[:, :3] for t in range(20)]), axis=0, return_counts=True)
+    assert len(places) == 3 + 2 and np.abs(counts / 20_000 - .2).max() < .015
+
+
+def test_a_photo_as_large_as_the_patch_is_enough_and_a_smaller_one_is_named():
+    exact = photos(1, h=24, w=24)
+    assert PatchSampler(exact, TrainConfig(patch=24, batch=3))(0)[1].shape == (3, 3, 24, 24)
+    with pytest.raises(UserError, match="p0: is 24x24.*--patch"):
+        train(model(), exact, TrainConfig(patch=26))
+
+
+def test_a_patch_of_odd_lr_size_and_an_odd_photo():
+    lr, hr = PatchSampler(photos(), TrainConfig(scale=3, patch=15, batch=2))(0)
+    assert lr.shape == (2, 3, 5, 5) and hr.shape == (2, 3, 15, 15)
+
+
+@pytest.mark.parametrize("schedule", ("onecycle", "cosine", "constant"))
+@pytest.mark.parametrize("steps", (1, 2, 3, 10))
+def test_learning_rate_is_positive_and_at_most_lr(schedule, steps):
+    config = TrainConfig(steps=steps, schedule=schedule, lr=.5)
+    rates = [learning_rate(config, t) for t in range(steps)]
+    assert all(0 < r <= .5 for r in rates) and (schedule != "constant" or set(rates) == {.5})
+
+
+@pytest.mark.parametrize("loss", ("l1", "mse"))
+def test_a_step_is_adams(loss):
+    config = TrainConfig(steps=5, loss=loss, schedule="constant", lr=1e-3)
+    lr, hr = PatchSampler(photos(), TrainConfig(patch=24, batch=2))(0)
+    ours, theirs = Trainer(model(), config), model()
+    adam = torch.optim.Adam(theirs.parameters(), 1e-3)
+    for _ in range(3):
+        ours.update(lr, hr)
+        error = theirs(lr) - hr
+        adam.zero_grad()
+        (error.abs() if loss == "l1" else error**2).mean().backward()
+        adam.step()
+    assert torch.allclose(weights(ours.model), weights(theirs), atol=1e-6)
+    assert len(ours.losses) == ours.step == 3
+
+
+def test_ema_is_what_is_validated_and_returned():
+    config = TrainConfig(steps=10, batch=2, patch=24, ema=.99)
+    plain, smooth = (train(model(), photos(), c, val=photos(seed=1)) for c in (TrainConfig(steps=10, batch=2, patch=24), config))
+    assert not weights(plain.model).equal(weights(smooth.model))
+    for r in (plain, smooth):
+        assert r.history[-1]["val_psnr_y"] == validate(r.model, photos(seed=1), 2)
+
+
+def test_validate_agrees_with_evaluate_on_grey_and_colour():
+    held, m = photos(4), model()
+    for which in ("bicubic", m):
+        assert validate(which, held, 2) == pytest.approx(evaluate(which, held, 2, lpips="none").mean["psnr_y"], abs=1e-9)
+
+
+def test_training_needs_no_global_random_state_and_leaves_it_alone():
+    torch.manual_seed(1)
+    a = train(model(), photos(), TrainConfig(steps=8, batch=2, patch=24))
+    before = torch.get_rng_state()
+    b = train(model(), photos(), TrainConfig(steps=8, batch=2, patch=24))
+    assert torch.get_rng_state().equal(before) and weights(a.model).equal(weights(b.model))
+    c = train(model(), photos(), TrainConfig(steps=8, batch=2, patch=24, seed=1))
+    assert not weights(a.model).equal(weights(c.model))
+
+
+@pytest.mark.parametrize("name, stop_at", [("vdsr", 1), ("vdsr", 7), ("vdsr", 8), ("vdsr", 59), ("vdsr", 60), ("srcnn", 33), ("edsr", 33)])
+def test_resume_is_exact_wherever_the_run_stops(tmp_path, name, stop_at):
+    def stop(step, row, m):
+        if step == stop_at: raise KeyboardInterrupt
+    set_, config, val = photos(), TrainConfig(**RUN), photos(seed=1)
+    whole = train(model(name), set_, config, tmp_path/"whole", val)
+    with pytest.raises(KeyboardInterrupt):
+        train(model(name), set_, config, tmp_path/"cut", val, callback=stop)
+    resumed = train(model(name, seed=9 if stop_at > 7 else 0), set_, config, tmp_path/"cut", val)   # the checkpoint's weights count, if there is one
+    assert files(tmp_path/"cut") == files(tmp_path/"whole") and resumed.history == whole.history
+    assert not (tmp_path/"cut"/room.CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("step", ("save_model", "unlink"))
+def test_a_crash_between_the_last_files_is_repaired(tmp_path, monkeypatch, step):
+    def crash(*args, **kwargs): raise KeyboardInterrupt
+    set_, config = photos(), TrainConfig(**RUN)
+    train(model(), set_, config, tmp_path/"whole")
+    with monkeypatch.context() as patch:
+        if step == "save_model": patch.setattr(room, "save_model", crash)
+        else: patch.setattr(room.Path, "unlink", lambda self, **kw: crash() if self.name == room.CHECKPOINT else os.unlink(self) if self.exists() else None)
+        with pytest.raises(KeyboardInterrupt): train(model(), set_, config, tmp_path/"cut")
+    assert (tmp_path/"cut"/room.CHECKPOINT).exists()
+    train(model(), set_, config, tmp_path/"cut")
+    assert files(tmp_path/"cut") == files(tmp_path/"whole") and not (tmp_path/"cut"/room.CHECKPOINT).exists()
+
+
+SCRIPT = """
+import sys, torch, numpy as np
+sys.path.insert(0, {here!r})
+from test_train import RUN, model, photos
+from sr_distill.recipe import TrainConfig
+from sr_distill.train import train
+torch.set_num_threads({threads})
+train(model("edsr"), photos(), TrainConfig(**{{**RUN, "steps": 150, "validate": 0}}), sys.argv[1])
+"""
+
+def start(out, threads=1):
+    script = SCRIPT.format(here=os.path.dirname(__file__), threads=threads)
+    return subprocess.Popen([sys.executable, "-c", script, str(out)], stderr=subprocess.PIPE)
+
+def test_kill_minus_nine_at_any_moment(tmp_path):
+    "Killed three times at unforeseen moments, resumed at another number of threads, the files are the same."
+    whole, cut = tmp_path/"whole", tmp_path/"cut"
+    assert start(whole).wait(300) == 0
+    killed = 0
+    for delay in (0., .03, .1):
+        file, process = cut/room.CHECKPOINT, start(cut, threads=1 + (killed > 0))
+        stamp = file.stat().st_mtime_ns if file.exists() else 0
+        deadline = time.time() + 120
+        while process.poll() is None and time.time() < deadline:   # let it get further than the last one
+            if file.exists() and file.stat().st_mtime_ns != stamp: break
+            time.sleep(.005)
+        time.sleep(delay)
+        if process.poll() is None: killed += 1
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert killed >= 1
+    assert start(cut, threads=2).wait(300) == 0   # the number in the checkpoint counts
+    assert files(cut) == files(whole)
+    assert not (cut/room.CHECKPOINT).exists() and load_model(cut).config["name"] == "edsr"
+
+
+def test_threads_are_put_back(tmp_path):
+    before = torch.get_num_threads()
+    train(model(), photos(), TrainConfig(**RUN), tmp_path/"a")
+    with pytest.raises(ZeroDivisionError):
+        train(model(), photos(), TrainConfig(**RUN), tmp_path/"b", callback=lambda step, row, m: 1 / (step != 9))
+    torch.set_num_threads(before + 1)
+    try:
+        seen = []
+        train(model(), photos(), TrainConfig(**RUN), tmp_path/"b", callback=lambda *a: seen.append(torch.get_num_threads()))
+        assert set(seen) == {before} and torch.get_num_threads() == before + 1
+    finally: torch.set_num_threads(before)
+
+
+@pytest.fixture
+def half_done(tmp_path):
+    def stop(step, row, m):
+        if step == 30: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): train(model(), photos(), TrainConfig(**RUN), tmp_path/"out", callback=stop)
+    return tmp_path/"out"
+
+@pytest.mark.parametrize("finish", (False, True))
+def test_another_run_on_the_same_folder_is_refused(half_done, finish):
+    config = TrainConfig(**RUN)
+    if finish: train(model(), photos(), config, half_done)
+    kept = {p.name: p.read_bytes() for p in half_done.iterdir()}
+    cases = [(model(), photos(), TrainConfig(**{**RUN, "lr": .5}), None, "--lr 0.001 .* 0.5"),
+             (model(), photos(seed=5), config, None, "photos"), (model(), photos(), config, photos(), "validation"),
+             (model("edsr"), photos(), config, None, "model")]
+    for m, set_, c, val, words in cases:
+        with pytest.raises(UserError, match=words): train(m, set_, c, half_done, val)
+    assert {p.name: p.read_bytes() for p in half_done.iterdir()} == kept
+    train(model(), photos(), TrainConfig(**{**RUN, "checkpoint": 11}), half_done)   # this one changes no result
+
+
+def test_a_finished_run_returns_at_once(tmp_path):
+    first = train(model(), photos(), TrainConfig(**RUN), tmp_path, photos(seed=1))
+    again = train(model(seed=3), photos(), TrainConfig(**RUN), tmp_path, photos(seed=1), callback=lambda *a: 1 / 0)
+    assert weights(again.model).equal(weights(first.model)) and again.history == first.history
+    (tmp_path/"history.csv").unlink()
+    with pytest.raises(UserError, match="history.csv"): train(model(), photos(), TrainConfig(**RUN), tmp_path, photos(seed=1))
+
+
+def test_a_damaged_checkpoint_is_named(half_done):
+    (half_done/room.CHECKPOINT).write_bytes((half_done/room.CHECKPOINT).read_bytes()[:999])
+    with pytest.raises(UserError, match="checkpoint.pt.*delete"): train(model(), photos(), TrainConfig(**RUN), half_done)
+
+
+def test_a_folder_with_a_foreign_model_is_refused(tmp_path):
+    (tmp_path/"config.json").write_text('{"model": {}}')
+    with pytest.raises(UserError, match="not trained here"): train(model(), photos(), TrainConfig(**RUN), tmp_path)
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    with sr_distill.core.folder_lock(tmp_path), pytest.raises(UserError, match="another"):
+        train(model(), photos(), TrainConfig(**RUN), tmp_path)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(half_done, monkeypatch):
+    kept = (half_done/room.CHECKPOINT).read_bytes()
+    def full(state, path): raise RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(RunError, match="checkpoint.pt"): train(model(), photos(), TrainConfig(**RUN), half_done)
+    assert (half_done/room.CHECKPOINT).read_bytes() == kept and sorted(p.name for p in half_done.iterdir()) == [".lock", "checkpoint.pt"]
+    def full_too(*a): raise OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full_too)
+        with pytest.raises(RunError, match="No space left"): train(model(), photos(), TrainConfig(**RUN), half_done)
+    train(model(), photos(), TrainConfig(**RUN), half_done)
+    assert (half_done/"model.safetensors").exists()
+
+
+@pytest.mark.parametrize("checkpoint", (1, 7, 500))
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, checkpoint):
+    config = TrainConfig(**{**RUN, "lr": 1e18, "schedule": "constant", "clip": 0., "ema": 0., "checkpoint": checkpoint, "validate": 0})
+    with pytest.raises(RunError, match="step .*--lr") as e: train(model(), photos(), config, tmp_path)
+    assert e.value.exit_code == 1 and "\n" not in str(e.value)
+    file = tmp_path/room.CHECKPOINT
+    if file.exists(): assert all(t.isfinite().all() for t in sr_distill.core.load_state(file)["model"].values())
+    with pytest.raises(RunError, match="no checkpoint"): train(model(), photos(), config)
+
+
+def test_half_precision_needs_cuda_and_scales_must_agree():
+    with pytest.raises(UserError, match="--amp"): train(model(), photos(), TrainConfig(amp=True), device="cpu")
+    with pytest.raises(UserError, match="--scale"): train(model(), photos(), TrainConfig(scale=4))
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="--device cuda"): train(model(), photos(), TrainConfig(), device="cuda")
+
+
+def test_losses_are_read_every_twentieth_step():
+    rows = []
+    result = train(model(), photos(), TrainConfig(**{**RUN, "steps": 47, "validate": 0}), callback=lambda s, row, m: rows.append(row))
+    assert [r["step"] for r in result.history] == [20, 40, 47] and len(rows) == 47 and [r for r in rows if r] == result.history
+    assert all(math.isfinite(r["loss"]) and "val_psnr_y" not in r for r in result.history)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_cuda(tmp_path):
+    config = TrainConfig(**{**RUN, "amp": True, "steps": 100})
+    result = train(model("edsr"), photos(), config, tmp_path, photos(seed=1), device="cuda")
+    assert result.history[-1]["loss"] < result.history[0]["loss"] and next(result.model.parameters()).is_cuda
+    again = train(model("edsr"), photos(), config, tmp_path, photos(seed=1), device="cpu")
+    assert weights(again.model).equal(weights(result.model).cpu())
