@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRACE_IMAGES', 'FORMAT', 'HELD_OUT_GROUPS', 'READ_EVERY', 'snapshot_steps', 'Trace', 'DistilledSet', 'read_manifest',
-           'card', 'make_optimizer', 'Run', 'how_far', 'held_out_report', 'run_steps', 'distill']
+           'summary', 'card', 'make_optimizer', 'Run', 'how_far', 'held_out_report', 'run_steps', 'distill',
+           'open_photos', 'describe']
 
 # %% ../nbs/11_distill.ipynb #00000003
 import contextlib, html, io, json, platform, re, shutil, time, zipfile
@@ -14,9 +15,11 @@ from pathlib import Path
 import numpy as np, torch
 from PIL import Image
 from tqdm.auto import tqdm
+from . import __version__
 from .core import atomic_path, atomic_write, data_uri, file_sha256, folder_lock, load_state, log, pick_device, read_json, save_state, to_tensor, to_uint8, write_json
 from .data import Photos, decode_image, encode_png, make_lr
 from .matching import BankSource, GradientBank, LiveSource, choose_chunk, held_out_loss, match, network_pool, trajectory
+from .models import count_parameters, load_model
 from .patches import Budget, Groups, ipc_for_budget
 from .pixel import PixelSpace, start_images
 from .recipe import Recipe, RunError, RunOptions, UserError
@@ -38,7 +41,8 @@ class Trace:
     ):
         self.root = root
         self.about = json.loads((root/"trace.json").read_text(encoding="utf-8"))
-        self.steps, self.losses, self.names = self.about["steps"], self.about["losses"], self.about["names"]
+        self.steps, self.names = self.about["steps"], self.about["names"]
+        self.losses = list(enumerate(self.about["losses"], 1))   # pairs (step, matching loss)
 
     @classmethod
     def open(cls, path):
@@ -143,14 +147,17 @@ def read_manifest(folder) -> dict:
     return manifest
 
 # %% ../nbs/11_distill.ipynb #00000011
+def summary(report: dict) -> str:
+    "What a report says, in sentences: how far the images moved, and the matching loss on unseen networks."
+    loss = report.get("matching_loss") or {}
+    moved = [f"Distillation changed {report['moved']['share']:.0%} of the 8-bit values, by {report['moved']['mean']:.1f} grey levels on average."] if "moved" in report else []
+    return " ".join(moved + [f"Matching loss ({m}) on {loss['networks']} unseen networks: {v['before']:.4g} before, {v['after']:.4g} after ({v['after'] / v['before'] - 1:+.0%})."
+                             for m, v in loss.items() if isinstance(v, dict)])
+
 def card(manifest: dict) -> str:
     "README of a stored set: a YAML header for data hubs, then what it is, what it cost and how to load it."
     recipe, budget, report = manifest["recipe"], manifest["budget"], manifest.get("report", {})
     share = lambda unit: f"{budget[unit]:,} of {budget['real_' + unit]:,} {unit} ({budget[unit + '_percent']:.3g} %)"
-    moved = (f"Distillation changed {report['moved']['share']:.1%} of the 8-bit values, by {report['moved']['mean']:.2f} grey levels on average."
-             if report.get("moved") else "")
-    loss = "".join(f"\nMatching loss ({metric}) on {report['matching_loss']['networks']} unseen networks: {v['before']:.4g} before, {v['after']:.4g} after."
-                   for metric, v in (report.get("matching_loss") or {}).items() if isinstance(v, dict))
     return f"""---
 pretty_name: distilled super-resolution training set
 tags: [super-resolution, dataset-distillation]
@@ -169,7 +176,7 @@ configs:
 - stored bytes (PNG, same settings on both sides): {share('bytes')}
 
 Start `{recipe['init']}`, {recipe['steps']} steps, objective `{recipe['objective']}`, network {recipe['network']} ×{recipe['scale']}, seed {recipe['seed']}.
-{moved}{loss}
+{summary(report)}
 
     from sr_distill.distill import DistilledSet
     set = DistilledSet.load("this folder")
@@ -300,7 +307,7 @@ def _manifest(photos, recipe, images, report):
     stored = sum(len(encode_png(i)) for i in images)
     budget = Budget(len(images), int(images[..., 0].size), stored, len(photos), photos.pixels, photos.png_bytes)
     sources = [dict(name=n, file=f.name if f else n, sha256=s) for n, f, s in zip(photos.names, photos.files, photos.sha256)]
-    versions = {name: version(name) for name in ("sr_distill", "torch", "numpy", "pillow")} | {"python": platform.python_version()}
+    versions = dict(sr_distill=__version__, python=platform.python_version(), **{name: version(name) for name in ("torch", "numpy", "pillow")})
     return dict(_identity(photos, recipe), budget=budget.to_dict(), source=str(photos.source), sources=sources, versions=versions, report=report, metrics=[])
 
 # %% ../nbs/11_distill.ipynb #00000029
@@ -372,3 +379,21 @@ def _threads_restored():
     threads = torch.get_num_threads()
     try: yield
     finally: torch.set_num_threads(threads)
+
+# %% ../nbs/11_distill.ipynb #00000039
+def open_photos(path, skip_bad: bool = False) -> Photos:
+    "The photos of a folder or source by name; those of a distilled set are its images, checked."
+    if (Path(path)/"manifest.json").exists(): return DistilledSet.load(path).photos
+    return Photos.open(path, skip_bad)
+
+def describe(path) -> str:
+    "What `path` is: a distilled set, a trained model or photos; `UserError` when it is damaged or none of them."
+    folder = Path(path)
+    if (folder/"manifest.json").exists():
+        s = DistilledSet.load(folder)
+        return f"distilled set, {len(s)} images of {s.images.shape[1]}² in order\n{s.budget}\n{s.recipe}\n{summary(s.manifest.get('report', {}))}".rstrip()
+    if (folder/"model.safetensors").exists():
+        model = load_model(folder)
+        return f"trained model in order, {count_parameters(model):,} parameters\n{model.config}"
+    photos = Photos.open(path)
+    return f"{photos!r}, from {min(photos.sizes)} to {max(photos.sizes)} (height, width)"

@@ -25,7 +25,7 @@ def room_numbers() -> dict:
     found = {}
     for path in NOTEBOOKS:
         for cell in cells(path, "code"):
-            if export := re.search(r"^#\|\s*default_exp\s+(\S+)", source(cell), re.M): found[export[1]] = int(path.name.split("_")[0])
+            if export := re.search(r"^#\|\s*default_exp\s+(\S+)", source(cell), re.M): found[export[1]] = path.name.split("_")[0]  # 09a sorts behind 08 and before 10
     return found
 
 def imported(path: Path) -> set:
