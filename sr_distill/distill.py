@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TRACE_IMAGES', 'FORMAT', 'HELD_OUT_GROUPS', 'READ_EVERY', 'snapshot_steps', 'Trace', 'DistilledSet', 'read_manifest',
-           'summary', 'card', 'make_optimizer', 'Run', 'how_far', 'held_out_report', 'run_steps', 'distill',
+           'summary', 'card', 'make_optimizer', 'rate', 'Run', 'how_far', 'held_out_report', 'run_steps', 'distill',
            'open_photos', 'describe']
 
 # %% ../nbs/11_distill.ipynb #00000003
-import contextlib, html, io, json, platform, re, shutil, time, zipfile
+import contextlib, html, io, json, math, platform, re, shutil, time, zipfile
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -189,6 +189,10 @@ def make_optimizer(recipe: Recipe, parameters):
     "Adam, or DC's SGD with momentum 0.5, over the parameters of a space."
     return torch.optim.SGD(parameters, lr=recipe.lr, momentum=.5) if recipe.optimizer == "sgd" else torch.optim.Adam(parameters, lr=recipe.lr)
 
+def rate(recipe: Recipe, step: int) -> float:
+    "Learning rate of the images at `step`: constant, or half a cosine from `lr` down to 0."
+    return recipe.lr * (1 if recipe.schedule == "constant" else .5 + .5 * math.cos(math.pi * step / recipe.steps))
+
 class Run:
     "The state of one distillation: images, optimiser, losses; `step` moves it, `state_dict` keeps it."
     def __init__(self,
@@ -217,6 +221,7 @@ class Run:
             self.space.backward(index, grad.flatten(0, 1))
             total = total + distance.sum()
         self.losses[self.done] = total * per / len(self.space)   # mean over groups, kept on the device
+        for settings in self.optimizer.param_groups: settings["lr"] = rate(self.recipe, self.done)
         self.optimizer.step()
         self.space.project()
         if (self.done + 1) % self.recipe.outer: self.source.finish(self.done, self.space.render(slice(None)))

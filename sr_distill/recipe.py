@@ -81,7 +81,8 @@ class Recipe:
     real: int      = option(32, "real sub-images per group that the target gradient is taken over; 0 for all", low=0)
     steps: int     = option(300, "matching steps; 0 keeps the start, which is a selection baseline", low=0)
     optimizer: str = option("adam", "optimiser of the synthetic images; sgd is DC's, momentum 0.5", ("adam", "sgd"))
-    lr: float      = option(0.003, "learning rate of the synthetic images, in units of the 0..1 pixel range", low=0)
+    lr: float      = option(0.01, "learning rate of the synthetic images, in units of the 0..1 pixel range", low=0)
+    schedule: str  = option("cosine", "learning rate over the steps; DC keeps it constant", ("cosine", "constant"))
     seed: int      = option(0, "fixes every random choice", low=0)
 
     def __post_init__(self):
@@ -150,8 +151,8 @@ class TrainConfig:
 
 # %% ../nbs/00_recipe.ipynb #00000025
 GOOD_SETTINGS = {
-    "srcnn":     dict(loss="mse", lr=2e-3),
-    "srcnn-955": dict(loss="mse", lr=2e-3),
-    "vdsr":      dict(loss="l1", lr=1e-3, clip=1.0),
-    "edsr":      dict(loss="l1", lr=1e-3),
+    "srcnn":     dict(loss="mse", lr=2e-3, batch=8, steps=4000),
+    "srcnn-955": dict(loss="mse", lr=2e-3, batch=8, steps=4000),
+    "vdsr":      dict(loss="l1", lr=2e-4, batch=8, clip=.1),   # 20 layers; 8 layers take 1e-3, 5 thin ones 2e-3
+    "edsr":      dict(loss="l1", lr=1e-3, batch=8),
 }
