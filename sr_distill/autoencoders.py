@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 from .recipe import UserError
-from .core import atomic_path, cache_dir, json_sha256, rng, to_tensor
+from .core import atomic_path, cache_dir, import_torchvision, json_sha256, rng, to_tensor
 from .data import resize
 
 # %% ../nbs/09a_autoencoders.ipynb #00000007
@@ -174,8 +174,8 @@ class SmallConfig:
     width: int = 64
     depth: int = 2
     steps: int = 600
-    batch: int = 64     # crops of 64×64 per step
-    crops: int = 1600   # drawn once from the photos, half of them from reduced photos
+    batch: int = 32     # crops of 64×64 per step
+    crops: int = 1200   # drawn once from the photos, half of them from reduced photos
     lr: float = 1e-3
     seed: int = 0
 
@@ -281,7 +281,9 @@ def load_kl(
     subfolder: str = None # of a whole diffusion model: "vae"
 ) -> KLAutoencoder:
     "An `AutoencoderKL` from a folder or from the model hub."
-    try: from diffusers import AutoencoderKL
+    try:
+        import_torchvision()   # diffusers imports it, and it needs our help beside a CPU-only PyTorch
+        from diffusers import AutoencoderKL
     except ImportError: raise UserError("large autoencoders need diffusers; install it with: pip install 'sr_distill[priors]'") from None
     try: vae = AutoencoderKL.from_pretrained(str(path), subfolder=subfolder, use_safetensors=True)
     except Exception as e: raise UserError(f"{path}: no AutoencoderKL could be loaded ({type(e).__name__}); give a folder with config.json and safetensors, or a name on the model hub while online") from None

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from .autoencoders import Prior
-from .core import atomic_path, rng
+from .core import atomic_path
 from .recipe import UserError
 from .safe_pickle import Persistent, read_pickle
 
