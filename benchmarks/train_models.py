@@ -21,7 +21,7 @@ from sr_distill.train import train
 
 RUNS = {   # beside the settings of TrainConfig.for_model
     "srcnn": dict(),
-    "vdsr": dict(depth=8, width=32, lr=1e-3, steps=800),
+    "vdsr": dict(depth=8, width=32, steps=800),
     "edsr": dict(depth=4, width=32, steps=2000),
 }
 

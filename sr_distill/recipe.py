@@ -144,15 +144,19 @@ class TrainConfig:
     @classmethod
     def for_model(cls, model: str, **changes):
         "The settings that train `model` well, with `changes` laid over them."
-        return cls(**{"model": model, **GOOD_SETTINGS.get(model, {}), **changes})
+        good = dict(GOOD_SETTINGS.get(model, {}))
+        if model == "vdsr": good["lr"] = _vdsr_rate(changes.get("depth") or 20, changes.get("width") or 64)
+        return cls(**{"model": model, **good, **changes})
     def to_dict(self) -> dict: return asdict(self)
     @classmethod
     def from_dict(cls, d: dict): return _from_dict(cls, d)
 
-# %% ../nbs/00_recipe.ipynb #00000025
+# %% ../nbs/00_recipe.ipynb #00000026
 GOOD_SETTINGS = {
     "srcnn":     dict(loss="mse", lr=2e-3, batch=8, steps=4000),
     "srcnn-955": dict(loss="mse", lr=2e-3, batch=8, steps=4000),
-    "vdsr":      dict(loss="l1", lr=2e-4, batch=8, clip=.1),   # 20 layers; 8 layers take 1e-3, 5 thin ones 2e-3
+    "vdsr":      dict(loss="l1", batch=8, clip=.1),
     "edsr":      dict(loss="l1", lr=1e-3, batch=8),
 }
+
+def _vdsr_rate(depth, width): return min(3e-3, round(.256 / (depth * width), 5))   # 1e-3 for 8 x 32, 2e-4 for 20 x 64
