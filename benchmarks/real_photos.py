@@ -21,8 +21,8 @@ from sr_distill.models import make_model
 from sr_distill.recipe import Recipe, RunOptions, TrainConfig
 from sr_distill.train import train
 
-SMALL = Recipe(size=64, steps=300, networks=16, real=24)
-LARGE = Recipe(size=192, steps=100, networks=6, real=4)
+SMALL = Recipe(size=64, steps=300, networks=8, real=24)
+LARGE = Recipe(size=192, steps=100, networks=4, real=3)
 RECIPES = {
     "downscaled 64²": replace(SMALL, init="downscaled", steps=0),
     "downscaled 64², distilled": replace(SMALL, init="downscaled"),

@@ -335,7 +335,7 @@ def run_steps(
     (state/"trace").mkdir(exist_ok=True)
     if run.done == 0 and callback: callback(0, None, snapshot())
     elif run.done == 0: snapshot()
-    with tqdm(total=steps, initial=run.done, desc="distil", unit="step", disable=not steps) as bar:
+    with tqdm(total=steps, initial=run.done, desc="distil", unit="step", disable=None if steps else True) as bar:
         while run.done < steps:
             run.step()
             bar.update()

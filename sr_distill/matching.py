@@ -208,11 +208,12 @@ class GradientBank:
     def build(self):
         "Compute what is missing and open the bank; says its size first."
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.rows = _open_map(self.folder/"rows.npy", np.float32, self.shape)
-        done = _open_map(self.folder/"done.npy", np.uint8, self.shape[:2])
+        self.rows, new = _open_map(self.folder/"rows.npy", np.float32, self.shape)
+        if new: (self.folder/"done.npy").unlink(missing_ok=True)
+        done, _ = _open_map(self.folder/"done.npy", np.uint8, self.shape[:2])
         missing = np.argwhere(done == 0)
         if len(missing): log.info("gradient bank: %d networks × %d groups, %.1f MB in %s", *self.shape[:2], self.nbytes / 1e6, self.folder)
-        for k, g in tqdm(missing.tolist(), desc="real gradients", unit="group", disable=not len(missing)):
+        for k, g in tqdm(missing.tolist(), desc="real gradients", unit="group", disable=None if len(missing) else True):
             numbers = self.groups.sample(g, self.recipe.real, rng(self.recipe.seed, "real", self.stream, k, g))
             self.rows[k, g] = real_gradient(self.network(k), self.groups, g, numbers).cpu().numpy()
             done[k, g] = 1
@@ -230,13 +231,13 @@ class GradientBank:
 
 # %% ../nbs/07_matching.ipynb #0000002f
 def _open_map(path, dtype, shape):
-    "A memory-mapped array that outlives this process; an existing file of another shape is made anew."
+    "A memory-mapped array that outlives this process, and whether it is new; a damaged file or another shape is made anew."
     try:
         a = np.lib.format.open_memmap(path, mode="r+")
-        if a.shape == tuple(shape) and a.dtype == dtype: return a
+        if a.shape == tuple(shape) and a.dtype == dtype: return a, False
     except (OSError, ValueError): pass
     with atomic_path(path) as tmp: np.lib.format.open_memmap(tmp, mode="w+", dtype=dtype, shape=tuple(shape)).flush()
-    return np.lib.format.open_memmap(path, mode="r+")
+    return np.lib.format.open_memmap(path, mode="r+"), True
 
 # %% ../nbs/07_matching.ipynb #00000035
 class BankSource:

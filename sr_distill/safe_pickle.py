@@ -216,9 +216,10 @@ def read_pickle(
     "Tensors, settings and `Persistent` objects of a pickle; nothing in the file is executed."
     try:
         with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as stream: notes = Notes().read(stream)
-        if isinstance(notes, Call): notes = notes.items
-        if key is not None and key not in notes: raise UserError(f"has no entry {key!r}")
-        return Resolver()(notes if key is None else notes[key])
+        if key is None: return Resolver()(notes)
+        entries = notes.items if isinstance(notes, Call) else notes   # `EasyDict` is a call with items
+        if not isinstance(entries, dict) or key not in entries: raise UserError(f"has no entry {key!r}")
+        return Resolver()(entries[key])
     except FileNotFoundError: raise UserError(f"{path}: no such file; give the path of a generator") from None
     except UserError as e: raise UserError(f"{path}: {e}; take the file from its official source, or convert it to .safetensors where you trust it") from None
     except Exception as e: raise UserError(f"{path}: is no complete pickle ({type(e).__name__}); download it again") from None

@@ -207,7 +207,9 @@ class StyleGANXL(Prior):
     layers = property(lambda self: [self.synthesis.input] + [getattr(self.synthesis, s["name"]) for s in self.config["layers"]])
     def map(self, z, class_index=None, psi: float = 1.0):
         "Noise [N, z_dim] and classes [N] to styles [N, num_ws, w_dim], truncated towards the class mean."
-        if self.config["c_dim"] and class_index is None: raise UserError(f"the prior {self.name} makes images of a class; give class_index from 0 to {self.config['c_dim'] - 1}")
+        classes = self.config["c_dim"]
+        if classes and (class_index is None or not all(0 <= int(c) < classes for c in class_index)):
+            raise UserError(f"the prior {self.name} makes images of a class; give class_index from 0 to {classes - 1}")
         return self.mapping(z, class_index, psi)[:, None].expand(-1, self.num_ws, -1)
     def features(self, ws, layer: int):
         "The output of `layer`: 0 for the waves, 1 for the first layer, `num_ws` - 1 for the last."

@@ -1,0 +1,120 @@
+"""Exit codes and messages: one sentence that names the thing and the remedy, no traceback, nothing lost."""
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sr_distill.cli import main
+
+TINY = ["--size", "24", "--steps", "2", "--networks", "1", "--real", "2", "--pool", "random", "--held-out", "0", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SR_DISTILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+@pytest.fixture
+def photos(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name in "ab": Image.fromarray(np.random.default_rng(ord(name)).integers(0, 256, (60, 72, 3), dtype=np.uint8)).save(tmp_path / f"photos/{name}.png")
+    return tmp_path / "photos"
+
+@pytest.fixture
+def call(capsys):
+    def run(*args):
+        code = main([str(a) for a in args])
+        return code, *capsys.readouterr()
+    return run
+
+def refused(answer, *words, code=2):
+    "The call failed with one sentence that has all these words in it."
+    found, _, err = answer
+    lines = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("sr_distill: ") or "Traceback" in line]
+    assert found == code and len(lines) == 1 and "Traceback" not in err, answer
+    for word in words: assert word in lines[0], lines[0]
+
+
+def test_help_needs_no_torch():
+    r = subprocess.run([sys.executable, "-c", "import sys, sr_distill.cli as c; c.main(['distill', '--help']); sys.exit('torch' in sys.modules)"], capture_output=True, text=True)
+    assert r.returncode == 0 and "--init" in r.stdout
+
+
+@pytest.mark.parametrize("command", ["demo", "distill", "train", "evaluate", "inspect"])
+def test_every_command_has_help(call, command): assert call(command, "--help")[0] == 0
+
+
+def test_the_whole_way(call, photos):
+    assert call("distill", photos, "set", *TINY)[0] == 0
+    assert call("distill", photos, "set", *TINY)[0] == 0                                    # done already
+    assert call("inspect", "set")[1].startswith("distilled set, 2 images of 24²")
+    train = ["train", "set", "model", "--model", "edsr", "--depth", 1, "--width", 8, "--steps", 3, "--patch", 16, "--batch", 2, "--device", "cpu"]
+    assert call(*train)[0] == 0
+    assert {"model.safetensors", "config.json", "history.csv"} <= set(os.listdir("model"))
+    assert call("inspect", "model")[1].startswith("trained model")
+    code, out, _ = call("evaluate", "model", photos, "--json", "scores.json", "--lpips", "none")
+    scores = json.load(open("scores.json"))
+    assert code == 0 and set(scores) == {"dataset", "scale", "border", "lr_source", "lpips_net", "mean", "images"} and "PSNR" in out
+    assert set(scores["mean"]) == {"psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb", "lpips"} and len(scores["images"]) == 2
+    assert call("distill", photos, "other", *TINY, "--pool", "model", "--network", "edsr")[0] == 2    # another depth than the recipe's network
+
+
+def test_missing_and_empty_folders(call, tmp_path):
+    refused(call("distill", "nowhere", "out"), "nowhere", "give a folder")
+    (tmp_path / "empty").mkdir()
+    refused(call("distill", "empty", "out"), "empty")
+    refused(call("train", "nowhere", "out"), "nowhere")
+    refused(call("evaluate", "bicubic", "nowhere"), "nowhere")
+    refused(call("evaluate", "nowhere", "empty"), "nowhere")
+    refused(call("inspect", "nowhere"), "nowhere")
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_photos(call, photos):
+    (photos / "torn.png").write_bytes((photos / "a.png").read_bytes()[:2000])
+    (photos / "text.jpg").write_text("no image")
+    refused(call("distill", photos, "out", *TINY), "torn.png", "text.jpg", "--skip-bad")
+    code, _, err = call("distill", photos, "out", *TINY, "--skip-bad")
+    assert code == 0 and len(os.listdir("out/images")) == 2
+
+
+def test_photo_smaller_than_the_patch(call, photos):
+    refused(call("distill", photos, "out", "--size", 64), "a.png", "smaller")
+    refused(call("train", photos, "out", "--patch", 96, "--device", "cpu"), "--patch")
+
+
+def test_unknown_names_and_numbers(call, photos):
+    for args in (["--init", "best"], ["--size", "sixty"], ["--colour", "red"]): assert call("distill", photos, "out", *args)[0] == 2
+    refused(call("distill", photos, "out", "--size", 25), "--size 25", "multiple")
+    refused(call("distill", photos, "out", "--pool", "nowhere", "--size", 24), "nowhere")
+
+
+@pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="this machine has a CUDA device")
+def test_missing_device(call, photos): refused(call("distill", photos, "out", *TINY[:-1], "cuda"), "cuda", "--device auto")
+
+
+def test_folder_of_another_recipe(call, photos):
+    assert call("distill", photos, "out", *TINY)[0] == 0
+    before = open("out/manifest.json").read()
+    refused(call("distill", photos, "out", *TINY, "--lr", "0.5"), "another lr")
+    assert open("out/manifest.json").read() == before
+
+
+def test_damaged_set_and_model(call, photos):
+    call("distill", photos, "set", *TINY)
+    (photos.parent / "set/images/a.png").unlink()
+    refused(call("train", "set", "model"), "a.png", "missing")
+    refused(call("inspect", "set"), "a.png")
+
+
+def test_wrong_scale_for_a_model(call, photos):
+    call("train", photos, "model", "--model", "srcnn", "--steps", 1, "--batch", 1, "--device", "cpu")
+    refused(call("evaluate", "model", photos, "--scale", 3), "×2")
+
+
+def test_debug_shows_the_traceback(photos):
+    with pytest.raises(Exception, match="no such folder"): main(["distill", "nowhere", "out", "--debug"])

@@ -1,0 +1,186 @@
+"""What a distillation survives: being killed, stopped, refused, out of disk, not a number; and what a stored set is checked for."""
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sr_distill import core, distill as room
+from sr_distill.core import read_json, write_json
+from sr_distill.data import Photos
+from sr_distill.distill import DistilledSet, Trace, describe, distill, open_photos, snapshot_steps
+from sr_distill.recipe import Recipe, RunError, RunOptions, UserError
+
+RECIPE = Recipe(size=24, steps=12, networks=2, real=4, init="random", pool="random")
+OPTIONS = RunOptions(device="cpu", checkpoint=2, held_out=0, snapshots=5)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch): monkeypatch.setenv("SR_DISTILL_CACHE", str(tmp_path / "cache"))
+
+@pytest.fixture
+def folder(tmp_path):
+    "Three small photos in a folder."
+    noise = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for name in "abc":
+        smooth = np.kron(noise.integers(0, 256, (12, 12, 3)), np.ones((5, 5, 1))).astype(np.uint8)
+        Image.fromarray(smooth).save(tmp_path / "photos" / f"{name}.png")
+    return tmp_path / "photos"
+
+def files(out: Path) -> dict:
+    "Everything in a finished set that must not differ between two runs."
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*")) if p.suffix in (".png", ".zip")}
+
+
+def test_same_seed_same_bytes(folder, tmp_path):
+    photos = Photos.open(folder)
+    a, b = (files(distill(photos, RECIPE, tmp_path / name, OPTIONS).folder) for name in "ab")
+    assert a == b and len(a) == 4
+    assert files(distill(photos, replace(RECIPE, seed=1), tmp_path / "c", OPTIONS).folder) != a
+
+
+@pytest.mark.parametrize("changes", [dict(), dict(outer=3, inner=2, steps=9), dict(pool="fresh", optimizer="sgd", lr=.1, objective="whole")])
+def test_stopped_run_goes_on_bit_for_bit(folder, tmp_path, changes):
+    photos, recipe = Photos.open(folder), replace(RECIPE, **changes)
+    whole = files(distill(photos, recipe, tmp_path / "whole", OPTIONS).folder)
+    class Stop:
+        stopped = False
+        def __call__(self, step, loss, images): self.stopped = step >= 4
+    with pytest.raises(RunError, match="start the same run again"): distill(photos, recipe, tmp_path / "parts", OPTIONS, Stop())
+    assert (tmp_path / "parts/.run/checkpoint.pt").exists()
+    assert files(distill(photos, recipe, tmp_path / "parts", OPTIONS).folder) == whole
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from sr_distill.cli import main
+sys.exit(main(["distill", sys.argv[1], sys.argv[2], "--size", "24", "--steps", "150", "--networks", "2", "--real", "4", "--init", "random", "--pool", "random",
+               "--device", "cpu", "--checkpoint", "2", "--held-out", "0"]))
+"""
+
+def test_killed_at_any_moment_it_ends_the_same(folder, tmp_path):
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    start = lambda out: subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(tmp_path / out)], env=env, stdout=subprocess.DEVNULL)
+    assert start("whole").wait() == 0
+    kills, marks = 0, [("run.json", 0), ("checkpoint.pt", 0), ("checkpoint.pt", .2), ("checkpoint.pt", .5), ("trace/trace.json", 0)]
+    for mark, delay in marks:
+        process = start("killed")
+        while process.poll() is None and not (tmp_path / "killed/.run" / mark).exists(): time.sleep(.01)
+        time.sleep(delay)
+        kills += process.poll() is None
+        process.kill(); process.wait()
+    assert start("killed").wait() == 0
+    assert kills >= 2 and files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def test_one_writer_and_one_recipe_per_folder(folder, tmp_path):
+    photos = Photos.open(folder)
+    with core.folder_lock(tmp_path / "out"):
+        with pytest.raises(UserError, match="another sr_distill process"): distill(photos, RECIPE, tmp_path / "out", OPTIONS)
+    distill(photos, RECIPE, tmp_path / "out", OPTIONS)
+    with pytest.raises(UserError, match="another init"): distill(photos, replace(RECIPE, init="noise"), tmp_path / "out", OPTIONS)
+    with pytest.raises(UserError, match="another photos"): distill(photos.subset([0, 1]), RECIPE, tmp_path / "out", OPTIONS)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/holiday.txt").write_text("keep me")
+    with pytest.raises(UserError, match="holiday.txt"): distill(photos, RECIPE, tmp_path / "mine", OPTIONS)
+
+
+def test_loss_that_is_no_number_keeps_the_checkpoint(folder, tmp_path, monkeypatch):
+    step = room.Run.step
+    def broken(self):
+        step(self)
+        if self.done == 7: self.losses[6] = float("nan")
+    monkeypatch.setattr(room.Run, "step", broken)
+    monkeypatch.setattr(room, "READ_EVERY", 1)
+    with pytest.raises(RunError, match="smaller --lr"): distill(Photos.open(folder), RECIPE, tmp_path / "out", OPTIONS)
+    assert core.load_state(tmp_path / "out/.run/checkpoint.pt")["done"] == 6
+
+
+def test_full_disk_is_said_and_the_run_goes_on_later(folder, tmp_path, monkeypatch):
+    photos = Photos.open(folder)
+    whole = files(distill(photos, RECIPE, tmp_path / "whole", OPTIONS).folder)
+    save = core.torch.save
+    def full(state, path):
+        if state["done"] == 6: raise OSError(errno.ENOSPC, "No space left on device")
+        save(state, path)
+    with monkeypatch.context() as m:
+        m.setattr(core.torch, "save", full)
+        with pytest.raises(RunError, match="No space left"): distill(photos, RECIPE, tmp_path / "out", OPTIONS)
+    assert files(distill(photos, RECIPE, tmp_path / "out", OPTIONS).folder) == whole
+
+
+def test_damaged_checkpoint_is_named(folder, tmp_path):
+    class Stop:
+        stopped = True
+        def __call__(self, *_): pass
+    photos = Photos.open(folder)
+    with pytest.raises(RunError): distill(photos, RECIPE, tmp_path / "out", OPTIONS, Stop())
+    checkpoint = tmp_path / "out/.run/checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:50])
+    with pytest.raises(UserError, match="checkpoint.pt: is damaged"): distill(photos, RECIPE, tmp_path / "out", OPTIONS)
+
+
+def test_zero_steps_store_the_start(folder, tmp_path):
+    s = distill(Photos.open(folder), replace(RECIPE, steps=0), tmp_path / "out", OPTIONS)
+    assert s.manifest["report"]["moved"] == dict(share=0, mean=0) and len(s.trace) == 1
+    assert (s.trace.frame(0) == s.images).all()
+
+
+@pytest.mark.parametrize("grouping, ipc", [("all", 5), ("cluster", 2), ("image", 3)])
+def test_every_grouping_and_ipc(folder, tmp_path, grouping, ipc):
+    s = distill(Photos.open(folder), replace(RECIPE, grouping=grouping, clusters=2, ipc=ipc, steps=2), tmp_path / "out", replace(OPTIONS, chunk=2))
+    assert len(s) == ipc * {"all": 1, "cluster": 2, "image": 3}[grouping] == len(set(s.names))
+
+
+def test_budget_target_sets_ipc(folder, tmp_path):
+    s = distill(Photos.open(folder), replace(RECIPE, budget=40., steps=0), tmp_path / "out", OPTIONS)
+    assert s.recipe.ipc == 2 and s.budget.shares["pixels"] == pytest.approx(100 * 6 * 24**2 / (3 * 60**2))
+    assert len(distill(Photos.open(folder), replace(RECIPE, budget=40., steps=0), tmp_path / "out", OPTIONS)) == 6   # and goes on under it
+
+
+def test_a_stored_set_is_checked(folder, tmp_path):
+    s = distill(Photos.open(folder), RECIPE, tmp_path / "out", replace(OPTIONS, lr_images=True))
+    assert Image.open(tmp_path / "out/LR/X2/a.png").size == (12, 12)
+    assert (DistilledSet.load(tmp_path / "out").images == s.images).all()
+    manifest = read_json(tmp_path / "out/manifest.json")
+    assert [len(x["sha256"]) for x in manifest["sources"]] == [64] * 3 and manifest["versions"]["torch"]
+    def broken(match, **changes):
+        write_json(tmp_path / "out/manifest.json", {**manifest, **changes})
+        with pytest.raises(UserError, match=match): DistilledSet.load(tmp_path / "out")
+    broken("no image of this set", images=[dict(file="../photos/a.png", sha256="0")])
+    broken("no image of this set", images=["a.png"])
+    broken("no 'sources'", sources=[])
+    broken("no manifest", format="other")
+    broken("no setting", recipe={"speed": 1})
+    write_json(tmp_path / "out/manifest.json", manifest)
+    (tmp_path / "out/images/b.png").write_bytes((tmp_path / "out/images/a.png").read_bytes())
+    with pytest.raises(UserError, match="b.png: differs"): open_photos(tmp_path / "out")
+    with pytest.raises(UserError, match="b.png: differs"): describe(tmp_path / "out")
+
+
+def test_trace_is_lossless_and_ordered(folder, tmp_path):
+    s = distill(Photos.open(folder), RECIPE, tmp_path / "out", OPTIONS)
+    assert s.trace.steps == snapshot_steps(12, 5) and (s.trace.frame(len(s.trace) - 1) == s.images).all()
+    assert [step for step, _ in s.trace.losses] == list(range(1, 13))
+    (tmp_path / "out/trace.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match="trace.zip"): Trace.open(tmp_path / "out/trace.zip")
+
+
+def test_card_points_data_loaders_at_images_alone(folder, tmp_path):
+    distill(Photos.open(folder), RECIPE, tmp_path / "out", OPTIONS)
+    header = (tmp_path / "out/README.md").read_text().split("---")[1]
+    assert "path: images/*.png" in header and "split: train" in header
+
+
+def test_manifest_is_valid_json_without_nan(folder, tmp_path):
+    distill(Photos.open(folder), RECIPE, tmp_path / "out", OPTIONS)
+    json.loads((tmp_path / "out/manifest.json").read_text(), parse_constant=lambda c: pytest.fail(f"{c} in the manifest"))

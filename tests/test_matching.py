@@ -1,0 +1,153 @@
+"""Formulas against float64 references written out by hand, every road to the pixel gradient, and what a bank survives."""
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from sr_distill import matching
+from sr_distill.core import rng
+from sr_distill.data import Photos
+from sr_distill.matching import (BankSource, GradientBank, LiveSource, choose_chunk, dc_loss, flatten, fresh_network, gradient, group_gradients,
+                                 image_bytes, match, network_pool, sr_loss, unflatten)
+from sr_distill.models import EDSR, SRCNN, VDSR, save_model
+from sr_distill.patches import Groups
+from sr_distill.recipe import Recipe, UserError
+
+
+def tensors(seed, *shapes): return [torch.randn(s, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for s in shapes]
+
+SHAPES = ((8, 3, 3, 3), (8,), (3, 8, 1, 1), (3,))
+
+
+def test_whole_cosine_by_hand():
+    a, b = tensors(0, *SHAPES), tensors(1, *SHAPES)
+    x, y = (np.concatenate([t.numpy().ravel() for t in g]) for g in (a, b))
+    assert float(dc_loss(a, b)) == pytest.approx(1 - x @ y / (np.linalg.norm(x) * np.linalg.norm(y)), abs=1e-12)
+
+
+def test_layerwise_by_hand_ignores_biases():
+    a, b = tensors(0, *SHAPES), tensors(1, *SHAPES)
+    total = 0
+    for s, r in zip(a, b):
+        if s.ndim == 1: continue
+        for i in range(len(s)):
+            x, y = s[i].numpy().ravel(), r[i].numpy().ravel()
+            total += 1 - x @ y / math.sqrt((x @ x) * (y @ y))
+    assert float(dc_loss(a, b, "layerwise")) == pytest.approx(total, abs=1e-10)
+    a[1] += 100
+    assert float(dc_loss(a, b, "layerwise")) == pytest.approx(total, abs=1e-10)
+
+
+@pytest.mark.parametrize("metric", ["whole", "layerwise"])
+def test_gradient_of_the_loss(metric):
+    real = tensors(1, *SHAPES)
+    syn = [t.requires_grad_() for t in tensors(0, *SHAPES)]
+    assert torch.autograd.gradcheck(lambda *g: dc_loss(list(g), real, metric), syn)
+
+
+@pytest.mark.parametrize("metric", ["whole", "layerwise"])
+def test_pixel_gradient_by_finite_differences(metric):
+    net = SRCNN(widths=(4, 3)).double()
+    x = torch.rand(1, 2, 3, 12, 12, dtype=torch.float64, generator=rng(0))
+    target = [t.detach() for t in group_gradients(net, torch.rand(1, 2, 3, 12, 12, dtype=torch.float64, generator=rng(1)))]
+    _, dx = match(net, x, target, metric, 2)
+    direction = torch.randn(x.shape, dtype=torch.float64, generator=rng(2))
+    f = lambda e: float(match(net, x + e * direction, target, metric, 2)[0])
+    assert (f(1e-6) - f(-1e-6)) / 2e-6 == pytest.approx(float((dx * direction).sum()), rel=2e-4)
+
+
+@pytest.mark.parametrize("make", [lambda: SRCNN(widths=(8, 4)), lambda: VDSR(depth=3, width=6), lambda: EDSR(depth=1, width=6)])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+def test_every_chunk_gives_the_same_pixel_gradient(make, dtype, tolerance):
+    net = make().to(dtype)
+    x = torch.rand(3, 4, 3, 16, 16, generator=rng(0)).to(dtype)
+    target = [t.detach() for t in group_gradients(net, torch.rand(3, 4, 3, 16, 16, generator=rng(1)).to(dtype))]
+    distance, dx = match(net, x, target, "layerwise", 4)
+    for chunk in (1, 3, 8, 100):
+        d, g = match(net, x, target, "layerwise", chunk)
+        assert (d - distance).norm() / distance.norm() < tolerance and (g - dx).norm() / dx.norm() < tolerance
+
+
+def test_all_groups_in_one_pass_equals_one_at_a_time(monkeypatch):
+    "The road that a GPU takes, walked on the CPU."
+    net = SRCNN(widths=(8, 4)).double()
+    x = torch.rand(3, 2, 3, 16, 16, dtype=torch.float64, generator=rng(0))
+    one = group_gradients(net, x)
+    class Elsewhere(torch.Tensor):
+        @property
+        def device(self): return torch.device("meta")
+    batched = group_gradients(net, x.as_subclass(Elsewhere))
+    assert all((a - b).norm() / b.norm() < 1e-9 for a, b in zip(batched, one))
+
+
+def test_mean_square_error_takes_the_unrounded_lr():
+    x = torch.rand(1, 3, 8, 8, requires_grad=True, generator=None)
+    sr_loss(SRCNN(widths=(4, 2)), x).backward()
+    assert x.grad.abs().min() > 0
+
+
+def test_flatten_and_back():
+    net = SRCNN(widths=(4, 2))
+    g = gradient(net, torch.rand(2, 3, 8, 8))
+    assert all(a[0].equal(b) for a, b in zip(unflatten(flatten(g)[None], net), g))
+
+
+def test_chunk_follows_memory():
+    net = SRCNN()
+    assert choose_chunk(net, 64, memory=10 * image_bytes(net, 64)) == 10
+    assert image_bytes(net, 128) == pytest.approx(4 * image_bytes(net, 64), rel=.01)
+    assert image_bytes(VDSR(), 64) > 5 * image_bytes(net, 64)
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    monkeypatch.setenv("SR_DISTILL_CACHE", str(tmp_path / "cache"))
+    noise = np.random.default_rng(0)
+    photos = Photos.from_arrays(["a", "b"], [noise.integers(0, 256, (48, 48, 3), dtype=np.uint8) for _ in range(2)])
+    recipe = Recipe(size=16, real=3, networks=2, pool="random")
+    return Groups(photos, "image", 16, 8), recipe, network_pool(recipe, photos)
+
+
+def test_bank_is_resumed_and_repaired(small, monkeypatch):
+    groups, recipe, states = small
+    whole = GradientBank(groups, recipe, states).build()
+    rows, folder = whole.rows.copy(), whole.folder
+    done = np.lib.format.open_memmap(folder / "done.npy", mode="r+")
+    done[1, 0] = 0; whole.rows[1, 0] = 7; done.flush(); whole.rows.flush()
+    calls = []
+    real = matching.real_gradient
+    monkeypatch.setattr(matching, "real_gradient", lambda *a, **k: calls.append(a[2]) or real(*a, **k))
+    assert (GradientBank(groups, recipe, states).build().rows == rows).all() and calls == [0]
+    (folder / "rows.npy").write_bytes(b"half")
+    assert (GradientBank(groups, recipe, states).build().rows == rows).all(), "a damaged file was taken for whole"
+
+
+def test_bank_key_depends_on_everything(small):
+    groups, recipe, states = small
+    key = lambda g=groups, r=recipe, s=states, **k: GradientBank(g, r, s, **k).key
+    others = [key(groups.subset([0])), key(r=Recipe(size=16, real=4, networks=2, pool="random")), key(s=states[:1]), key(stream="other"),
+              key(Groups(groups.photos, "image", 16, 4))]
+    assert len({key(), *others}) == 6
+
+
+def test_sources_agree_on_the_first_visit(small):
+    groups, recipe, states = small
+    live = LiveSource(groups, Recipe(size=16, real=0, pool="random", networks=2, outer=2, inner=1), states)
+    bank = BankSource(GradientBank(groups, Recipe(size=16, real=0, pool="random", networks=2), states).build())
+    live.start(0); bank.k = 0; bank.bank.network(0)
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(live.targets(slice(None)), bank.targets(slice(None))))
+
+
+def test_pool_from_a_trained_model(small, tmp_path):
+    groups, _, _ = small
+    save_model(SRCNN(), tmp_path / "m")
+    assert len(network_pool(Recipe(pool=str(tmp_path / "m")), groups.photos)) == 1
+    with pytest.raises(UserError, match="of this recipe"): network_pool(Recipe(pool=str(tmp_path / "m"), scale=3), groups.photos)
+    with pytest.raises(UserError, match="no such folder"): network_pool(Recipe(pool="nowhere"), groups.photos)
+
+
+def test_fresh_networks_differ_by_name_and_seed():
+    first = lambda r, *n: next(fresh_network(r, *n).parameters())
+    assert first(Recipe(), 1).equal(first(Recipe(), 1))
+    assert not first(Recipe(), 1).equal(first(Recipe(seed=1), 1)) and not first(Recipe(), 1).equal(first(Recipe(), 2))
