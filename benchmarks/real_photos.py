@@ -1,6 +1,6 @@
 """The main job on real photos: distil them, then train three models on the results and on their rivals.
 
-    python benchmarks/real_photos.py SHARED OUT [--seeds 3] [--steps 600]
+    python benchmarks/real_photos.py SHARED OUT [--seeds 3]
 
 SHARED is a folder that holds photos/train, photos/val, set5 and set14.  Every stage resumes, so the
 same command goes on where it stopped; it ends with a table, `table.md` and `results.json` in OUT.  Models are trained
@@ -31,7 +31,7 @@ RECIPES = {
     "hardest 192²": replace(LARGE, steps=0),
     "hardest 192², distilled": LARGE,
 }
-MODELS = {"SRCNN": ("srcnn", None, None), "VDSR 8×32": ("vdsr", 8, 32), "EDSR 4×32": ("edsr", 4, 32)}
+MODELS = {"SRCNN": ("srcnn", None, None, 3000), "VDSR 8×32": ("vdsr", 8, 32, 500), "EDSR 4×32": ("edsr", 4, 32, 1200)}   # name, depth, width, steps
 TESTS = {"Set5": "set5", "Set14": "set14", "photos/val": "photos/val"}
 
 def slug(name): return name.replace("²", "").replace(", ", "-").replace(" ", "-")
@@ -47,9 +47,9 @@ def distil_all(photos, out, only):
 
 def score(job):
     "Train one model on one set with one seed and evaluate it on every test set."
-    shared, out, name, model, steps, seed = job
+    shared, out, name, model, seed = job
     torch.set_num_threads(1)
-    kind, depth, width = MODELS[model]
+    kind, depth, width, steps = MODELS[model]
     file = out / "scores" / f"{slug(name)}-{kind}-{steps}-{seed}.json"
     if not file.exists():
         photos = open_photos(shared / "photos/train" if name == "all photos" else out / "sets" / slug(name))
@@ -72,15 +72,16 @@ def table(results, bicubic):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("shared", type=Path), p.add_argument("out", type=Path)
-    p.add_argument("--seeds", type=int, default=3), p.add_argument("--steps", type=int, default=600)
+    p.add_argument("--seeds", type=int, default=3)
+    p.add_argument("--train", action="store_true", help="distil nothing, train on the sets that are there")
     p.add_argument("--only", default="", help="distil only the sets with this in their name, and train nothing")
     args = p.parse_args()
     for folder in ("sets", "scores"): (args.out / folder).mkdir(parents=True, exist_ok=True)
-    distil_all(Photos.open(args.shared / "photos/train"), args.out, args.only)
+    if not args.train: distil_all(Photos.open(args.shared / "photos/train"), args.out, args.only)
     if args.only: return
-    names = ["all photos", *RECIPES]
+    names = ["all photos", *(n for n in RECIPES if (args.out / "sets" / slug(n) / "manifest.json").exists())]
     bicubic = {t: evaluate("bicubic", Photos.open(args.shared / folder), 2, lpips="none").mean for t, folder in TESTS.items()}
-    jobs = [(args.shared, args.out, n, m, args.steps, s) for s in range(args.seeds) for m in MODELS for n in names]
+    jobs = [(args.shared, args.out, n, m, s) for s in range(args.seeds) for m in MODELS for n in names]
     results = {}
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for name, model, seed, scores in pool.map(score, jobs):
@@ -89,7 +90,7 @@ def main():
     ordered = {(m, n): results[m, n] for m in MODELS for n in names}
     text = table(ordered, bicubic)
     (args.out / "table.md").write_text(text + "\n")
-    write_json(args.out / "results.json", dict(steps=args.steps, seeds=args.seeds, bicubic=bicubic, rows=[dict(model=m, set=n, runs=r) for (m, n), r in ordered.items()]))
+    write_json(args.out / "results.json", dict(models=MODELS, seeds=args.seeds, bicubic=bicubic, rows=[dict(model=m, set=n, runs=r) for (m, n), r in ordered.items()]))
     print("\n" + text)
 
 if __name__ == "__main__": main()

@@ -133,7 +133,7 @@ def test_pickle_that_fits_no_generator(official, tmp_path, reference):
     config, weights, _ = reference("stem16")
     path = tmp_path / "x.pkl"
     damaged = [module("Generator"), module("Generator", {}, {"mapping": module("M"), "synthesis": module("S")}), {"a": 1}, None,
-               generator(config | dict(layers=config["layers"][:3] + config["layers"][6:]), weights), generator(config, weights | {"mapping.fc0.weight": torch.zeros(5, 5)})]
+               generator(config | dict(layers=config["layers"][:6] + config["layers"][7:]), weights), generator(config, weights | {"mapping.fc0.weight": torch.zeros(5, 5)})]
     for g in damaged:
         path.write_bytes(pickle.dumps(snapshot(official, g)))
         with pytest.raises(UserError, match="x.pkl"): load_stylegan(path)
