@@ -161,7 +161,7 @@ def write_report(
 
 # %% ../nbs/13_study.ipynb #0000001f
 DEMO_RECIPE = Recipe(size=64, steps=120, networks=6, real=16)
-DEMO_TRAINING = TrainConfig.for_model("vdsr", depth=6, width=32, steps=200, batch=8, patch=48)
+DEMO_TRAINING = TrainConfig.for_model("vdsr", depth=8, width=16, steps=400, patch=32)
 
 def demo(
     out,           # folder for sets, models, table and report

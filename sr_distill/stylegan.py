@@ -230,7 +230,7 @@ class StyleGANXL(Prior):
     def _check(self, layer):
         if not 0 <= layer < self.num_ws: raise UserError(f"layer {layer} is out of range; the prior {self.name} has layers 0 to {self.num_ws - 1}")
 
-# %% ../nbs/09c_stylegan.ipynb #00000037
+# %% ../nbs/09c_stylegan.ipynb #00000038
 _LAYER = ("w_dim is_torgb in_channels out_channels in_size out_size in_sampling_rate out_sampling_rate in_cutoff out_cutoff in_half_width "
           "out_half_width conv_kernel conv_clamp tmp_sampling_rate up_factor up_taps down_factor down_taps padding").split()
 
@@ -245,7 +245,7 @@ def _pickle_config(g: Persistent) -> dict:
                 embed_dim=tensors["embed.weight"].shape[1] if m["c_dim"] else 0, img_resolution=layers[-1]["out_size"][0],
                 num_ws=len(layers) + 1, output_scale=synthesis.settings().get("output_scale", 0.25), layers=layers)
 
-# %% ../nbs/09c_stylegan.ipynb #00000038
+# %% ../nbs/09c_stylegan.ipynb #00000039
 def _from_tensors(config: dict, tensors: dict, path) -> StyleGANXL:
     "A generator with these settings and weights; `UserError` when they do not fit each other."
     try:
@@ -259,7 +259,7 @@ def _from_tensors(config: dict, tensors: dict, path) -> StyleGANXL:
         raise UserError(f"{path}: is no StyleGAN-XL or StyleGAN3 generator ({str(e).splitlines()[0]}); give an official .pkl or a file that sr_distill saved") from None
     return model.eval().requires_grad_(False)
 
-# %% ../nbs/09c_stylegan.ipynb #00000039
+# %% ../nbs/09c_stylegan.ipynb #0000003a
 def load_stylegan(
     path,  # official .pkl, or .safetensors that `save_stylegan` wrote
 ) -> StyleGANXL:
@@ -282,7 +282,7 @@ def save_stylegan(model: StyleGANXL, path):
 StyleGANXL.load = staticmethod(load_stylegan)
 StyleGANXL.save = save_stylegan
 
-# %% ../nbs/09c_stylegan.ipynb #0000003d
+# %% ../nbs/09c_stylegan.ipynb #0000003e
 def _bands(n, critical, start, resolution):
     "(cutoff, stop band, sampling rate) of layers 0 … n, from `start` up to `resolution`."
     (cut0, stop0, rate0), cut1 = start, resolution / 2
@@ -306,7 +306,7 @@ def _layer(k, last, before, band, channels, resolution):
     low = (pad + up) // 2
     return s | dict(padding=[low, pad - low] * 2, name=f"L{k}_{s['out_size'][0]}_{channels[1]}")
 
-# %% ../nbs/09c_stylegan.ipynb #0000003e
+# %% ../nbs/09c_stylegan.ipynb #0000003f
 def xl_config(
     resolution: int = 512,         # 16, 32 … 1024
     c_dim: int = 1000,             # classes; 0 for none
