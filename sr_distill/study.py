@@ -152,7 +152,6 @@ def write_report(
     parts = [verdict(c.rows), c]
     if not c.about["lpips_net"]: parts.append("No LPIPS column: its backbone weights are not on this machine.")
     if small: parts += [player(small.trace, "The synthetic images over the steps", images=8), summary(small.manifest["report"])]
-    parts += [before_after({k: s.images[0] for k, s in c.sets.items()}, title=f"The first image of each set")] if len(c.sets) > 1 else []
     parts += [Html(f'<p>{html.escape(k)}<br><img style="max-width:100%" alt="images of the set" src="{data_uri(contact_sheet(s.images[:16]))}"></p>') for k, s in c.sets.items()]
     for i, name in enumerate(held_out.names):
         crops, notes = _crops(c, held_out.subset([i]), c.about["scale"], side)
