@@ -70,7 +70,7 @@ def _store_frame(folder, step, images): atomic_write(folder/_frame_name(step), e
 # %% ../nbs/11_distill.ipynb #0000000d
 FORMAT = "sr_distill set, version 1"
 
-@dataclass
+@dataclass(repr=False)
 class DistilledSet:
     "A small synthetic training set: 8-bit HR images, where they come from and what they cost."
     images: np.ndarray     # uint8 [N,size,size,3]
@@ -80,6 +80,7 @@ class DistilledSet:
     folder: Path = None    # where it is stored
 
     def __len__(self): return len(self.images)
+    def __repr__(self): return f"DistilledSet({len(self)} images of {self.images.shape[1]}², {self.budget})"
     @property
     def recipe(self) -> Recipe: return Recipe.from_dict(self.manifest["recipe"])
     @property

@@ -59,7 +59,7 @@ def run_row(
     return Row(name, *cost, mean, round(time.time() - began, 1)), model, small
 
 # %% ../nbs/13_study.ipynb #0000000e
-@dataclass
+@dataclass(repr=False)
 class Comparison:
     "Rows of one comparison, bicubic first, and what they have in common."
     rows: list        # of `Row`
@@ -74,7 +74,7 @@ class Comparison:
                 f"held out: {', '.join(a['held_out'])}; {a['seconds']:.0f} s on {a['threads']} CPU threads.")
     def to_dict(self) -> dict: return dict(caption=self.caption, **self.about, rows=[r.to_dict() for r in self.rows])
     def _repr_html_(self): return f"{_table(self.rows)}<p>{html.escape(self.caption)}</p>"
-    def __str__(self):
+    def __repr__(self):
         head = f"{'trained on':16}{'images':>8}{'pixels':>9}{'bytes':>9}{'PSNR-Y':>9}{'PSNR-RGB':>10}{'SSIM-Y':>9}{'gain':>7}"
         return "\n".join([head, "-" * len(head), *(_line(r, self.rows[0]) for r in self.rows), self.caption])
 

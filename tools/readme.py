@@ -38,6 +38,7 @@ def render() -> str:
     "The README's text; the same notebook gives the same bytes everywhere."
     nb = nbformat.read(REPO / "nbs/index.ipynb", as_version=4)
     nb.cells = reader_cells(nb.cells)
+    nb.metadata["language_info"] = {"name": "python"}   # nbdev_clean drops it; the code fences want it
     for cell in nb.cells:
         if cell.cell_type == "markdown": cell.source = from_root(cell.source)
         for output in cell.get("outputs", []):
