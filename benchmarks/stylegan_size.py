@@ -23,14 +23,14 @@ def main(resolution=512, batch=1, device="cpu"):
     image = g.decode(ws)
     synchronize()
     middle = clock()
-    print(f"forward {middle - start:.1f} s", flush=True)
+    used = lambda: torch.cuda.max_memory_allocated() / 1e9 if device.startswith("cuda") else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"forward {middle - start:.1f} s, {time.process_time():.0f} s of CPU so far, peak {used():.1f} GB", flush=True)
     image.square().mean().backward()
     synchronize()
     end = clock()
     assert image.shape == (batch, 3, resolution, resolution) and ws.grad.isfinite().all() and ws.grad.abs().sum() > 0
-    peak = torch.cuda.max_memory_allocated() / 1e9 if device.startswith("cuda") else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"{resolution}², batch {batch}, {device}, {torch.get_num_threads()} threads: {g.num_ws} w's, {sum(p.numel() for p in g.parameters()) / 1e6:.1f} M weights, "
-          f"forward {middle - start:.1f} s, backward {end - middle:.1f} s, peak {peak:.1f} GB")
+          f"forward {middle - start:.1f} s, backward {end - middle:.1f} s, {time.process_time():.0f} s of CPU in all, peak {used():.1f} GB")
 
 
 if __name__ == "__main__": main(*map(int, sys.argv[1:3]), *sys.argv[3:])
