@@ -101,6 +101,12 @@ class DistilledSet:
         write_json(folder/"manifest.json", manifest)
         return replace(self, manifest=manifest, folder=folder)
 
+    def add_metrics(self, entry: dict):
+        "Record in the stored manifest how a model that was trained on this set did."
+        known = self.manifest.setdefault("metrics", [])
+        if entry not in known: known.append(entry)
+        write_json(self.folder/"manifest.json", self.manifest)
+
     @classmethod
     def load(cls, folder):
         "The set stored in `folder`, every image checked against the manifest; `UserError` names what is wrong."
@@ -261,12 +267,12 @@ def how_far(
 
 HELD_OUT_GROUPS, HELD_OUT_REAL = 64, 16   # groups that the held-out loss is measured on, at most, and real sub-images of each
 
-def held_out_report(photos, groups, recipe: Recipe, start, end, networks: int = 5) -> dict:
+def held_out_report(groups, recipe: Recipe, start, end, networks: int = 5, device="cpu") -> dict:
     "Matching loss before and after, on networks of a training run that the recipe never uses."
     chosen = np.unique(np.linspace(0, len(groups) - 1, min(len(groups), HELD_OUT_GROUPS)).astype(int)).tolist()
-    states = trajectory(recipe, photos, "held-out", networks)
-    bank = GradientBank(groups.subset(chosen), replace(recipe, real=HELD_OUT_REAL), states, "held-out").build()
-    by_group = lambda images: to_tensor(images).unflatten(0, (-1, recipe.ipc))[chosen]
+    states = trajectory(recipe, groups.photos, "held-out", networks, device)
+    bank = GradientBank(groups.subset(chosen), replace(recipe, real=HELD_OUT_REAL), states, "held-out", device).build()
+    by_group = lambda images: to_tensor(images).unflatten(0, (-1, recipe.ipc))[chosen].to(device)
     before, after = held_out_loss(by_group(start), bank), held_out_loss(by_group(end), bank)
     return dict(networks=networks, groups=len(chosen), **{m: dict(before=before[m], after=after[m]) for m in before})
 
@@ -374,7 +380,7 @@ def distill(
             run_steps(run, state, options, names, callback)
             images = to_uint8(run.space.render(slice(None)))
             report = dict(moved=how_far(start, images), seconds=round(time.time() - began, 1), device=str(device), chunk=run.chunk, threads=torch.get_num_threads(),
-                          matching_loss=held_out_report(photos, groups, recipe, start, images, options.held_out) if options.held_out and recipe.steps else None)
+                          matching_loss=held_out_report(groups, recipe, start, images, options.held_out, device) if options.held_out and recipe.steps else None)
             DistilledSet(images, names, _manifest(photos, recipe, images, report), Trace(state/"trace")).save(out, options.lr_images)
         shutil.rmtree(out/".run", ignore_errors=True)
         return DistilledSet.load(out)

@@ -55,6 +55,7 @@ def run_row(
     model = make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "model"))
     model = train(model, small.photos if small else photos, config, out/"models"/stem, device="cpu").model
     mean = evaluate(model, held_out, config.scale).mean
+    if small: small.add_metrics(dict(model=model.config, training=config.to_dict(), test=held_out.names, **mean))
     cost = (len(small), *(small.budget.shares[u] / 100 for u in ("pixels", "bytes"))) if small else (len(photos), 1., 1.)
     return Row(name, *cost, mean, round(time.time() - began, 1)), model, small
 
