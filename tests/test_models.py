@@ -83,7 +83,7 @@ def test_a_pixel_beyond_the_margin_changes_nothing(name, size, scale):
     model = make_model(name, scale, width=6, generator=rng(0), **size).double()
     m, side = model.margin, 41
     c = side // 2
-    x = torch.rand(1, 3, side, side, dtype=torch.float64)
+    x = torch.rand(1, 3, side, side, dtype=torch.float64, generator=rng(0))
     cell = lambda x: model(x)[..., scale * c:scale * (c + 1), scale * c:scale * (c + 1)]
     for distance in (m, m + 1):
         moved = x.clone()
