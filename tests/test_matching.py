@@ -10,7 +10,7 @@ from sr_distill.core import rng
 from sr_distill.data import Photos
 from sr_distill.matching import (BankSource, GradientBank, LiveSource, choose_chunk, dc_loss, flatten, fresh_network, gradient, group_gradients,
                                  image_bytes, match, network_pool, sr_loss, unflatten)
-from sr_distill.models import EDSR, SRCNN, VDSR, save_model
+from sr_distill.models import EDSR, SRCNN, VDSR, init_weights, save_model
 from sr_distill.patches import Groups
 from sr_distill.recipe import Recipe, UserError
 
@@ -48,7 +48,7 @@ def test_gradient_of_the_loss(metric):
 
 @pytest.mark.parametrize("metric", ["whole", "layerwise"])
 def test_pixel_gradient_by_finite_differences(metric):
-    net = SRCNN(widths=(4, 3)).double()
+    net = init_weights(SRCNN(widths=(4, 3)), rng(9)).double()
     x = torch.rand(1, 2, 3, 12, 12, dtype=torch.float64, generator=rng(0))
     target = [t.detach() for t in group_gradients(net, torch.rand(1, 2, 3, 12, 12, dtype=torch.float64, generator=rng(1)))]
     _, dx = match(net, x, target, metric, 2)
@@ -60,7 +60,7 @@ def test_pixel_gradient_by_finite_differences(metric):
 @pytest.mark.parametrize("make", [lambda: SRCNN(widths=(8, 4)), lambda: VDSR(depth=3, width=6), lambda: EDSR(depth=1, width=6)])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 def test_every_chunk_gives_the_same_pixel_gradient(make, dtype, tolerance):
-    net = make().to(dtype)
+    net = init_weights(make(), rng(9)).to(dtype)
     x = torch.rand(3, 4, 3, 16, 16, generator=rng(0)).to(dtype)
     target = [t.detach() for t in group_gradients(net, torch.rand(3, 4, 3, 16, 16, generator=rng(1)).to(dtype))]
     distance, dx = match(net, x, target, "layerwise", 4)
@@ -71,7 +71,7 @@ def test_every_chunk_gives_the_same_pixel_gradient(make, dtype, tolerance):
 
 def test_all_groups_in_one_pass_equals_one_at_a_time(monkeypatch):
     "The road that a GPU takes, walked on the CPU."
-    net = SRCNN(widths=(8, 4)).double()
+    net = init_weights(SRCNN(widths=(8, 4)), rng(9)).double()
     x = torch.rand(3, 2, 3, 16, 16, dtype=torch.float64, generator=rng(0))
     one = group_gradients(net, x)
     class Elsewhere(torch.Tensor):
@@ -82,8 +82,8 @@ def test_all_groups_in_one_pass_equals_one_at_a_time(monkeypatch):
 
 
 def test_mean_square_error_takes_the_unrounded_lr():
-    x = torch.rand(1, 3, 8, 8, requires_grad=True, generator=None)
-    sr_loss(SRCNN(widths=(4, 2)), x).backward()
+    x = torch.rand(1, 3, 8, 8, generator=rng(0)).requires_grad_()
+    sr_loss(init_weights(SRCNN(widths=(4, 2)), rng(9)), x).backward()
     assert x.grad.abs().min() > 0
 
 
