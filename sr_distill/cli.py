@@ -6,7 +6,7 @@
 __all__ = ['skip_bad', 'flags', 'chosen', 'common', 'cli', 'main']
 
 # %% ../nbs/14_cli.ipynb #00000003
-import functools, logging, sys
+import functools, logging, os, sys
 from dataclasses import fields
 import click
 from . import __version__
@@ -47,11 +47,16 @@ def cli():
     """
 
 # %% ../nbs/14_cli.ipynb #0000000b
+def _alone():
+    "`UserError` under torchrun, for a command that one process does."
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1: raise UserError("this command runs in one process; start it without torchrun (distill and train share their work)")
+
 @cli.command("demo")
 @click.argument("out", default="demo-out")
 @common
 def _demo(out, debug):
     """The main job on the photos that come with it: table and report.html in OUT, in about two minutes."""
+    _alone()
     from sr_distill.study import demo
     result = demo(out)
     click.echo(f"\n{result}\n\nreport: {out}/report.html")
@@ -65,11 +70,17 @@ def _demo(out, debug):
 @skip_bad
 @common
 def _distill(photos, out, skip_bad, debug, **given):
-    """Distil PHOTOS into a small training set in OUT; the same command goes on where it was interrupted."""
+    """Distil PHOTOS into a small training set in OUT; the same command goes on where it was interrupted.
+
+    `torchrun --nproc_per_node=N -m sr_distill distill …` shares the work among N processes.
+    """
     recipe, options = Recipe(**chosen(Recipe, given)), RunOptions(**chosen(RunOptions, given))
     from sr_distill import distill as room
     from sr_distill.data import Photos
-    result = room.distill(Photos.open(photos, skip_bad), recipe, out, options)
+    from sr_distill.parallel import ranks
+    with ranks().one_by_one(): photos = Photos.open(photos, skip_bad)   # decoded once
+    result = room.distill(photos, recipe, out, options)
+    if not ranks().first: return
     click.echo(f"{out}: {len(result)} images of {recipe.size}², {result.budget}")
     click.echo(room.summary(result.manifest["report"]))
 
@@ -83,16 +94,21 @@ def _distill(photos, out, skip_bad, debug, **given):
 @skip_bad
 @common
 def _train(set_, out, val, device, skip_bad, debug, **given):
-    """Train an SR model on SET, a distilled set or any folder of photos, into OUT."""
+    """Train an SR model on SET, a distilled set or any folder of photos, into OUT.
+
+    `torchrun --nproc_per_node=N -m sr_distill train …` shares every batch among N processes.
+    """
     config = TrainConfig.for_model(given["model"] or "vdsr", **{k: v for k, v in chosen(TrainConfig, given).items() if k != "model"})
     from sr_distill.core import rng
     from sr_distill.data import Photos
     from sr_distill.distill import open_photos
     from sr_distill.models import count_parameters, make_model
+    from sr_distill.parallel import ranks
     from sr_distill.train import train
-    photos = open_photos(set_, skip_bad)
+    with ranks().one_by_one(): photos, held_out = open_photos(set_, skip_bad), Photos.open(val) if val else None
     model = make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "model"))
-    result = train(model, photos, config, out, Photos.open(val) if val else None, device)
+    result = train(model, photos, config, out, held_out, device, team=ranks())
+    if not ranks().first: return
     click.echo(f"{out}: {config.model} ×{config.scale}, {count_parameters(model):,} parameters, {config.steps} steps on {photos!r}, loss {result.history[-1]['loss']:.5g}")
 
 # %% ../nbs/14_cli.ipynb #0000000e
@@ -108,6 +124,7 @@ def _train(set_, out, val, device, skip_bad, debug, **given):
 @common
 def _evaluate(model, hr_dir, scale, lr_dir, lpips, json_file, device, skip_bad, debug):
     """Judge MODEL, a folder that train made, or `bicubic`, on the HR photos in HR_DIR."""
+    _alone()
     from sr_distill.distill import open_photos
     from sr_distill.metrics import evaluate
     from sr_distill.models import load_model
@@ -129,8 +146,9 @@ def _inspect(path, debug):
 # %% ../nbs/14_cli.ipynb #00000012
 def main(args=None) -> int:
     "Run the command line and return its exit code."
-    args = sys.argv[1:] if args is None else list(args)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    args, rank = sys.argv[1:] if args is None else list(args), int(os.environ.get("RANK", 0))
+    logging.basicConfig(level=logging.WARNING if rank else logging.INFO, format="%(message)s")
+    if rank: os.environ["TQDM_DISABLE"] = "1"   # the first process speaks for all
     try: return cli.main(args, prog_name="sr_distill", standalone_mode=False) or 0
     except click.exceptions.Exit as e: return e.exit_code
     except click.ClickException as e: return e.show() or e.exit_code
@@ -139,5 +157,5 @@ def main(args=None) -> int:
         if isinstance(e, UserError): text, code = str(e), e.exit_code
         elif isinstance(e, (KeyboardInterrupt, click.Abort)): text, code = "interrupted; the same command goes on from the last checkpoint", 130
         else: text, code = f"{type(e).__name__}: {e}; this should not happen, please report it with the output of --debug", 1
-        click.echo(f"sr_distill: {text}", err=True)
+        click.echo(f"sr_distill{f' (process {rank})' if rank else ''}: {text}", err=True)
         return code

@@ -34,6 +34,7 @@ def pick_device(
     "The device called `name`; `UserError` when this machine does not have it."
     have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto": name = next(kind for kind in ("cuda", "mps", "cpu") if have[kind])
+    if name == "cuda" and "LOCAL_RANK" in os.environ: name = f"cuda:{int(os.environ['LOCAL_RANK']) % max(1, torch.cuda.device_count())}"   # under torchrun
     kind, _, index = name.partition(":")
     if kind not in have: raise UserError(f"--device {name!r} is unknown; choose one of: auto, {', '.join(have)}")
     if not have[kind] or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
@@ -132,11 +133,14 @@ def shared_dir():
 
 # %% ../nbs/01_core.ipynb #0000002c
 def to_tensor(
-    u8,  # uint8 array [H,W,3] or [N,H,W,3]
+    u8,            # uint8 array [H,W,3] or [N,H,W,3]
+    device="cpu",  # bytes travel there and become numbers there; CUDA does not wait for them
 ) -> torch.Tensor:  # float32 [N,3,H,W] in [0,1]
     "An image or a stack of images as a float batch."
     a = np.array(u8, copy=True)
-    return torch.from_numpy(a if a.ndim == 4 else a[None]).permute(0, 3, 1, 2).contiguous().float() / 255
+    x = torch.from_numpy(a if a.ndim == 4 else a[None])
+    if torch.device(device).type == "cuda": x = x.pin_memory()
+    return x.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous().float() / 255
 
 def to_uint8(
     x: torch.Tensor,  # [N,3,H,W] in [0,1]; values outside are clamped

@@ -143,10 +143,10 @@ class Groups:
         "The photo's name, or the group's number."
         return self.photos.names[self.photos_of(g)[0]] if self.grouping == "image" else f"{self.grouping}-{g}"
 
-    def cut(self, numbers) -> torch.Tensor:
-        "Sub-images by running number, float [n,3,size,size] in [0,1]."
+    def cut(self, numbers, device="cpu") -> torch.Tensor:
+        "Sub-images by running number, float [n,3,size,size] in [0,1] on `device`."
         def one(photo, y, x): return self.photos[photo][y:y+self.size, x:x+self.size]
-        return to_tensor(np.stack([one(*self.where(k)) for k in numbers]))
+        return to_tensor(np.stack([one(*self.where(k)) for k in numbers]), device)
 
     def sample(self,
         g: int,                      # group

@@ -11,6 +11,7 @@ import math
 import numpy as np, torch
 from .core import rng, to_tensor, to_uint8
 from .data import resize
+from .parallel import in_parallel
 from .patches import error_map, window_means, windows
 from .recipe import Recipe, UserError
 
@@ -118,6 +119,8 @@ STARTS = {"noise": start_noise, "downscaled": start_downscaled, "random": start_
 def start_images(
     groups,          # `patches.Groups`
     recipe: Recipe,  # init, ipc, size, seed
+    chosen=None,     # indices of groups; None for all
 ) -> np.ndarray:     # uint8 [groups·ipc, size, size, 3], the images of a group next to each other
     "What the synthetic set looks like before the first step."
-    return np.concatenate([STARTS[recipe.init](groups, g, recipe) for g in range(len(groups))])
+    chosen = range(len(groups)) if chosen is None else chosen
+    return np.concatenate(in_parallel(lambda g: STARTS[recipe.init](groups, g, recipe), chosen))

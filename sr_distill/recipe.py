@@ -108,7 +108,8 @@ def _from_dict(cls, d):
 class RunOptions:
     "How a distillation is carried out; nothing here is part of the recipe."
     device: str     = option("auto", "where to compute", DEVICES)
-    chunk: int      = option(0, "images that go through the network at once; 0 chooses by memory", low=0)
+    chunk: int      = option(0, "images that a CPU core or the GPU takes through the network at once; 0 chooses by memory", low=0)
+    tf32: bool      = option(False, "let CUDA round factors to TF32: faster, but gradients differ in the fourth digit")
     checkpoint: int = option(25, "save a checkpoint every N steps", low=1)
     snapshots: int  = option(24, "frames kept for the widgets, spaced in the logarithm of the step", low=2)
     held_out: int   = option(5, "unseen networks that the matching loss is reported on; 0 for none", low=0)

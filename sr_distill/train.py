@@ -13,9 +13,10 @@ import numpy as np, torch, torch.nn.functional as F
 from tqdm.auto import tqdm
 import sr_distill
 from .recipe import RunError, TrainConfig, UserError
-from .core import atomic_write, folder_lock, load_state, pick_device, read_json, rng, save_state
+from .core import atomic_write, folder_lock, load_state, pick_device, read_json, rng, save_state, to_tensor
 from .models import load_model, make_model, save_model
 from .metrics import psnr, upscale_image
+from .parallel import Ranks, ahead
 
 # %% ../nbs/06_train.ipynb #00000007
 def _symmetry(a, k):
@@ -42,23 +43,17 @@ class PatchSampler:
         row, column = np.divmod(self.ends[photo] - 1 - place, self.columns[photo])
         return np.stack([photo, row, column, torch.randint(8, (n,), generator=generator).numpy()], 1)
 
-    def __call__(self, t: int, device="cpu"):   # float [B,3,p/s,p/s] and [B,3,p,p] in [0,1]
-        "Batch `t` as LR and HR."
-        side, scale = self.side, self.config.scale
-        lr, hr = (np.empty((self.config.batch, n, n, 3), np.uint8) for n in (side, side * scale))
-        for k, (i, y, x, s) in enumerate(self.draw(t).tolist()):
+    def __call__(self, t: int, device="cpu", share=slice(None)):   # float [B,3,p/s,p/s] and [B,3,p,p] in [0,1]
+        "Batch `t`, or a share of it, as LR and HR."
+        side, scale, places = self.side, self.config.scale, self.draw(t)[share].tolist()
+        lr, hr = (np.empty((len(places), n, n, 3), np.uint8) for n in (side, side * scale))
+        for k, (i, y, x, s) in enumerate(places):
             small, large = self.photo(i)
             lr[k] = _symmetry(small[y:y + side, x:x + side], s)
             hr[k] = _symmetry(large[y * scale:(y + side) * scale, x * scale:(x + side) * scale], s)
-        return _float(lr, device), _float(hr, device)
+        return tuple(to_tensor(u8, device).contiguous(memory_format=torch.channels_last) for u8 in (lr, hr))   # the layout that convolutions like
 
-# %% ../nbs/06_train.ipynb #0000000b
-def _float(u8, device):
-    x = torch.from_numpy(u8)
-    if torch.device(device).type == "cuda": x = x.pin_memory()
-    return x.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-
-# %% ../nbs/06_train.ipynb #00000016
+# %% ../nbs/06_train.ipynb #00000015
 def learning_rate(
     config: TrainConfig,  # lr, schedule and steps
     t: int,               # steps already made
@@ -71,17 +66,21 @@ def learning_rate(
     else: share = down(1 - 4 * u, 1 / 25) if u < 1/4 else down((4 * u - 1) / 3, 1e-4)
     return config.lr * share
 
-# %% ../nbs/06_train.ipynb #0000001b
+# %% ../nbs/06_train.ipynb #0000001a
 class Trainer:
     "A model in training and everything that a checkpoint must hold to go on."
-    def __init__(self, model, config: TrainConfig, device="cpu"):
-        self.device = pick_device(str(device))
+    def __init__(self, model, config: TrainConfig, device="cpu", team=Ranks()):   # `team`: the processes that share each batch
+        self.device, self.team = pick_device(str(device)), team
+        if config.batch % team.size: raise UserError(f"--batch {config.batch} cannot be shared evenly by {team.size} processes; give a multiple of {team.size}")
         if config.amp and self.device.type != "cuda": raise UserError(f"--amp works on CUDA only and this run is on {self.device.type}; leave it out or give --device cuda")
         if model.scale != config.scale: raise UserError(f"the model enlarges ×{model.scale} and --scale is {config.scale}; make them equal")
         self.model, self.config, self.step, self.history, self.losses, self.seconds = model.to(self.device), config, 0, [], [], 0.
         self.average = copy.deepcopy(self.model) if config.ema else None
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp)
+        self.forward = self.model if team.size == 1 else torch.nn.parallel.DistributedDataParallel(self.model, broadcast_buffers=False)
+        n = config.batch // team.size
+        self.share = slice(team.rank * n, (team.rank + 1) * n)
 
     result = property(lambda self: self.average or self.model, doc="the model to validate and to save")
 
@@ -89,7 +88,7 @@ class Trainer:
         "One step on a batch; the loss stays on the device."
         for group in self.optimizer.param_groups: group["lr"] = learning_rate(self.config, self.step)
         with torch.autocast(self.device.type, enabled=self.config.amp):
-            loss = (F.l1_loss if self.config.loss == "l1" else F.mse_loss)(self.model(lr), hr)
+            loss = (F.l1_loss if self.config.loss == "l1" else F.mse_loss)(self.forward(lr), hr)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         if self.config.clip:
@@ -106,7 +105,7 @@ class Trainer:
         beta = min(self.config.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - beta)
 
-# %% ../nbs/06_train.ipynb #00000023
+# %% ../nbs/06_train.ipynb #00000022
 def validate(
     model,       # a model, or "bicubic"
     photos,      # held-out HR photos
@@ -118,13 +117,13 @@ def validate(
         return psnr(upscale_image(model, photos.lr(i, scale)[plane], scale), photos.hr(i, scale)[plane], scale)
     return float(np.mean([one(i) for i in range(len(photos))]))
 
-# %% ../nbs/06_train.ipynb #00000027
+# %% ../nbs/06_train.ipynb #00000026
 LOG_EVERY = 20   # steps between two rows of the history
 
-# %% ../nbs/06_train.ipynb #00000028
+# %% ../nbs/06_train.ipynb #00000027
 def _mean_loss(trainer, out):
     "The mean loss since the last call; `RunError` when it is no number."
-    mean, trainer.losses = float(torch.stack(trainer.losses).mean()), []
+    mean, trainer.losses = float(trainer.team.mean(torch.stack(trainer.losses).mean().cpu())), []
     if math.isfinite(mean): return mean
     kept = f"the checkpoint in {out} is kept" if out and (Path(out)/CHECKPOINT).exists() else "no checkpoint was written yet"
     raise RunError(f"the loss is {mean} at step {trainer.step}; start again in a new folder with a lower --lr or with --clip 0.1 ({kept})")
@@ -135,11 +134,11 @@ def _row(trainer, val, out):
     measure = val is not None and (t == config.steps or config.validate and t % config.validate == 0)
     if not measure and t % LOG_EVERY and t < config.steps: return None
     row = dict(step=t, loss=_mean_loss(trainer, out), lr=learning_rate(config, t - 1))
-    if measure: row["val_psnr_y"] = validate(trainer.result, val, config.scale)
+    if measure and trainer.team.first: row["val_psnr_y"] = validate(trainer.result, val, config.scale)
     trainer.history.append(row)
     return row
 
-# %% ../nbs/06_train.ipynb #00000029
+# %% ../nbs/06_train.ipynb #00000028
 COLUMNS = ("step", "loss", "lr", "val_psnr_y")
 
 def _csv(history):
@@ -155,7 +154,7 @@ def _read_csv(path):
     except (OSError, ValueError) as e: raise UserError(f"{path}: cannot be read ({e}); train again in a new folder") from None
     return [{**row, "step": int(row["step"])} for row in rows]
 
-# %% ../nbs/06_train.ipynb #0000002a
+# %% ../nbs/06_train.ipynb #00000029
 def plot_history(
     history: list,  # `TrainResult.history`
     bicubic=None,   # PSNR-Y of bicubic on the validation photos, dB
@@ -172,13 +171,13 @@ def plot_history(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/06_train.ipynb #0000002d
+# %% ../nbs/06_train.ipynb #0000002c
 def _loop(trainer, sampler, val=None, callback=None, out=None, save=lambda: None):
     "From the trainer's step to the last one."
     config, begun = trainer.config, time.perf_counter() - trainer.seconds
     with tqdm(total=config.steps, initial=trainer.step, desc="train", unit="step", leave=False, delay=1) as bar:
-        while trainer.step < config.steps:
-            trainer.update(*sampler(trainer.step, trainer.device))
+        for lr, hr in ahead(lambda t: sampler(t, trainer.device, trainer.share), range(trainer.step, config.steps), trainer.device):
+            trainer.update(lr, hr)
             row = _row(trainer, val, out)
             trainer.seconds = time.perf_counter() - begun
             bar.update()
@@ -187,7 +186,7 @@ def _loop(trainer, sampler, val=None, callback=None, out=None, save=lambda: None
             if trainer.step % config.checkpoint == 0 and trainer.step < config.steps: save()
     if trainer.average: trainer.model.load_state_dict(trainer.average.state_dict())
 
-# %% ../nbs/06_train.ipynb #0000002e
+# %% ../nbs/06_train.ipynb #0000002d
 @dataclass
 class TrainResult:
     "What `train` returns."
@@ -199,7 +198,7 @@ class TrainResult:
         last = ", ".join(f"{k} {v:.6g}" for k, v in self.history[-1].items() if k != "lr")
         return f"TrainResult({type(self.model).__name__} ×{self.model.scale}, {last}, {self.seconds:.1f} s)"
 
-# %% ../nbs/06_train.ipynb #00000031
+# %% ../nbs/06_train.ipynb #00000030
 CHECKPOINT = "checkpoint.pt"
 STATEFUL = ("model", "average", "optimizer", "scaler")
 PLAIN = ("step", "history", "seconds")
@@ -212,7 +211,7 @@ def _save(trainer, out, identity):
     state |= {name: getattr(trainer, name) for name in PLAIN}
     save_state(Path(out)/CHECKPOINT, state | dict(identity=identity, threads=torch.get_num_threads(), losses=[float(x) for x in trainer.losses]))
 
-# %% ../nbs/06_train.ipynb #00000032
+# %% ../nbs/06_train.ipynb #00000031
 def _identity(trainer, photos, val):
     "What makes two runs the same run."
     return dict(training=trainer.config.to_dict(), model=trainer.model.config, photos=photos.fingerprint, validation=val and val.fingerprint)
@@ -226,7 +225,7 @@ def _same(mine, theirs, out):
         what = f"{key} {theirs.get(key)} and this run has {mine[key]}" if key.startswith("--") else f"another choice of {key}"
         raise UserError(f"{out}: holds a run with {what}; give a new folder, or the same settings to go on")
 
-# %% ../nbs/06_train.ipynb #00000033
+# %% ../nbs/06_train.ipynb #00000032
 def _restore(trainer, out, identity):
     "Put `trainer` where the checkpoint in `out` stands; returns its number of threads, or None without a checkpoint."
     file = Path(out)/CHECKPOINT
@@ -246,7 +245,7 @@ def _threads(n):
     try: yield
     finally: torch.set_num_threads(before)
 
-# %% ../nbs/06_train.ipynb #00000035
+# %% ../nbs/06_train.ipynb #00000034
 def _finished(trainer, out, identity):
     "True when `out` holds the finished run, which is then loaded into `trainer`."
     if (Path(out)/CHECKPOINT).exists() or not (Path(out)/"config.json").exists(): return False
@@ -266,7 +265,7 @@ def _finish(trainer, out, photos, val):
                seconds=round(trainer.seconds, 1), device=trainer.device.type, threads=torch.get_num_threads(), versions=versions)
     (Path(out)/CHECKPOINT).unlink(missing_ok=True)
 
-# %% ../nbs/06_train.ipynb #00000036
+# %% ../nbs/06_train.ipynb #00000035
 def train(
     model,                # `models.SRCNN`, `VDSR` or `EDSR`; trained in place
     photos,               # `data.Photos` to learn from: real photos or the images of a distilled set
@@ -275,15 +274,18 @@ def train(
     val=None,             # `data.Photos` for the validation curve
     device="auto",
     callback=None,        # called after each step with (step, history row or None, model)
+    team=Ranks(),         # `parallel.ranks()` to share each batch among the processes of torchrun, all of which call this
 ) -> TrainResult:
     "Train `model`; with `out`, the same call goes on where a killed one stopped. Raises `UserError`, `RunError`."
-    trainer, sampler = Trainer(model, config, device), PatchSampler(photos, config)
+    trainer, sampler = Trainer(model, config, device, team), PatchSampler(photos, config)
     if out is None: _loop(trainer, sampler, val, callback)
     else:
-        with folder_lock(out):
+        with folder_lock(out) if team.first else contextlib.nullcontext():
+            team.wait()
             identity = _identity(trainer, photos, val)
             if not _finished(trainer, out, identity):
                 with _threads(_restore(trainer, out, identity)):
-                    _loop(trainer, sampler, val, callback, out, lambda: _save(trainer, out, identity))
-                    _finish(trainer, out, photos, val)
+                    _loop(trainer, sampler, val, callback, out, lambda: _save(trainer, out, identity) if team.first else None)
+                    if team.first: _finish(trainer, out, photos, val)
+            team.wait()
     return TrainResult(trainer.model, trainer.history, trainer.seconds)

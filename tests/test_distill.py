@@ -55,7 +55,7 @@ def test_stopped_run_goes_on_bit_for_bit(folder, tmp_path, changes):
         stopped = False
         def __call__(self, step, loss, images): self.stopped = step >= 4
     with pytest.raises(RunError, match="start the same run again"): distill(photos, recipe, tmp_path / "parts", OPTIONS, Stop())
-    assert (tmp_path / "parts/.run/checkpoint.pt").exists()
+    assert (tmp_path / "parts/.run/part-0000/checkpoint.pt").exists()
     assert files(distill(photos, recipe, tmp_path / "parts", OPTIONS).folder) == whole
 
 
@@ -71,7 +71,7 @@ def test_killed_at_any_moment_it_ends_the_same(folder, tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     start = lambda out: subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(tmp_path / out)], env=env, stdout=subprocess.DEVNULL)
     assert start("whole").wait() == 0
-    kills, marks = 0, [("run.json", 0), ("checkpoint.pt", 0), ("checkpoint.pt", .2), ("checkpoint.pt", .5), ("trace/trace.json", 0)]
+    kills, marks = 0, [("run.json", 0), ("part-0000/checkpoint.pt", 0), ("part-0000/checkpoint.pt", .2), ("part-0000/checkpoint.pt", .5), ("part-0000/end.npy", 0)]
     for mark, delay in marks:
         process = start("killed")
         while process.poll() is None and not (tmp_path / "killed/.run" / mark).exists(): time.sleep(.01)
@@ -102,7 +102,7 @@ def test_loss_that_is_no_number_keeps_the_checkpoint(folder, tmp_path, monkeypat
     monkeypatch.setattr(room.Run, "step", broken)
     monkeypatch.setattr(room, "READ_EVERY", 1)
     with pytest.raises(RunError, match="smaller --lr"): distill(Photos.open(folder), RECIPE, tmp_path / "out", OPTIONS)
-    assert core.load_state(tmp_path / "out/.run/checkpoint.pt")["done"] == 6
+    assert core.load_state(tmp_path / "out/.run/part-0000/checkpoint.pt")["done"] == 6
 
 
 def test_full_disk_is_said_and_the_run_goes_on_later(folder, tmp_path, monkeypatch):
@@ -110,7 +110,7 @@ def test_full_disk_is_said_and_the_run_goes_on_later(folder, tmp_path, monkeypat
     whole = files(distill(photos, RECIPE, tmp_path / "whole", OPTIONS).folder)
     save = core.torch.save
     def full(state, path):
-        if state["done"] == 6: raise OSError(errno.ENOSPC, "No space left on device")
+        if state.get("done") == 6: raise OSError(errno.ENOSPC, "No space left on device")
         save(state, path)
     with monkeypatch.context() as m:
         m.setattr(core.torch, "save", full)
@@ -124,7 +124,7 @@ def test_damaged_checkpoint_is_named(folder, tmp_path):
         def __call__(self, *_): pass
     photos = Photos.open(folder)
     with pytest.raises(RunError): distill(photos, RECIPE, tmp_path / "out", OPTIONS, Stop())
-    checkpoint = tmp_path / "out/.run/checkpoint.pt"
+    checkpoint = tmp_path / "out/.run/part-0000/checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:50])
     with pytest.raises(UserError, match="checkpoint.pt: is damaged"): distill(photos, RECIPE, tmp_path / "out", OPTIONS)
 
