@@ -78,7 +78,7 @@ class Trainer:
         self.average = copy.deepcopy(self.model) if config.ema else None
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp)
-        self.forward = self.model if team.size == 1 else torch.nn.parallel.DistributedDataParallel(self.model, broadcast_buffers=False)
+        self.forward = self.model if team.size == 1 else torch.nn.parallel.DistributedDataParallel(self.model)
         n = config.batch // team.size
         self.share = slice(team.rank * n, (team.rank + 1) * n)
 

@@ -1,0 +1,326 @@
+"""What distillation costs: against the reference loop, against the bare convolutions, and as photos, size and IPC grow.
+
+    python benchmarks/speed.py PHOTOS OUT                   about 25 minutes on 2 CPU cores, 40 photos of 2K
+    python benchmarks/speed.py PHOTOS OUT --only rates      one section: rates, curve, scaling, input or job
+    python benchmarks/speed.py PHOTOS OUT --device cuda     the same on a GPU, with the TF32 comparison, in about 8 minutes
+
+PHOTOS is a folder of HR photos.  Results go to OUT/speed-cpu.json (speed-cuda.json), section by section; with --publish
+also to nbs/results/, where the page on speed reads them.  Everything that is compared is timed in turn, in one process,
+several times over; the medians and the range are kept.  The sections:
+
+rates    One group-step (32 real crops of 192² and one synthetic image, SRCNN 9-1-5): the reference loop, written here from
+         the papers in plain PyTorch calls; the library's step, with its share of the gradient bank; and the convolutions
+         of that step replayed alone, by the library's kernels and by PyTorch's plain calls.
+curve    Does a step of the library do what a step of the reference does?  The same recipe on 4 photos, 3 seeds, both loops
+         run in full; matching loss on five unseen, partly trained networks along the way.
+scaling  Seconds per step and peak anonymous memory with 10, 20, 40, 80 photos (80: with copies turned by 90 degrees), with
+         the image size and with IPC, each in a process of its own.
+input    Training patches per second: from the decoded cache, and decoding a PNG for each patch.
+job      The whole of the default recipe on all photos: bank, steps, and the loss on unseen networks over time.
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from sr_distill import convolution
+from sr_distill.core import json_sha256, rng, to_tensor, to_uint8, write_json
+from sr_distill.data import Photos, downscale
+from sr_distill.distill import Run, distill, held_out_report, rate
+from sr_distill.matching import BankSource, GradientBank, fresh_network, held_out_loss, mean_gradient, network_pool, trajectories
+from sr_distill.models import make_model
+from sr_distill.parallel import in_parallel, precision
+from sr_distill.patches import Groups
+from sr_distill.pixel import start_images
+from sr_distill.recipe import Recipe, RunOptions, TrainConfig
+from sr_distill.train import PatchSampler, train
+
+RESULTS = Path(__file__).resolve().parents[1] / "nbs/results"
+
+
+# ── the reference loop ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+def plain_loss(net, hr): return F.mse_loss(net(downscale(hr, net.scale)), hr)
+
+def plain_distance(syn, real, objective):
+    "Eq. (3) of the paper, or the sum over filters of Dataset Condensation."
+    if objective == "whole":
+        a, b = (torch.cat([g.flatten() for g in gs]) for gs in (syn, real))
+        return 1 - F.cosine_similarity(a, b, dim=0, eps=1e-12)
+    return sum((1 - F.cosine_similarity(a.flatten(1), b.flatten(1), eps=1e-12)).sum() for a, b in zip(syn, real) if a.ndim > 1)
+
+def reference_group(net, image, crops, objective):
+    "One group in one step of Dataset Condensation: real gradient, synthetic gradient, distance, gradient in the pixels."
+    weights = list(net.parameters())
+    real = [g.detach() for g in torch.autograd.grad(plain_loss(net, crops), weights)]
+    image = image.detach().requires_grad_()
+    syn = torch.autograd.grad(plain_loss(net, image), weights, create_graph=True)
+    distance = plain_distance(syn, real, objective)
+    return distance.detach(), torch.autograd.grad(distance, image)[0]
+
+def reference_run(groups, recipe, states, device, watch=None):
+    "The whole loop, one group after another, real gradients recomputed at every step; states None for a fresh network each."
+    images = to_tensor(start_images(groups, recipe), device)
+    images.grad = torch.zeros_like(images)
+    optimizer = torch.optim.Adam([images], lr=recipe.lr) if recipe.optimizer == "adam" else torch.optim.SGD([images], lr=recipe.lr, momentum=.5)
+    net = make_model(recipe.network, recipe.scale).to(device)
+    order = [k for i in range(recipe.steps) for k in torch.randperm(len(states), generator=rng(recipe.seed, "order", i)).tolist()] if states else []
+    for step in range(recipe.steps):
+        net.load_state_dict(states[order[step]] if states else fresh_network(recipe, "fresh", step).state_dict())
+        for g in range(len(groups)):
+            crops = groups.cut(groups.sample(g, recipe.real, rng(recipe.seed, "reference", step, g)), device)
+            images.grad[g:g+1] = reference_group(net, images[g:g+1], crops, recipe.objective)[1]
+        for settings in optimizer.param_groups: settings["lr"] = rate(recipe, step)
+        optimizer.step()
+        with torch.no_grad(): images.clamp_(0, 1)
+        if watch: watch(step + 1, images)
+    return images
+
+
+# ── measuring ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+def finish(device):
+    if torch.device(device).type == "cuda": torch.cuda.synchronize()
+
+def seconds(fn, device="cpu"):
+    finish(device)
+    began = time.perf_counter()
+    fn()
+    finish(device)
+    return time.perf_counter() - began
+
+def in_turn(jobs: dict, rounds: int, device="cpu") -> dict:
+    "Median, least and greatest seconds of each job; all jobs are timed once in every round."
+    for job in jobs.values(): job()
+    times = {name: [] for name in jobs}
+    for _ in range(rounds):
+        for name, job in jobs.items(): times[name].append(seconds(job, device))
+    return {name: dict(median=statistics.median(t), least=min(t), greatest=max(t)) for name, t in times.items()}
+
+class PeakMemory:
+    "Peak anonymous memory of this process in bytes, sampled every 5 ms; on Linux."
+    def __enter__(self):
+        self.peak, self.on = 0, True
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+        return self
+    def _watch(self):
+        while self.on:
+            with open("/proc/self/status") as f: self.peak = max(self.peak, *(1024 * int(line.split()[1]) for line in f if line.startswith("RssAnon")))
+            time.sleep(.005)
+    def __exit__(self, *_):
+        self.on = False
+        self.thread.join()
+
+def recorded(step):
+    "The convolutions that `step()` calls, as a list of (kind, arguments)."
+    calls, kinds = [], dict(conv=convolution.conv, weight_gradient=convolution.weight_gradient)
+    def spy(kind):
+        def call(*args):
+            calls.append((kind, [a.detach().clone(memory_format=torch.preserve_format) if torch.is_tensor(a) else a for a in args]))
+            return kinds[kind](*args)
+        return call
+    for kind in kinds: setattr(convolution, kind, spy(kind))
+    try: step()
+    finally:
+        for kind, fn in kinds.items(): setattr(convolution, kind, fn)
+    return calls
+
+def plain_call(kind, args):
+    "The same convolution by PyTorch's plain call."
+    if kind == "conv": return F.conv2d(args[0], args[1], args[2] if len(args) > 2 else None, padding=args[1].shape[-1] // 2)
+    return convolution._native_weight_gradient(*args[:3])
+
+
+# ── sections ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+def rates(photos, out, device, rounds=5):
+    recipe = Recipe(pool="random", networks=1, init="downscaled", real=1)
+    groups = Groups(photos, "image", recipe.size, recipe.stride)
+    bank = GradientBank(groups, recipe, network_pool(recipe, photos), "rates", device).build()
+    run = Run(start_images(groups, recipe), replace(recipe, steps=10**6), BankSource(bank), device)
+    net, crops = bank.network(0), groups.cut(groups.sample(0, 32, rng(0, "crops")), device)
+    numbers, n = np.arange(32), len(groups)
+    target = [t[:1] for t in bank.targets(0, slice(0, 1))]
+    one = run.space.render(slice(0, 1)).unsqueeze(0)
+    jobs = {"reference": lambda: reference_group(net, run.space.render(slice(0, 1)), crops, "layerwise"),
+            "reference, synthetic side": lambda: reference_group(net, run.space.render(slice(0, 1)), crops[:1], "layerwise"),
+            "step": run.step,
+            "bank row": lambda: mean_gradient(net, numbers, lambda part: crops[part[0]:part[-1] + 1])}
+    if device == "cpu":
+        from sr_distill.matching import match
+        calls = recorded(lambda: match(net, one, target, "layerwise", 1))
+        kernels = dict(conv=convolution.conv, weight_gradient=convolution.weight_gradient)
+        replay = lambda call: lambda _: [call(kind, args) for kind, args in calls]
+        jobs["convolutions alone"] = lambda: in_parallel(replay(lambda kind, args: kernels[kind](*args)), range(n))
+        jobs["convolutions alone, plain calls"] = lambda: in_parallel(replay(plain_call), range(n))
+    times = in_turn(jobs, rounds, device)
+    for name in ("step", "convolutions alone", "convolutions alone, plain calls"):   # per group
+        if name in times: times[name] = {k: v / n for k, v in times[name].items()}
+    m = {name: t["median"] for name, t in times.items()}
+    share = {f"{networks} networks, {steps} steps": networks / steps * m["bank row"] for networks, steps in ((10, 300), (20, 1000))}
+    result = dict(groups=n, seconds=times, bank_share=share,
+                  group_steps_per_second=dict(reference=1 / m["reference"], step=1 / m["step"]),
+                  times_as_fast={what: m["reference"] / (m["step"] + s) for what, s in share.items()})
+    if device == "cpu": result["share_of_bare_convolutions"] = {"library's kernels": m["convolutions alone"] / m["step"], "plain calls": m["convolutions alone, plain calls"] / m["step"]}
+    return result
+
+
+def curve(photos, out, device, seeds=3, marks=(0, 10, 20, 40, 60)):
+    chosen, rows = photos.subset(np.linspace(0, len(photos) - 1, 4).astype(int).tolist()), []
+    for seed in range(seeds):
+        recipe = Recipe(size=96, steps=marks[-1], networks=10, real=32, seed=seed)
+        literal = replace(recipe, objective="whole", optimizer="sgd", lr=.1, schedule="constant")   # the paper and DC at their word
+        groups = Groups(chosen, "image", recipe.size, recipe.stride)
+        states, unseen = network_pool(recipe, chosen, device), trajectories(recipe, chosen, {"held-out": 5}, device)
+        judge = GradientBank(groups, replace(recipe, real=16), unseen, "held-out", device).build()
+        def keep(found):
+            def watch(step, images):
+                if step in marks: found[step] = held_out_loss(to_tensor(to_uint8(images), device).unsqueeze(1), judge)["layerwise"]
+            return watch
+        losses = {name: {} for name in ("reference", "library", "literal")}
+        for found in losses.values(): keep(found)(0, to_tensor(start_images(groups, recipe), device))
+        run = Run(start_images(groups, recipe), recipe, BankSource(GradientBank(groups, recipe, states, device=device).build()), device)
+        for step in range(recipe.steps):
+            run.step()
+            keep(losses["library"])(step + 1, run.space.render(slice(None)))
+        reference_run(groups, recipe, states, device, keep(losses["reference"]))
+        reference_run(groups, replace(literal, real=4), None, device, keep(losses["literal"]))
+        rows.append(dict(seed=seed, losses=losses))
+        print(json.dumps(rows[-1]), flush=True)
+    cut = {name: [1 - r["losses"][name][marks[-1]] / r["losses"][name][0] for r in rows] for name in ("reference", "library", "literal")}
+    return dict(photos=len(chosen), size=96, steps=marks[-1], rows=rows, cut={k: dict(mean=statistics.mean(v), spread=statistics.stdev(v)) for k, v in cut.items()})
+
+
+def measure(folder, size, ipc, device):
+    "One configuration in this process: seconds per step and peak anonymous memory of the whole way."
+    photos = Photos.open(folder)
+    for i in range(len(photos)): photos[i]   # decoded: not part of the measurement
+    recipe, marks = Recipe(size=size, ipc=ipc, init="random", pool="random", networks=1, real=4, steps=4), []
+    with PeakMemory() as memory, tempfile.TemporaryDirectory() as out:
+        distill(photos, recipe, Path(out) / "set", RunOptions(device=device, held_out=0, checkpoint=100), lambda step, *_: marks.append((step, time.perf_counter())))
+    times = dict(marks)
+    state = 4 * 4 * 3 * size**2 * ipc * len(photos)
+    return dict(photos=len(photos), size=size, ipc=ipc, step=(times[4] - times[1]) / 3, peak=memory.peak, state=state, rest=memory.peak - state)
+
+def scaling(photos, out, device):
+    more = out / "turned"
+    more.mkdir(exist_ok=True)
+    for name, file in zip(photos.names, photos.files):   # 40 photos and their turned copies, as files
+        if not (more / f"{name}-turned.png").exists():
+            Image.open(file).transpose(Image.Transpose.ROTATE_90).save(more / f"{name}-turned.png", compress_level=1)
+    sets = {}
+    for n in (10, 20, len(photos), 2 * len(photos)):
+        sets[n] = out / f"photos-{n}"
+        sets[n].mkdir(exist_ok=True)
+        for file in [*photos.files, *sorted(more.iterdir())][:n]:
+            if not (sets[n] / file.name).exists(): (sets[n] / file.name).symlink_to(file.resolve())
+    jobs = [(n, 192, 1) for n in sets] + [(10, size, 1) for size in (64, 128, 256, 384)] + [(10, 192, ipc) for ipc in (2, 4)]
+    rows = []
+    for n, size, ipc in jobs:
+        command = [sys.executable, __file__, str(sets[n]), str(out), "--device", device, "--measure", str(size), str(ipc)]
+        rows.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "TQDM_DISABLE": "1"}).stdout.splitlines()[-1]))
+        print(json.dumps(rows[-1]), flush=True)
+    by_photos = [r for r in rows if (r["size"], r["ipc"]) == (192, 1)]
+    return dict(rows=rows, flat=max(r["rest"] for r in by_photos) / min(r["rest"] for r in by_photos) - 1, largest=max(r["peak"] for r in by_photos))
+
+
+def input_(photos, out, device):
+    config = TrainConfig(batch=16, patch=48)
+    sampler, generator = PatchSampler(photos, config), torch.Generator().manual_seed(0)
+    for i in range(len(photos)): photos.lr(i, 2)
+    def cached(batches=40):
+        for t in range(batches): sampler(t)
+    def decoding(patches=8):
+        "What the usual SR dataset class does for one patch: open, decode, cut; the LR patch is left out."
+        for _ in range(patches):
+            a = np.asarray(Image.open(photos.files[int(torch.randint(len(photos), (), generator=generator))]).convert("RGB"))
+            a[100:148, 100:148].astype(np.float32) / 255
+    times = in_turn(dict(cached=cached, decoding=decoding), 5)
+    rate = dict(cached=40 * config.batch / times["cached"]["median"], decoding=8 / times["decoding"]["median"])
+    return dict(seconds=times, patches_per_second=rate, times_as_fast=rate["cached"] / rate["decoding"])
+
+
+def job(photos, out, device, steps=300, networks=10):
+    "The default recipe, watched from outside: what the loss on unseen networks is after how many seconds."
+    recipe, marks = Recipe(steps=steps, networks=networks), []
+    groups = Groups(photos, "image", recipe.size, recipe.stride)
+    unseen = trajectories(recipe, photos, {"held-out": 5}, device)
+    judge = GradientBank(groups, replace(recipe, real=16), unseen, "held-out", device).build()
+    loss = lambda images: held_out_loss(to_tensor(images, device).unsqueeze(1), judge)["layerwise"]
+    began, judged = time.perf_counter(), 0.
+    with PeakMemory() as memory:
+        def watch(step, _, images):
+            nonlocal judged
+            if images is None: return
+            now = time.perf_counter() - began - judged
+            marks.append(dict(step=step, seconds=now, loss=loss(images)))
+            judged += time.perf_counter() - began - judged - now
+            print(json.dumps(marks[-1]), flush=True)
+        result = distill(photos, recipe, out / f"job-{device}", RunOptions(device=device, held_out=0, snapshots=12), watch)
+    return dict(recipe=asdict(recipe), photos=len(photos), marks=marks, peak=memory.peak, budget=result.budget.to_dict(), moved=result.manifest["report"]["moved"])
+
+
+def gpu(photos, out, device):
+    "Only on CUDA: is TF32 harmless, what would DIV2K take, and where does the time go?"
+    recipe, tables = Recipe(steps=300, networks=10, real=32), {}
+    groups = Groups(photos, "image", recipe.size, recipe.stride)
+    for tf32 in (False, True):
+        began = time.perf_counter()
+        small = distill(photos, recipe, out / f"tf32-{tf32}", RunOptions(device=device, tf32=tf32))
+        config = TrainConfig.for_model("edsr", depth=4, width=32, steps=2000)
+        net = train(make_model("edsr", 2, 4, 32, generator=rng(0, "weights")), small.photos, config, device=device, val=photos.subset([0, 1])).history[-1]
+        tables[f"tf32 {tf32}"] = dict(seconds=time.perf_counter() - began, loss=small.manifest["report"]["matching_loss"], edsr_psnr_y=net["val_psnr_y"])
+    many = 800
+    recipe = replace(recipe, pool="random", networks=1, real=1, init="downscaled", steps=10**6)
+    bank = GradientBank(groups, recipe, network_pool(recipe, photos), "gpu", device).build()
+    class Repeated(BankSource):   # 800 groups out of those that are there
+        def targets(self, some): return [t[torch.arange(some.start, some.stop, device=device) % len(groups)] for t in self.bank.targets(self.k)]
+    starts = np.resize(start_images(groups, recipe), (many, recipe.size, recipe.size, 3))
+    for tf32 in (False, True):
+        with precision(tf32):
+            run = Run(starts, recipe, Repeated(bank), device)
+            run.step()
+            step = seconds(lambda: [run.step() for _ in range(3)], device) / 3
+            tables[f"DIV2K scale, tf32 {tf32}"] = dict(seconds_per_step=step, minutes_for_1000=step * 1000 / 60, chunk=run.chunk, peak=torch.cuda.max_memory_allocated())
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]) as profile: run.step(); finish(device)
+        print(tables, profile.key_averages().table(sort_by="self_cuda_time_total", row_limit=15, max_name_column_width=50), sep="\n", flush=True)
+    return tables
+
+
+SECTIONS = dict(rates=rates, curve=curve, scaling=scaling, input=input_, job=job)
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("photos", type=Path), p.add_argument("out", type=Path)
+    p.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    p.add_argument("--only", nargs="+", choices=[*SECTIONS, "gpu"])
+    p.add_argument("--publish", action="store_true", help="also write nbs/results/")
+    p.add_argument("--measure", nargs=2, type=int, metavar=("SIZE", "IPC"), help=argparse.SUPPRESS)
+    args = p.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.measure: return print(json.dumps(measure(args.photos, *args.measure, args.device)))
+    photos, file = Photos.open(args.photos), args.out / f"speed-{args.device}.json"
+    for i in range(len(photos)): photos[i]
+    known = json.loads(file.read_text()) if file.exists() else {}
+    known["machine"] = dict(device=torch.cuda.get_device_name() if args.device == "cuda" else "cpu", threads=torch.get_num_threads(), torch=torch.__version__, photos=len(photos), pixels=photos.pixels)
+    sections = args.only or ([*SECTIONS] if args.device == "cpu" else ["rates", "gpu"])
+    for name in sections:
+        known[name] = (SECTIONS | dict(gpu=gpu))[name](photos, args.out, args.device)
+        write_json(file, known)
+        if args.publish: write_json(RESULTS / file.name, known)
+        print(name, json.dumps(known[name])[:3000], flush=True)
+
+if __name__ == "__main__": main()

@@ -1,0 +1,113 @@
+"Several processes under torchrun: the same set and the same model as one process, also when one of them dies."
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from sr_distill import core
+from sr_distill.parallel import Ranks, ranks
+from sr_distill.recipe import TrainConfig, UserError
+from sr_distill.train import Trainer
+
+DISTIL = ["--size", "24", "--networks", "2", "--real", "4", "--device", "cpu", "--checkpoint", "2", "--held-out", "0", "--ipc", "2", "--init", "random"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    "Five small photos in a folder."
+    noise = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for name in "abcde":
+        smooth = np.kron(noise.integers(0, 256, (12, 12, 3)), np.ones((5, 5, 1))).astype(np.uint8)
+        Image.fromarray(smooth).save(tmp_path / "photos" / f"{name}.png")
+    return tmp_path / "photos"
+
+def launch(processes, cache, *args, threads=1):
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1", "SR_DISTILL_CACHE": str(cache)}
+    with_torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    return subprocess.Popen([sys.executable, *with_torchrun, "-m", "sr_distill", *map(str, args)], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+def run(*args, **how):
+    process = launch(*args, **how)
+    said = process.communicate(timeout=300)[0]
+    return process.returncode, said
+
+def done(*args, **how):
+    code, said = run(*args, **how)
+    assert code == 0, said
+    return said
+
+def files(out: Path) -> dict:
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*")) if p.suffix in (".png", ".zip")}
+
+
+def test_two_processes_give_the_set_that_one_gives(folder, tmp_path):
+    "Bit for bit, each from an empty cache, with different numbers of threads; the first process alone speaks."
+    common = ("distill", folder)
+    done(1, tmp_path / "cache1", *common, tmp_path / "one", *DISTIL, "--steps", 12, threads=2)
+    said = done(2, tmp_path / "cache2", *common, tmp_path / "two", *DISTIL, "--steps", 12)
+    one, two = files(tmp_path / "one"), files(tmp_path / "two")
+    assert one == two and len(one) == 11
+    assert said.count("10 images of 24²") == 1 and core.read_json(tmp_path / "two/manifest.json")["report"]["processes"] == 2
+    assert not (tmp_path / "two/.run").exists()
+
+
+def children(rank):
+    "Processes of this machine that torchrun started as `rank`."
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try: known = dict(v.split("=", 1) for v in entry.read_text().split("\0") if "=" in v)
+        except (OSError, UnicodeDecodeError): continue
+        if known.get("RANK") == str(rank) and "MASTER_PORT" in known: yield int(entry.parent.name), known
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finding a rank's process needs /proc")
+def test_a_process_that_dies_loses_its_unfinished_steps_only(folder, tmp_path):
+    args = ("distill", folder)
+    options = [*DISTIL, "--steps", 150, "--pool", "random"]
+    done(1, tmp_path / "cache", *args, tmp_path / "whole", *options)
+    process = launch(2, tmp_path / "cache", *args, tmp_path / "cut", *options)
+    checkpoint = tmp_path / "cut/.run/part-0001/checkpoint.pt"
+    while process.poll() is None and not checkpoint.exists(): time.sleep(.01)
+    victims = [pid for pid, env in children(1) if env.get("SR_DISTILL_CACHE") == str(tmp_path / "cache")]
+    for pid in victims: os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=120)
+    assert len(victims) == 1 and process.returncode != 0 and not (tmp_path / "cut/manifest.json").exists()
+    steps = core.load_state(checkpoint)["done"]
+    assert 2 <= steps < 150
+    done(1, tmp_path / "cache", *args, tmp_path / "cut", *options)   # goes on in one process: the parts stay what they are
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+
+
+def test_training_shares_the_batch(folder, tmp_path):
+    "The model of two processes is that of one to 1e-5, and each writes one history."
+    args = ["--model", "edsr", "--depth", 2, "--width", 8, "--steps", 40, "--batch", 4, "--patch", 24, "--device", "cpu", "--val", folder, "--checkpoint", 15, "--ema", .9]
+    done(1, tmp_path / "cache", "train", folder, tmp_path / "one", *args)
+    done(2, tmp_path / "cache", "train", folder, tmp_path / "two", *args)
+    one, two = (torch.cat([v.flatten() for v in load_file(tmp_path / name / "model.safetensors").values()]) for name in ("one", "two"))
+    assert (one - two).norm() / one.norm() < 1e-5
+    one, two = (np.loadtxt(tmp_path / name / "history.csv", delimiter=",", skiprows=2) for name in ("one", "two"))
+    assert np.allclose(one, two, rtol=1e-4) and one[-1] > 5   # the last column is PSNR-Y
+
+
+def test_what_several_processes_cannot_do_is_said(folder, tmp_path):
+    code, said = run(2, tmp_path / "cache", "evaluate", "bicubic", folder)
+    assert code and "start it without torchrun" in said
+    code, said = run(2, tmp_path / "cache", "distill", folder, tmp_path / "out", *DISTIL, "--outer", 3, "--inner", 2)
+    assert code and "--inner trains each network on all synthetic images together" in said
+    with pytest.raises(UserError, match="--batch 5 cannot be shared evenly by 2"): Trainer(torch.nn.Module(), TrainConfig(batch=5), "cpu", Ranks(0, 2))
+
+
+def test_variables_without_torchrun_are_explained(monkeypatch):
+    ranks.cache_clear()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(UserError, match="start them with torchrun"): ranks()
+    monkeypatch.undo()
+    assert ranks().size == 1
