@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from sr_distill import core, distill as room
+from sr_distill import core, distill as room, matching
 from sr_distill.core import read_json, write_json
 from sr_distill.data import Photos
 from sr_distill.distill import DistilledSet, Trace, describe, distill, open_photos, snapshot_steps
@@ -184,3 +185,71 @@ def test_card_points_data_loaders_at_images_alone(folder, tmp_path):
 def test_manifest_is_valid_json_without_nan(folder, tmp_path):
     distill(Photos.open(folder), RECIPE, tmp_path / "out", OPTIONS)
     json.loads((tmp_path / "out/manifest.json").read_text(), parse_constant=lambda c: pytest.fail(f"{c} in the manifest"))
+
+
+@pytest.mark.parametrize("ipc", [1, 2])
+def test_parts_of_one_process_change_nothing(folder, tmp_path, monkeypatch, ipc):
+    "A set too large for memory is distilled part by part; the images, the trace and its losses are the same."
+    photos, recipe = Photos.open(folder), replace(RECIPE, ipc=ipc)
+    whole = files(distill(photos, recipe, tmp_path / "whole", OPTIONS).folder)
+    monkeypatch.setattr(room, "PART_BYTES", ipc * 4 * 4 * 3 * 24**2)   # one group
+    monkeypatch.setattr(room, "TRACE_IMAGES", 2)
+    parts = []
+    step = room._run_part
+    monkeypatch.setattr(room, "_run_part", lambda part, *a: parts.append(part) or step(part, *a))
+    s = distill(photos, recipe, tmp_path / "parts", OPTIONS)
+    assert [(p.first, p.last) for p in parts] == [(0, 1), (1, 2), (2, 3)]
+    made = files(s.folder)
+    assert {k: v for k, v in made.items() if k != "trace.zip"} == {k: v for k, v in whole.items() if k != "trace.zip"}
+    assert s.trace.frame(len(s.trace) - 1).shape[0] == 2 and (s.trace.frame(len(s.trace) - 1) == s.images[:2]).all()
+    assert s.trace.losses == Trace.open(tmp_path / "whole/trace.zip").losses
+
+
+def test_out_of_memory_halves_the_chunk_and_goes_on(folder, tmp_path, monkeypatch):
+    "What a GPU does when it is full, acted on the CPU."
+    photos, recipe = Photos.open(folder), replace(RECIPE, ipc=4, steps=3)
+    wanted = distill(photos, recipe, tmp_path / "whole", OPTIONS).images
+    tries, match, gradient = [], room.match, matching.gradient
+    def full(net, images, targets, metric, chunk):
+        tries.append(chunk)
+        if chunk > 2: raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return match(net, images, targets, metric, chunk)
+    monkeypatch.setattr(room, "match", full)
+    s = distill(photos, recipe, tmp_path / "out", replace(OPTIONS, chunk=8))
+    assert tries == [8, 4, 2, 2, 2] and s.manifest["report"]["chunk"] == 2
+    assert np.abs(s.images.astype(int) - wanted).max() <= 1 and (s.images == wanted).mean() > .999
+    monkeypatch.setattr(room, "match", lambda *a: full(*a[:4], 3))
+    with pytest.raises(RunError, match="no room for one image of 24²"): distill(photos, recipe, tmp_path / "never", OPTIONS)
+    assert (tmp_path / "never/.run/pool.pt").exists()
+    sizes = []
+    def narrow(net, hr, create_graph=False):
+        sizes.append(len(hr))
+        if len(hr) > 2: raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return gradient(net, hr, create_graph)
+    monkeypatch.setattr(matching, "gradient", narrow)
+    net, x = matching.fresh_network(recipe), torch.rand(8, 3, 24, 24)
+    flat = matching.mean_gradient(net, np.arange(8), lambda part: x[part], piece=8)
+    assert max(sizes) == 8 and sizes[-1] == 2 and torch.allclose(flat, matching.flatten(gradient(net, x)), atol=1e-6)
+
+
+def test_chunks_change_last_digits_only(folder, tmp_path):
+    "Across chunk sizes at least 99.9 % of the 8-bit values are equal, and none is off by more than 1."
+    photos, recipe = Photos.open(folder), replace(RECIPE, ipc=4, steps=30)
+    a, b = (distill(photos, recipe, tmp_path / str(chunk), replace(OPTIONS, chunk=chunk)).images.astype(int) for chunk in (4, 1))
+    assert (a == b).mean() >= .999 and np.abs(a - b).max() <= 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_cuda_never_waits_and_agrees_with_the_cpu(folder, tmp_path):
+    photos, recipe = Photos.open(folder), replace(RECIPE, size=48, steps=4)
+    groups = room.Groups(photos, "image", 48, 24)
+    banks = {d: matching.GradientBank(groups, recipe, matching.network_pool(recipe, photos), device=d).build() for d in ("cpu", "cuda")}
+    runs = {d: room.Run(room.start_images(groups, recipe), recipe, matching.BankSource(bank), d) for d, bank in banks.items()}
+    for run in runs.values(): run.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(2): runs["cuda"].step()
+    finally: torch.cuda.set_sync_debug_mode("default")
+    assert np.allclose(banks["cpu"].rows, banks["cuda"].rows, atol=1e-5)
+    for _ in range(2): runs["cpu"].step()
+    assert torch.allclose(runs["cpu"].losses[:3], runs["cuda"].losses[:3].cpu(), rtol=1e-3)
