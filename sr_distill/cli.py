@@ -147,8 +147,7 @@ def _inspect(path, debug):
 def main(args=None) -> int:
     "Run the command line and return its exit code."
     args, rank = sys.argv[1:] if args is None else list(args), int(os.environ.get("RANK", 0))
-    logging.basicConfig(level=logging.WARNING if rank else logging.INFO, format="%(message)s")
-    if rank: os.environ["TQDM_DISABLE"] = "1"   # the first process speaks for all
+    logging.basicConfig(level=logging.WARNING if rank else logging.INFO, format="%(message)s")   # the first process speaks for all
     try: return cli.main(args, prog_name="sr_distill", standalone_mode=False) or 0
     except click.exceptions.Exit as e: return e.exit_code
     except click.ClickException as e: return e.show() or e.exit_code

@@ -140,13 +140,13 @@ def to_tensor(
     a = np.array(u8, copy=True)
     x = torch.from_numpy(a if a.ndim == 4 else a[None])
     if torch.device(device).type == "cuda": x = x.pin_memory()
-    return x.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous().float() / 255
+    return x.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous().float().div_(255)
 
 def to_uint8(
     x: torch.Tensor,  # [N,3,H,W] in [0,1]; values outside are clamped
 ) -> np.ndarray:  # uint8 [N,H,W,3]
     "A float batch as 8-bit images, clamped and rounded."
-    return (x.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return x.detach().clamp(0, 1).mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 # %% ../nbs/01_core.ipynb #0000002d
 def show_images(

@@ -17,7 +17,7 @@ from .convolution import rerouted
 from .core import atomic_path, cache_dir, json_sha256, log, rng
 from .data import downscale
 from .models import load_model, make_model
-from .parallel import in_parallel
+from .parallel import in_parallel, ranks
 from .recipe import Recipe, RunError, TrainConfig, UserError
 from .train import train
 
@@ -244,7 +244,7 @@ class GradientBank:
         last = self.shape[1] if last is None else last
         missing = sorted((np.argwhere(self.done[:, first:last] == 0) + [0, first]).tolist(), key=lambda kg: (kg[1] // 16, *kg))   # photos stay in memory
         if missing: log.info("gradient bank: %d networks × %d groups, %.1f MB in %s", *self.shape[:2], self.nbytes / 1e6, self.folder)
-        with tqdm(total=len(missing), desc="real gradients", unit="group", disable=None if missing else True) as bar:
+        with tqdm(total=len(missing), desc="real gradients", unit="group", disable=None if missing and ranks().first else True) as bar:
             for some in _batches(missing, 64 if self.device.type == "cuda" else 4):   # a GPU is waited for once in 64 rows
                 rows = torch.stack([self._row(k, g) for k, g in some]).cpu().numpy()
                 for (k, g), row in zip(some, rows): self.rows[k, g] = row

@@ -18,17 +18,25 @@ from .recipe import Recipe, UserError
 # %% ../nbs/08_pixel.ipynb #00000007
 class PixelSpace:
     "Synthetic images that are their own pixels."
+    BLOCK = 32   # images to one tensor of the optimiser, whose scratch memory is then that of a block
+
     def __init__(self,
         start: np.ndarray,  # uint8 [N,size,size,3]
         device="cpu",
     ):
-        self.pixels = to_tensor(start).to(device)
-        self.pixels.grad = torch.zeros_like(self.pixels)
+        n, h, w, _ = start.shape
+        self.pixels, self.grad = (torch.zeros(n, 3, h, w, device=device) for _ in range(2))
+        for i in range(0, n, self.BLOCK): self.pixels[i:i+self.BLOCK] = to_tensor(start[i:i+self.BLOCK], device)
 
     def __len__(self): return len(self.pixels)
-    def parameters(self) -> list: return [self.pixels]
     def state_dict(self) -> dict: return {"pixels": self.pixels}
     def load_state_dict(self, state: dict): self.pixels.copy_(state["pixels"])
+
+    def parameters(self) -> list:
+        "The images, a block of them to a tensor, with their gradients."
+        blocks = list(self.pixels.split(self.BLOCK))
+        for block, grad in zip(blocks, self.grad.split(self.BLOCK)): block.grad = grad
+        return blocks
 
     def render(self, index) -> torch.Tensor:
         "Images [n,3,size,size] in [0,1] for a slice or an index tensor."
@@ -36,7 +44,7 @@ class PixelSpace:
 
     def backward(self, index, grad):
         "Take the gradient of the rendered images [n,3,size,size] as that of the parameters."
-        self.pixels.grad[index] = grad
+        self.grad[index] = grad
 
     def project(self):
         "Back to valid values."

@@ -175,7 +175,7 @@ def plot_history(
 def _loop(trainer, sampler, val=None, callback=None, out=None, save=lambda: None):
     "From the trainer's step to the last one."
     config, begun = trainer.config, time.perf_counter() - trainer.seconds
-    with tqdm(total=config.steps, initial=trainer.step, desc="train", unit="step", leave=False, delay=1) as bar:
+    with tqdm(total=config.steps, initial=trainer.step, desc="train", unit="step", leave=False, delay=1, disable=not trainer.team.first) as bar:
         for lr, hr in ahead(lambda t: sampler(t, trainer.device, trainer.share), range(trainer.step, config.steps), trainer.device):
             trainer.update(lr, hr)
             row = _row(trainer, val, out)
