@@ -49,10 +49,15 @@ def dc_loss(
     return sum((1 - F.cosine_similarity(s.flatten(1), r.flatten(1), eps=1e-12)).sum() for s, r in zip(g_syn, real) if s.ndim > 1)
 
 # %% ../nbs/07b_matching.ipynb #00000014
+def _mean(net, images, create_graph=False):
+    "∇θ ℓ of a group [I,3,H,W], image by image and summed in order: the digits do not depend on how many are taken at once."
+    parts = [[g / len(images) for g in gradient(net, x, create_graph)] for x in images.split(1)]
+    return [sum(same[1:], same[0]) for same in zip(*parts)]
+
 def _one_group(net, images, target, metric):
     "Distance of one group and its gradient in `images` [I,3,H,W]."
     images = images.detach().requires_grad_()
-    distance = dc_loss(gradient(net, images, create_graph=True), target, metric)
+    distance = dc_loss(_mean(net, images, create_graph=True), target, metric)
     return distance.detach(), torch.autograd.grad(distance, images)[0]
 
 # %% ../nbs/07b_matching.ipynb #00000016
@@ -75,17 +80,18 @@ def _all_groups(net, images, targets, metric):
     return distances.detach(), torch.autograd.grad(distances.sum(), images)[0]
 
 # %% ../nbs/07b_matching.ipynb #00000019
-def _in_pieces(net, images, target, metric, chunk):
-    "Distance of one group and its gradient in `images` [I,3,H,W], which go through the network `chunk` at a time."
-    pieces, device = [(x, len(x) / len(images)) for x in images.split(chunk)], images.device
-    parts = in_parallel(lambda piece: [piece[1] * g for g in gradient(net, piece[0])], pieces, device)
-    total = [sum(p).requires_grad_() for p in zip(*parts)]
+def _in_pieces(net, images, target, metric, piece):
+    "Distance of one group and its gradient in `images` [I,3,H,W], which go through the network `piece` at a time."
+    pieces, device = images.split(piece), images.device
+    share = lambda x, gs: [g / (len(images) / len(x)) for g in gs]
+    parts = in_parallel(lambda x: share(x, gradient(net, x)), pieces, device)
+    total = [sum(same[1:], same[0]).requires_grad_() for same in zip(*parts)]
     distance = dc_loss(total, target, metric)
     u = torch.autograd.grad(distance, total, allow_unused=True)
-    def pull(piece):
-        x = piece[0].detach().requires_grad_()
-        inner = sum((a * b).sum() for a, b in zip(gradient(net, x, create_graph=True), u) if b is not None)
-        return torch.autograd.grad(piece[1] * inner, x)[0]
+    def pull(x):
+        x = x.detach().requires_grad_()
+        back = [(g, b) for g, b in zip(share(x, gradient(net, x, create_graph=True)), u) if b is not None]
+        return torch.autograd.grad([g for g, _ in back], x, [b for _, b in back])[0]
     return distance.detach(), torch.cat(in_parallel(pull, pieces, device))
 
 # %% ../nbs/07b_matching.ipynb #0000001a
@@ -99,7 +105,7 @@ def match(
     "Distance of every group and its gradient in the pixels; the chunk changes memory and speed, not the result."
     groups, per, device = len(images), images.shape[1], images.device
     target = lambda g: [t[g] for t in targets]
-    if per > chunk: results = [_in_pieces(net, images[g], target(g), metric, chunk) for g in range(groups)]
+    if per > chunk: results = [_in_pieces(net, images[g], target(g), metric, 1 if device.type == "cpu" else chunk) for g in range(groups)]
     elif device.type == "cpu": results = in_parallel(lambda g: _one_group(net, images[g], target(g), metric), range(groups))
     else:
         parts = [slice(g, g + chunk // per) for g in range(0, groups, chunk // per)]
