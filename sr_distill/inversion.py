@@ -332,6 +332,6 @@ def make_space(
     prior = load_prior(recipe.prior, groups.photos, device) if prior is None else prior
     settings = InvertConfig(steps=recipe.invert, tune=recipe.tune, layer=recipe.layer, seed=recipe.seed)
     found = invert(np.asarray(start), prior, settings, folder=folder)
-    space = LatentSpace(found.latents, Rates(recipe.lr, recipe.lr_features, recipe.lr_generator))
+    space = LatentSpace(found.latents, Rates(recipe.lr_latents, recipe.lr_features, recipe.lr_generator))
     space.report = dict(prior=describe_prior(prior, prior.resolution or recipe.size), inversion=found.report)
     return space

@@ -49,7 +49,7 @@ def render_latents(
     x = clamp_inward(x)
     return x if x.shape[2:] == (size, size) else clamp_inward(resize(x, (size, size)))
 
-# %% ../nbs/10a_latent.ipynb #00000015
+# %% ../nbs/10a_latent.ipynb #00000014
 PIXELS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 21}   # that a prior paints at once where no chunk is given
 
 class Chunks:
@@ -75,7 +75,7 @@ class Chunks:
         torch.cuda.empty_cache()
         log.warning("out of GPU memory, going on with %d images at once in the prior", self.size)
 
-# %% ../nbs/10a_latent.ipynb #00000018
+# %% ../nbs/10a_latent.ipynb #00000017
 def generator_weights(prior: Prior) -> dict:   # name: parameter
     "The weights that paint: all but those of encoder and mapping."
     found = {k: p for k, p in prior.named_parameters() if not k.startswith(("encoder.", "mapping.", "vae.encoder.", "vae.quant_conv."))}
@@ -88,7 +88,7 @@ def check_layer(prior: Prior, layer):
     if not hasattr(prior, "from_features"): raise UserError(f"--layer {layer}: the prior {prior.name} has no layers to start from; leave it out, or name a StyleGAN-XL")
     if not 0 <= layer < prior.num_ws: raise UserError(f"--layer {layer} is out of range; the prior {prior.name} has layers 0 to {prior.num_ws - 1}")
 
-# %% ../nbs/10a_latent.ipynb #0000001a
+# %% ../nbs/10a_latent.ipynb #00000019
 @dataclass(repr=False)
 class Latents:
     "Images as latents of a prior, and for a StyleGAN-XL perhaps the features behind one layer."
@@ -111,7 +111,7 @@ class Latents:
         "The images, uint8 [N,size,size,3]."
         return to_uint8(self.paint())
 
-# %% ../nbs/10a_latent.ipynb #0000001d
+# %% ../nbs/10a_latent.ipynb #0000001c
 @torch.no_grad()
 def with_features(
     latents: Latents,
@@ -124,11 +124,11 @@ def with_features(
     found = torch.cat(Chunks(prior, latents.size).run(len(ws), lambda rows: prior.features(ws[rows], layer)))
     return replace(latents, features=found.nan_to_num(posinf=5., neginf=-5.).clip(-10, 10), layer=layer)
 
-# %% ../nbs/10a_latent.ipynb #00000022
+# %% ../nbs/10a_latent.ipynb #00000021
 @dataclass(frozen=True)
 class Rates:
     "Learning rates; 0 keeps a kind of parameter as it is."
-    latents: float = 0.01
+    latents: float = 0.05
     features: float = 0.
     generator: float = 0.
 
@@ -137,7 +137,7 @@ def _copy_to_tune(prior):
     for p in generator_weights(prior).values(): p.requires_grad_(True)
     return prior
 
-# %% ../nbs/10a_latent.ipynb #00000025
+# %% ../nbs/10a_latent.ipynb #00000024
 class LatentSpace:
     "Synthetic images made of latents; `parameters` are groups for an optimiser, each with its own rate."
     def __init__(self,
@@ -199,7 +199,7 @@ class LatentSpace:
         part = lambda at: {k: v[at] for k, v in self.parts.items()}
         return self.chunks.run(len(numbers), lambda rows: work(part(numbers[rows]), rows, *[numbers[rows]] * where))
 
-# %% ../nbs/10a_latent.ipynb #00000035
+# %% ../nbs/10a_latent.ipynb #00000034
 def quantise(
     x,          # [N,C,...]
     bits: int,  # 8 or 16
@@ -215,7 +215,7 @@ def restore(q, low, step):
     "The numbers that `quantise` rounded, as float32."
     return q.float() * step + low
 
-# %% ../nbs/10a_latent.ipynb #00000038
+# %% ../nbs/10a_latent.ipynb #00000037
 STORED = "sr_distill latents, version 1"
 
 def _packed(latents, bits):
@@ -235,7 +235,7 @@ def save_latents(latents: Latents, path, bits: int = 16):   # 8, 16, or 32 for u
     "Write latents to one .safetensors file; the weights of a tuned prior go with them."
     atomic_write(path, _stored(latents, bits, bool(latents.base)))
 
-# %% ../nbs/10a_latent.ipynb #00000039
+# %% ../nbs/10a_latent.ipynb #00000038
 def _open_latents(path):
     "Header and tensors of a stored set."
     try:
@@ -273,7 +273,7 @@ def load_latents(
 Latents.save = save_latents
 Latents.load = staticmethod(load_latents)
 
-# %% ../nbs/10a_latent.ipynb #00000040
+# %% ../nbs/10a_latent.ipynb #0000003f
 def _mean_psnr(a, b): return float(np.mean([psnr(x, y, 0, "rgb") for x, y in zip(a, b)]))
 
 def latent_budget(
