@@ -128,7 +128,7 @@ def with_features(
 @dataclass(frozen=True)
 class Rates:
     "Learning rates; 0 keeps a kind of parameter as it is."
-    latents: float = 0.05
+    latents: float = 0.03
     features: float = 0.
     generator: float = 0.
 

@@ -86,7 +86,7 @@ class Recipe:
     invert: int    = option(100, "latent space: steps from the start images to latents; 0 keeps what the encoder says", low=0)
     tune: int      = option(0, "latent space: steps of pivotal tuning, which teach the start images to the generator", low=0)
     layer: int     = option(None, "latent space: also optimise the features of this layer of a StyleGAN-XL", low=0)
-    lr_latents: float   = option(0.05, "latent space: learning rate of the latents, in their own unit", low=0)
+    lr_latents: float   = option(0.03, "latent space: learning rate of the latents, in their own unit", low=0)
     lr_features: float  = option(0.1, "latent space: learning rate of the features, where --layer is given", low=0)
     lr_generator: float = option(0.0, "latent space: learning rate of the generator's weights, 0 to keep them", low=0)
     schedule: str  = option("cosine", "learning rate over the steps; DC keeps it constant", ("cosine", "constant"))
