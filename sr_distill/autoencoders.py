@@ -40,7 +40,8 @@ class Prior(nn.Module):
     @property
     def identity(self) -> str: return weights_sha256(self)
     def latent_shape(self, size) -> tuple: raise NotImplementedError
-    def decode(self, latents): raise NotImplementedError
+    def paint(self, latents): raise NotImplementedError   # not clamped
+    def decode(self, latents): return self.paint(latents).clamp(0, 1)
     def encode(self, images):
         raise UserError(f"the prior {self.name} has no encoder; invert by optimisation instead (steps above 0)")
     def check_size(self, size) -> tuple:
@@ -91,7 +92,7 @@ class TinyAutoencoder(Prior):
     def encode(self, images):
         self.check_size(images.shape[2:])
         return self.encoder(images)
-    def decode(self, latents): return self.decoder(latents).clamp(0, 1)
+    def paint(self, latents): return self.decoder(latents)
 
 # %% ../nbs/09a_autoencoders.ipynb #00000016
 def read_weights(path) -> dict:  # name -> tensor
@@ -193,8 +194,7 @@ class SmallAutoencoder(Prior):
     def encode(self, images):
         self.check_size(images.shape[2:])
         return self.encoder(F.pixel_unshuffle(images, 8))
-    def paint(self, latents): return F.pixel_shuffle(self.decoder(latents), 8)   # not clamped, for training
-    def decode(self, latents): return self.paint(latents).clamp(0, 1)
+    def paint(self, latents): return F.pixel_shuffle(self.decoder(latents), 8)
     @torch.no_grad()
     def start_linear(self, images):
         "Set the linear parts to the principal components of `images`."
@@ -274,7 +274,7 @@ class KLAutoencoder(Prior):
     def encode(self, images):
         self.check_size(images.shape[2:])
         return self.vae.encode(images * 2 - 1).latent_dist.mode()
-    def decode(self, latents): return (self.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+    def paint(self, latents): return self.vae.decode(latents).sample / 2 + 0.5
 
 def load_kl(
     path,                 # folder of the autoencoder, or a name on the model hub

@@ -52,7 +52,7 @@ def check_options(config):
 
 # %% ../nbs/00_recipe.ipynb #00000015
 SCALES     = (2, 3, 4)
-SPACES     = ("pixel",)
+SPACES     = ("pixel", "latent")
 INITS      = ("noise", "downscaled", "random", "hardest")
 GROUPINGS  = ("image", "cluster", "all")
 OBJECTIVES = ("whole", "layerwise")
@@ -82,6 +82,13 @@ class Recipe:
     steps: int     = option(300, "matching steps; 0 keeps the start, which is a selection baseline", low=0)
     optimizer: str = option("adam", "optimiser of the synthetic images; sgd is DC's, momentum 0.5", ("adam", "sgd"))
     lr: float      = option(0.01, "learning rate of the synthetic images, in units of the 0..1 pixel range", low=0)
+    prior: str     = option("embedded", "image prior of latent space: its name, a file or a folder")
+    invert: int    = option(100, "latent space: steps from the start images to latents; 0 keeps what the encoder says", low=0)
+    tune: int      = option(0, "latent space: steps of pivotal tuning, which teach the start images to the generator", low=0)
+    layer: int     = option(None, "latent space: also optimise the features of this layer of a StyleGAN-XL", low=0)
+    lr_latents: float   = option(0.03, "latent space: learning rate of the latents, in their own unit", low=0)
+    lr_features: float  = option(0.1, "latent space: learning rate of the features, where --layer is given", low=0)
+    lr_generator: float = option(0.0, "latent space: learning rate of the generator's weights, 0 to keep them", low=0)
     schedule: str  = option("cosine", "learning rate over the steps; DC keeps it constant", ("cosine", "constant"))
     seed: int      = option(0, "fixes every random choice", low=0)
 

@@ -223,7 +223,7 @@ class StyleGANXL(Prior):
     def synthesize(self, ws): return self.from_features(self.features(ws, 0), ws, 0)
 
     def latent_shape(self, size=None): return (self.num_ws, self.w_dim, *self.check_size(size or self.resolution)[2:])
-    def decode(self, latents): return (self.synthesize(latents) / 2 + 0.5).clamp(0, 1)
+    def paint(self, latents): return self.synthesize(latents) / 2 + 0.5
     def _run(self, x, ws, first, last):
         for k in range(first, last + 1): x = _frugally(self.layers[k], x, ws[:, k])
         return x
