@@ -43,7 +43,7 @@ from sr_distill.matching import BankSource, GradientBank, fresh_network, held_ou
 from sr_distill.models import make_model
 from sr_distill.parallel import in_parallel, precision
 from sr_distill.patches import Groups
-from sr_distill.pixel import start_images
+from sr_distill.pixel import PixelSpace, start_images
 from sr_distill.recipe import Recipe, RunOptions, TrainConfig
 from sr_distill.train import PatchSampler, train
 
@@ -82,7 +82,7 @@ def reference_run(groups, recipe, states, device, watch=None):
         for g in range(len(groups)):
             crops = groups.cut(groups.sample(g, recipe.real, rng(recipe.seed, "reference", step, g)), device)
             images.grad[g:g+1] = reference_group(net, images[g:g+1], crops, recipe.objective)[1]
-        for settings in optimizer.param_groups: settings["lr"] = rate(recipe, step)
+        for settings in optimizer.param_groups: settings["lr"] = recipe.lr * rate(recipe, step)
         optimizer.step()
         with torch.no_grad(): images.clamp_(0, 1)
         if watch: watch(step + 1, images)
@@ -150,7 +150,7 @@ def rates(photos, out, device, rounds=5):
     recipe = Recipe(pool="random", networks=1, init="downscaled", real=1)
     groups = Groups(photos, "image", recipe.size, recipe.stride)
     bank = GradientBank(groups, recipe, network_pool(recipe, photos), "rates", device).build()
-    run = Run(start_images(groups, recipe), replace(recipe, steps=10**6), BankSource(bank), device)
+    run = Run(PixelSpace(start_images(groups, recipe), device), replace(recipe, steps=10**6), BankSource(bank), device)
     net, crops = bank.network(0), groups.cut(groups.sample(0, 32, rng(0, "crops")), device)
     numbers, n = np.arange(32), len(groups)
     target = [t[:1] for t in bank.targets(0, slice(0, 1))]
@@ -192,7 +192,7 @@ def curve(photos, out, device, seeds=3, marks=(0, 10, 20, 40, 60)):
             return watch
         losses = {name: {} for name in ("reference", "library", "literal")}
         for found in losses.values(): keep(found)(0, to_tensor(start_images(groups, recipe), device))
-        run = Run(start_images(groups, recipe), recipe, BankSource(GradientBank(groups, recipe, states, device=device).build()), device)
+        run = Run(PixelSpace(start_images(groups, recipe), device), recipe, BankSource(GradientBank(groups, recipe, states, device=device).build()), device)
         for step in range(recipe.steps):
             run.step()
             keep(losses["library"])(step + 1, run.space.render(slice(None)))
@@ -291,7 +291,7 @@ def gpu(photos, out, device):
     starts = np.resize(start_images(groups, recipe), (many, recipe.size, recipe.size, 3))
     for tf32 in (False, True):
         with precision(tf32):
-            run = Run(starts, recipe, Repeated(bank), device)
+            run = Run(PixelSpace(starts, device), recipe, Repeated(bank), device)
             run.step()
             step = seconds(lambda: [run.step() for _ in range(3)], device) / 3
             tables[f"DIV2K scale, tf32 {tf32}"] = dict(seconds_per_step=step, minutes_for_1000=step * 1000 / 60, chunk=run.chunk, peak=torch.cuda.max_memory_allocated())

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['TRACE_IMAGES', 'FORMAT', 'HELD_OUT_GROUPS', 'HELD_OUT_REAL', 'PART_BYTES', 'READ_EVERY', 'snapshot_steps', 'Trace',
            'DistilledSet', 'read_manifest', 'summary', 'card', 'make_optimizer', 'rate', 'Run', 'how_far',
-           'held_out_report', 'cut_parts', 'Part', 'run_steps', 'footprint', 'distill', 'open_photos', 'describe']
+           'held_out_report', 'together', 'cut_parts', 'Part', 'run_steps', 'footprint', 'distill', 'open_photos',
+           'describe']
 
 # %% ../nbs/11_distill.ipynb #00000003
 import contextlib, html, io, json, math, platform, re, shutil, time, zipfile
@@ -19,10 +20,13 @@ from . import __version__
 from .core import atomic_path, atomic_write, data_uri, file_sha256, folder_lock, load_state, log, pick_device, read_json, save_state, to_tensor, to_uint8, write_json
 from .data import Photos, decode_image, encode_png, make_lr
 from .matching import BankSource, GradientBank, LiveSource, choose_chunk, held_out_loss, image_bytes, match, memory_for, network_pool, trajectories
+from .inversion import check_prior, make_space
+from .latent import Latents, latent_budget
 from .models import count_parameters, load_model, make_model
 from .parallel import precision, ranks
 from .patches import Budget, Groups, ipc_for_budget
 from .pixel import PixelSpace, start_images
+from .priors import load_prior
 from .recipe import Recipe, RunError, RunOptions, UserError
 
 # %% ../nbs/11_distill.ipynb #00000007
@@ -161,8 +165,9 @@ def read_manifest(folder) -> dict:
 # %% ../nbs/11_distill.ipynb #00000011
 def summary(report: dict) -> str:
     "What a report says, in sentences: how far the images moved, and the matching loss on unseen networks."
-    loss = report.get("matching_loss") or {}
+    loss, latent = report.get("matching_loss") or {}, report.get("latent")
     moved = [f"Distillation changed {report['moved']['share']:.0%} of the 8-bit values, by {report['moved']['mean']:.1f} grey levels on average."] if "moved" in report else []
+    if latent: moved.insert(0, f"Inversion in the prior {latent['prior']['name']} gives the start images at {list(latent['inversion']['mean'].values())[-1]:.1f} dB.")
     return " ".join(moved + [f"Matching loss ({m}) on {loss['networks']} unseen networks: {v['before']:.4g} before, {v['after']:.4g} after ({v['after'] / v['before'] - 1:+.0%})."
                              for m, v in loss.items() if isinstance(v, dict)])
 
@@ -193,7 +198,7 @@ Start `{recipe['init']}`, {recipe['steps']} steps, objective `{recipe['objective
     from sr_distill.distill import DistilledSet
     set = DistilledSet.load("this folder")
 
-`images/` are plain PNG files for any toolkit; LR images are made from them by antialiased bicubic reduction. `manifest.json` has the whole recipe and the hash of every source photo. The images derive from those photos, so their licences carry over.
+`images/` are plain PNG files for any toolkit; LR images are made from them by antialiased bicubic reduction.{' `latents.safetensors` holds them as latents of the prior, which take less room: `Latents.load(file, prior).render()` gives them back.' if 'latent' in report else ''} `manifest.json` has the whole recipe and the hash of every source photo. The images derive from those photos, so their licences carry over.
 """
 
 # %% ../nbs/11_distill.ipynb #00000018
@@ -202,24 +207,23 @@ def make_optimizer(recipe: Recipe, parameters):
     return torch.optim.SGD(parameters, lr=recipe.lr, momentum=.5) if recipe.optimizer == "sgd" else torch.optim.Adam(parameters, lr=recipe.lr)
 
 def rate(recipe: Recipe, step: int) -> float:
-    "Learning rate of the images at `step`: constant, or half a cosine from `lr` down to 0."
-    return recipe.lr * (1 if recipe.schedule == "constant" else .5 + .5 * math.cos(math.pi * step / recipe.steps))
+    "Share of its learning rate that everything has at `step`: constant, or half a cosine from 1 down to 0."
+    return 1 if recipe.schedule == "constant" else .5 + .5 * math.cos(math.pi * step / recipe.steps)
 
 # %% ../nbs/11_distill.ipynb #00000019
 class Run:
     "The state of one distillation: images, optimiser, losses; `step` moves it, `state_dict` keeps it."
     def __init__(self,
-        start: np.ndarray,  # uint8 [groups·ipc,size,size,3]
+        space,              # `PixelSpace` or `LatentSpace`, images of a group next to each other
         recipe: Recipe,
         source,             # `BankSource` or `LiveSource`; None when no step is taken
         device="cpu",
         chunk: int = 0,     # images that a core or the GPU takes at once, 0 to choose
     ):
-        self.recipe, self.source, self.device = recipe, source, torch.device(device)
-        self.space = PixelSpace(start, device)
+        self.recipe, self.source, self.space, self.device = recipe, source, space, torch.device(device)
         self.optimizer = make_optimizer(recipe, self.space.parameters())
         self.chunk = chunk or (choose_chunk(source.start(0), recipe.size) if source else 1)
-        self.groups, self.done = len(start) // recipe.ipc, 0
+        self.groups, self.done = len(space) // recipe.ipc, 0
         self.losses = torch.zeros(recipe.steps, device=device, dtype=torch.float32 if self.device.type == "mps" else torch.float64)   # summed over groups
 
     def step(self):
@@ -232,7 +236,7 @@ class Run:
             distance, grad = self._match(net, self.space.render(index).unflatten(0, (-1, per)), groups)
             self.space.backward(index, grad.flatten(0, 1))
             self.losses[self.done] += distance.to(self.losses.dtype).sum()   # stays on the device
-        for settings in self.optimizer.param_groups: settings["lr"] = rate(self.recipe, self.done)
+        for kind in self.optimizer.param_groups: kind["lr"] = kind.get("initial_lr", self.recipe.lr) * rate(self.recipe, self.done)
         self.optimizer.step()
         self.space.project()
         if (self.done + 1) % self.recipe.outer: self.source.finish(self.done, self.space.render(slice(None)))
@@ -289,6 +293,12 @@ def held_out_report(groups, recipe: Recipe, start, end, networks: int = 5, devic
 # %% ../nbs/11_distill.ipynb #00000025
 PART_BYTES = 4 << 30   # pixels, gradient and Adam's moments of one part, at most
 
+def together(recipe: Recipe) -> str:
+    "Why the images of a recipe cannot be distilled apart from each other; empty when they can."
+    if recipe.inner: return "--inner trains each network on all synthetic images together"
+    if recipe.space == "latent" and (recipe.tune or recipe.lr_generator): return "--tune and --lr-generator change the prior for all images together"
+    return ""
+
 def cut_parts(
     groups: int,         # how many there are
     recipe: Recipe,      # size, ipc, inner
@@ -296,7 +306,7 @@ def cut_parts(
 ) -> list:               # (first group, group after the last) of each part
     "Equal shares of the groups: one for each process, more if memory asks for it, one if the images train a network together."
     fit = max(1, PART_BYTES // (recipe.ipc * 4 * 4 * 3 * recipe.size**2))
-    n = 1 if recipe.inner else min(groups, max(processes, -(-groups // fit)))
+    n = 1 if together(recipe) else min(groups, max(processes, -(-groups // fit)))
     return [(groups * i // n, groups * (i + 1) // n) for i in range(n)]
 
 # %% ../nbs/11_distill.ipynb #00000027
@@ -400,12 +410,15 @@ def run_steps(
                 if stopped and not last: raise RunError(f"stopped at step {run.done} of {steps}; start the same run again to go on")
 
 # %% ../nbs/11_distill.ipynb #0000002e
-def _run_part(part, groups, recipe, source, device, options, callback):
+def _run_part(part, groups, recipe, source, prior, device, options, callback):
     "All steps of one part; its last file says that it is done."
-    run = Run(part.start(groups, recipe), recipe, source(part), device, options.chunk)
+    space = make_space(recipe, groups, part.start(groups, recipe), device, part.folder, prior)
+    run = Run(space, recipe, source(part), device, options.chunk)
+    if not (part.folder/"before.npy").exists(): part.store("before", run.images())   # what the space makes of the start
     if (part.folder/"checkpoint.pt").exists(): run.load_state_dict(load_state(part.folder/"checkpoint.pt"))
     run_steps(run, part, options, callback)
-    write_json(part.folder/"part.json", dict(chunk=run.chunk, losses=run.losses.tolist()))
+    if recipe.space == "latent": space.latents.save(part.folder/"latents.safetensors", 32)
+    write_json(part.folder/"part.json", dict(chunk=run.chunk, losses=run.losses.tolist(), space=getattr(space, "report", None)))
     part.store("end", run.images())
 
 def _trace(state, parts, groups, recipe, options):
@@ -420,6 +433,17 @@ def _trace(state, parts, groups, recipe, options):
     return Trace(folder)
 
 # %% ../nbs/11_distill.ipynb #00000030
+def _latents(parts, prior, start):
+    "The latents of all parts as one, and what the report says of them."
+    found = [Latents.load(p.folder/"latents.safetensors", prior) for p in parts]
+    join = lambda name: None if getattr(found[0], name) is None else torch.cat([getattr(f, name) for f in found])
+    latents = replace(found[0], values=join("values"), features=join("features"))
+    reports = [read_json(p.folder/"part.json")["space"] for p in parts]
+    stages = {k: [dB for r in reports for dB in r["inversion"]["psnr"][k]] for k in reports[0]["inversion"]["psnr"]}
+    inversion = {**reports[0]["inversion"], "psnr": stages, "mean": {k: round(float(np.mean(v)), 3) for k, v in stages.items()}}
+    return latents, dict(prior=reports[0]["prior"], inversion=inversion, stored=latent_budget(latents, start))
+
+# %% ../nbs/11_distill.ipynb #00000032
 def footprint(
     groups, recipe: Recipe,
     parts: list,         # as `cut_parts` makes them
@@ -435,7 +459,7 @@ def footprint(
     return dict(images=largest * per * image * 4 * (4 if recipe.optimizer == "adam" else 3), work=min(at_once, largest * per) * image_bytes(net, recipe.size),
                 bank=bank, photos=int(3 * groups.photos.pixels * (1 + 1 / recipe.scale**2)))
 
-# %% ../nbs/11_distill.ipynb #00000033
+# %% ../nbs/11_distill.ipynb #00000035
 def distill(
     photos,                          # `data.Photos`
     recipe: Recipe,                  # every choice that decides the result
@@ -445,7 +469,7 @@ def distill(
 ) -> DistilledSet:                   # as stored
     "Distil `photos` by `recipe` into the folder `out`; under `torchrun` all processes call it and share the work."
     team, device, began = ranks(), pick_device(options.device), time.time()
-    if recipe.inner and team.size > 1: raise UserError("--inner trains each network on all synthetic images together, which several processes do not share; leave it out, or start without torchrun")
+    if team.size > 1 and (reason := together(recipe)): raise UserError(f"{reason}, which several processes do not share; leave it out, or start without torchrun")
     groups = Groups(photos, recipe.grouping, recipe.size, recipe.stride, recipe.clusters, recipe.seed)
     if recipe.budget: recipe = replace(recipe, ipc=ipc_for_budget(recipe.budget, len(groups), recipe.size, photos.pixels))
     with folder_lock(out) if team.first else contextlib.nullcontext(Path(out)) as out, precision(options.tf32):
@@ -456,30 +480,34 @@ def distill(
         if team.first: shutil.rmtree(out/".run", ignore_errors=True)
         return DistilledSet.load(out)
 
-# %% ../nbs/11_distill.ipynb #00000034
+# %% ../nbs/11_distill.ipynb #00000036
 def _make(out, photos, groups, recipe, options, callback, device, began):
     "This process's parts, and then, in the first one, the set."
     team, state = ranks(), out/".run"
     bounds = read_json(state/"run.json")["parts"]
     if team.first and recipe.steps: log.info(_said(footprint(groups, recipe, bounds, options.chunk, device)))
     parts = [Part(state/f"part-{i:04d}", *bound) for i, bound in enumerate(bounds)]
+    with team.one_by_one(): prior = load_prior(recipe.prior, photos, device) if recipe.space == "latent" else None
+    if prior: check_prior(prior, recipe)
     source = _sources(groups, recipe, _pool(state, photos, recipe, device, team) if recipe.steps else [], device, team)
     for part in parts[team.rank::team.size]:
-        if not part.done: _run_part(part, groups, recipe, source, device, options, callback)
+        if not part.done: _run_part(part, groups, recipe, source, prior, device, options, callback)
     team.wait()
     if not team.first: return
-    start, end = ([image for part in parts for image in part.images(name)] for name in ("start", "end"))
-    judged = held_out_report(groups, recipe, start, end, options.held_out, device) if options.held_out and recipe.steps else None
-    report = dict(moved=how_far(start, end), seconds=round(time.time() - began, 1), device=str(device), chunk=read_json(parts[0].folder/"part.json")["chunk"],
-                  threads=torch.get_num_threads(), processes=team.size, matching_loss=judged)
+    start, before, end = ([image for part in parts for image in part.images(name)] for name in ("start", "before", "end"))
+    latents, latent = _latents(parts, prior, np.stack(start)) if prior else (None, None)
+    judged = held_out_report(groups, recipe, before, end, options.held_out, device) if options.held_out and recipe.steps else None
+    report = dict(moved=how_far(before, end), seconds=round(time.time() - began, 1), device=str(device), chunk=read_json(parts[0].folder/"part.json")["chunk"],
+                  threads=torch.get_num_threads(), processes=team.size, matching_loss=judged, **(dict(latent=latent) if latent else {}))
     images = np.stack(end)
+    if latents: latents.save(out/"latents.safetensors", 16)
     DistilledSet(images, _names(groups, recipe), _manifest(photos, recipe, images, report), _trace(state, parts, groups, recipe, options)).save(out, options.lr_images)
 
 def _said(sizes):
     gb = {what: f"{size / 1e9:.2g} GB" if size > 1e9 else f"{size / 1e6:.0f} MB" for what, size in sizes.items()}
     return f"memory: about {gb['images']} for images and optimiser, {gb['work']} to work in; disk: {gb['bank']} for real gradients, {gb['photos']} for decoded photos"
 
-# %% ../nbs/11_distill.ipynb #00000041
+# %% ../nbs/11_distill.ipynb #00000043
 def open_photos(path, skip_bad: bool = False) -> Photos:
     "The photos of a folder or source by name; those of a distilled set are its images, checked."
     if (Path(path)/"manifest.json").exists(): return DistilledSet.load(path).photos

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHORT_LIST', 'Distance', 'mean_style', 'choose_classes', 'InvertConfig', 'ramp', 'toward', 'random_latents',
            'start_latents', 'inversion_stages', 'inversion_loss', 'space_psnr', 'Inversion', 'Inverted', 'invert',
-           'make_space']
+           'check_prior', 'make_space']
 
 # %% ../nbs/10b_inversion.ipynb #00000003
 import copy, hashlib, math, time
@@ -154,7 +154,7 @@ def start_latents(
     "What the encoder says, or the mean style."
     like, size = _like(prior), images.shape[1]
     if prior.encodes:
-        with torch.no_grad(): parts = Chunks(prior, size).run(len(images), lambda rows: prior.encode(to_tensor(images[rows]).to(like)))
+        parts = Chunks(prior, size).run(len(images), torch.no_grad()(lambda rows: prior.encode(to_tensor(images[rows]).to(like))))
         return Latents(prior, torch.cat(parts), size)
     kinds = sorted(set(classes)) if classes is not None else None
     means = mean_style(prior, kinds, seed=config.seed)
@@ -319,6 +319,12 @@ def invert(
     return Inverted(work.space.latents, work.psnr, work.losses, work.classes, work.distance.note, time.time() - began)
 
 # %% ../nbs/10b_inversion.ipynb #0000003e
+def check_prior(prior: Prior, recipe: Recipe):
+    "`UserError` when `prior` cannot do what `recipe` asks of it."
+    if not prior.resolution: prior.check_size(recipe.size)
+    check_layer(prior, recipe.layer)
+    if recipe.tune or recipe.lr_generator: generator_weights(prior)
+
 def make_space(
     recipe: Recipe,
     groups,            # `patches.Groups`; the embedded prior is trained on their photos

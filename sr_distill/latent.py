@@ -17,6 +17,7 @@ from .autoencoders import Prior
 from .core import atomic_write, log, to_uint8
 from .data import encode_png, resize
 from .metrics import psnr
+from .parallel import in_parallel
 from .priors import load_prior
 from .recipe import RunError, UserError
 
@@ -50,16 +51,18 @@ def render_latents(
     return x if x.shape[2:] == (size, size) else clamp_inward(resize(x, (size, size)))
 
 # %% ../nbs/10a_latent.ipynb #00000014
-PIXELS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 21}   # that a prior paints at once where no chunk is given
+PIXELS_AT_ONCE = 1 << 21   # that a prior paints at once where no chunk is given; a CPU core takes one image
 
 class Chunks:
     "Work through images a few at a time; out of GPU memory halves how many, and goes on."
     def __init__(self, prior: Prior, size: int, chunk: int = 0):   # images at once, 0 to choose
         device = next((p.device for p in prior.parameters()), torch.device("cpu"))
-        self.size, self.name = chunk or max(1, PIXELS_AT_ONCE.get(device.type, 1 << 18) // (prior.resolution or size)**2), prior.name
+        self.size = chunk or (1 if device.type == "cpu" else max(1, PIXELS_AT_ONCE // (prior.resolution or size)**2))
+        self.cores, self.name = device.type == "cpu" and not prior.resolution, prior.name   # a large generator takes all cores for itself
 
-    def run(self, n: int, work) -> list:   # of what work(slice) answers
-        "Call `work` with slices that cover 0..n."
+    def run(self, n: int, work, share: bool = True) -> list:   # of what work(slice) answers
+        "Call `work` with slices that cover 0..n; the cores of a CPU may share them."
+        if self.cores and share: return in_parallel(work, [slice(i, min(i + self.size, n)) for i in range(0, n, self.size)])
         results, first = [], 0
         while first < n:
             rows = slice(first, min(first + self.size, n))
@@ -101,11 +104,10 @@ class Latents:
 
     def __len__(self): return len(self.values)
     def __repr__(self): return f"Latents({len(self)} × {list(self.values.shape[1:])} of {self.prior.name}{', tuned' * bool(self.base)}, {self.size}²)"
-    @torch.no_grad()
     def paint(self, index=slice(None), chunk: int = 0):
-        "Images [n,3,size,size] in [0,1] for a slice or an index tensor."
+        "Images [n,3,size,size] in [0,1] for a slice or an index tensor, without a graph."
         numbers = torch.arange(len(self))[index].to(self.values.device)
-        part = lambda rows: render_latents(self.prior, self.values[numbers[rows]], self.size, None if self.features is None else self.features[numbers[rows]], self.layer)
+        part = torch.no_grad()(lambda rows: render_latents(self.prior, self.values[numbers[rows]], self.size, None if self.features is None else self.features[numbers[rows]], self.layer))
         return torch.cat(Chunks(self.prior, self.size, chunk).run(len(numbers), part))
     def render(self) -> np.ndarray:
         "The images, uint8 [N,size,size,3]."
@@ -173,10 +175,9 @@ class LatentSpace:
         prior = copy.deepcopy(self.prior).requires_grad_(False) if self.weights else self.prior
         base = self.start.base or (self.start.prior.identity if self.weights else None)
         return replace(self.start, prior=prior, values=self.parts["latents"].clone(), features=self.parts["features"].clone() if "features" in self.parts else None, base=base)
-    @torch.no_grad()
     def render(self, index) -> torch.Tensor:
         "Images [n,3,size,size] in [0,1] for a slice or an index tensor."
-        return torch.cat(self._run(index, lambda parts, rows: self.images(**parts)))
+        return torch.cat(self._run(index, torch.no_grad()(lambda parts, rows: self.images(**parts))))
 
     def backward(self, index, grad):
         "Add what the gradient of the rendered images [n,3,size,size] means for the parameters."
@@ -197,7 +198,7 @@ class LatentSpace:
     def _run(self, index, work, where=False):
         numbers = torch.arange(len(self))[index].to(self.parts["latents"].device)
         part = lambda at: {k: v[at] for k, v in self.parts.items()}
-        return self.chunks.run(len(numbers), lambda rows: work(part(numbers[rows]), rows, *[numbers[rows]] * where))
+        return self.chunks.run(len(numbers), lambda rows: work(part(numbers[rows]), rows, *[numbers[rows]] * where), share=not self.weights)
 
 # %% ../nbs/10a_latent.ipynb #00000034
 def quantise(
@@ -260,6 +261,7 @@ def load_latents(
 ) -> Latents:
     "Latents that `save_latents` wrote; those of another prior are refused."
     about, tensors = _open_latents(path)
+    if prior is None and about["prior"].startswith("embedded"): raise UserError(f"{path}: its prior was trained on photos; give it: load_prior('embedded', photos) with the same ones")
     prior = load_prior(about["prior"]) if prior is None else prior
     mine, wanted = prior.identity, about["base"] or about["identity"]
     if mine not in (wanted, about["identity"]): raise UserError(f"{path}: its latents belong to the prior {about['prior']} ({wanted[:12]}), not to {prior.name} ({mine[:12]}); give that prior, with the very same weights")

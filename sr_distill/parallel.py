@@ -81,6 +81,7 @@ def ranks() -> Ranks:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1: return Ranks()
     if "MASTER_ADDR" not in os.environ: raise UserError("WORLD_SIZE says that there are several processes, but not where they are; start them with torchrun, or unset WORLD_SIZE")
     if not dist.is_initialized():
+        if torch.cuda.is_available(): torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=datetime.timedelta(days=30))
     return Ranks(dist.get_rank(), dist.get_world_size())
 

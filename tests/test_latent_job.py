@@ -1,0 +1,105 @@
+"The whole latent job: inversion, pivotal tuning, latent distillation, the stored set, a model trained on it."
+import functools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sr_distill import distill as room, priors
+from sr_distill.autoencoders import SmallConfig
+from sr_distill.core import rng
+from sr_distill.data import Photos
+from sr_distill.distill import DistilledSet, distill, summary
+from sr_distill.latent import Latents
+from sr_distill.metrics import psnr
+from sr_distill.models import make_model
+from sr_distill.recipe import Recipe, RunError, RunOptions, TrainConfig, UserError
+from sr_distill.stylegan import _from_tensors, save_stylegan
+from sr_distill.train import train
+
+RECIPE = Recipe(space="latent", size=32, init="downscaled", steps=4, networks=2, pool="random", real=4, invert=4, tune=3)
+OPTIONS = RunOptions(device="cpu", held_out=0, snapshots=3, checkpoint=1)
+
+
+@pytest.fixture(autouse=True)
+def quick(tmp_path, monkeypatch):
+    "A cache of its own, no LPIPS, and an embedded prior that is trained in seconds."
+    monkeypatch.setenv("SR_DISTILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(priors, "embedded_prior", functools.partial(priors.embedded_prior, config=SmallConfig(steps=30)))
+
+@pytest.fixture
+def photos(): return Photos.open("embedded").subset([0, 1, 2])
+
+@pytest.fixture
+def super32(shared, tmp_path):
+    folder = shared("reference/stylegan_xl")
+    g = _from_tensors(json.loads((folder / "super32.config.json").read_text()), load_file(folder / "super32.weights.safetensors"), "super32")
+    save_stylegan(g, tmp_path / "super32.safetensors")
+    return str(tmp_path / "super32.safetensors")
+
+
+def whole_job(photos, recipe, out):
+    made = distill(photos, recipe, out, OPTIONS)
+    assert (DistilledSet.load(out).images == made.images).all() and made.images.shape == (3, 32, 32, 3)
+    about = made.manifest["report"]["latent"]
+    prior = priors.load_prior(recipe.prior, photos)
+    stored = Latents.load(out / "latents.safetensors", prior)
+    rounded = min(psnr(a, b, 0, "rgb") for a, b in zip(stored.render(), made.images))
+    assert rounded > 40, "16-bit latents do not give the images back"
+    assert about["inversion"]["tuned"] == (recipe.tune > 0) and len(about["inversion"]["psnr"]["start"]) == 3
+    assert about["stored"]["stored"]["8"]["bytes"] < about["stored"]["stored"]["16"]["bytes"] < about["stored"]["stored"]["16"]["bytes_with_decoder"]
+    assert about["prior"]["identity"] == prior.identity and "latents.safetensors" in (out / "README.md").read_text()
+    model = make_model("vdsr", 2, 3, 8, generator=rng(0, "weights"))
+    result = train(model, made.photos, TrainConfig(steps=20, batch=2, patch=24), device="cpu")
+    assert np.isfinite(result.history[-1]["loss"])
+    return made
+
+
+def test_on_the_embedded_prior(photos, tmp_path):
+    made = whole_job(photos, RECIPE, tmp_path / "set")
+    assert made.manifest["report"]["moved"]["mean"] > 0 and made.manifest["report"]["latent"]["inversion"]["tuned"]
+    assert len(made.trace) == 3 and (made.trace.frame(2) == made.images).all()
+    still = whole_job(photos, replace(RECIPE, steps=0, tune=0), tmp_path / "inverted")   # the GAN-inversion baseline
+    assert still.manifest["report"]["moved"]["mean"] == 0 and (still.images != made.images).any()
+    assert "Inversion" in summary(still.manifest["report"])
+
+
+def test_on_the_reference_generator(photos, super32, tmp_path):
+    made = whole_job(photos, replace(RECIPE, prior=super32, invert=3, tune=2, lr_generator=1e-4), tmp_path / "set")
+    assert made.manifest["report"]["latent"]["prior"]["kind"] == "StyleGANXL"
+    assert "LPIPS" in made.manifest["report"]["latent"]["inversion"]["distance"]
+
+
+@pytest.mark.parametrize("changes", [dict(tune=0), dict(tune=2, lr_generator=1e-3)])
+def test_stopped_and_resumed_it_ends_the_same(photos, tmp_path, changes):
+    class Stop:
+        stopped = False
+        def __call__(self, step, loss, images): self.stopped = step >= 2
+    recipe = replace(RECIPE, **changes)
+    whole = distill(photos, recipe, tmp_path / "whole", OPTIONS)
+    with pytest.raises(RunError, match="start the same run again"): distill(photos, recipe, tmp_path / "parts", OPTIONS, Stop())
+    again = distill(photos, recipe, tmp_path / "parts", OPTIONS)
+    assert (again.images == whole.images).all()
+    assert (tmp_path / "whole/latents.safetensors").read_bytes() == (tmp_path / "parts/latents.safetensors").read_bytes()
+
+
+def test_parts_and_threads_change_nothing(photos, tmp_path, monkeypatch):
+    recipe, threads = replace(RECIPE, tune=0), torch.get_num_threads()
+    whole = distill(photos, recipe, tmp_path / "whole", OPTIONS)
+    monkeypatch.setattr(room, "PART_BYTES", 2 * 4 * 4 * 3 * 32**2)   # two groups
+    try:
+        torch.set_num_threads(threads + 1)
+        parts = distill(photos, recipe, tmp_path / "parts", OPTIONS)
+    finally: torch.set_num_threads(threads)
+    assert (parts.images == whole.images).all() and len(Latents.load(tmp_path / "parts/latents.safetensors", priors.load_prior("embedded", photos))) == 3
+    assert room.cut_parts(3, recipe, 1) == [(0, 1), (1, 3)] and room.cut_parts(3, RECIPE, 3) == [(0, 3)]
+
+
+def test_what_does_not_fit_is_said_before_any_work(photos, tmp_path):
+    for changes, message in [(dict(size=30), "multiples of 8"), (dict(prior="nothing"), "neither a file nor a known prior"), (dict(layer=2), "no layers to start from")]:
+        with pytest.raises(UserError, match=message): distill(photos, replace(RECIPE, **changes), tmp_path / message.split()[0], OPTIONS)
+        assert not list((tmp_path / message.split()[0]).rglob("pool.pt"))
