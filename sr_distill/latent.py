@@ -8,7 +8,7 @@ __all__ = ['PIXELS_AT_ONCE', 'STORED', 'clamp_inward', 'render_latents', 'Chunks
            'latent_budget']
 
 # %% ../nbs/10a_latent.ipynb #00000003
-import copy, json
+import copy, json, json
 from dataclasses import dataclass, field, replace
 import numpy as np, torch
 from safetensors import safe_open
@@ -230,7 +230,7 @@ def _stored(latents, bits, weights):
     about = dict(format=STORED, prior=latents.prior.name, identity=latents.prior.identity, base=latents.base or "", size=latents.size, bits=bits, layer="" if latents.layer is None else latents.layer)
     tensors = _packed(latents, bits)
     if weights: tensors |= {f"weights.{k}": p.detach().cpu().float().contiguous() for k, p in generator_weights(latents.prior).items()}
-    return save(tensors, {k: str(v) for k, v in about.items()})
+    return save(tensors, {"sr_distill": json.dumps({k: str(v) for k, v in about.items()})})   # one key: equal latents give equal files
 
 def save_latents(latents: Latents, path, bits: int = 16):   # 8, 16, or 32 for unrounded float32
     "Write latents to one .safetensors file; the weights of a tuned prior go with them."
@@ -240,10 +240,10 @@ def save_latents(latents: Latents, path, bits: int = 16):   # 8, 16, or 32 for u
 def _open_latents(path):
     "Header and tensors of a stored set."
     try:
-        with safe_open(path, "pt") as f: about, tensors = dict(f.metadata() or {}), {k: f.get_tensor(k) for k in f.keys()}
+        with safe_open(path, "pt") as f: about, tensors = json.loads((f.metadata() or {}).get("sr_distill", "{}")), {k: f.get_tensor(k) for k in f.keys()}
     except FileNotFoundError: raise UserError(f"{path}: no such file; give the path of stored latents") from None
     except Exception as e: raise UserError(f"{path}: is no readable safetensors file ({type(e).__name__}); restore it or distil again") from None
-    if about.get("format") != STORED or "latents" not in tensors: raise UserError(f"{path}: holds no latents ({STORED}); give a file that sr_distill stored")
+    if not isinstance(about, dict) or about.get("format") != STORED or "latents" not in tensors: raise UserError(f"{path}: holds no latents ({STORED}); give a file that sr_distill stored")
     return about, tensors
 
 def _retuned(prior, weights, path):
