@@ -15,7 +15,7 @@ from torch.func import functional_call, vmap
 from tqdm.auto import tqdm
 from .convolution import rerouted
 from .core import atomic_path, cache_dir, json_sha256, log, rng
-from .data import downscale
+from .data import downscale, photo_cache
 from .models import load_model, make_model
 from .parallel import in_parallel, ranks
 from .recipe import Recipe, RunError, TrainConfig, UserError
@@ -239,6 +239,8 @@ class GradientBank:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder/"rows.npy").exists() and shutil.disk_usage(self.folder).free < 1.05 * self.nbytes:
             raise UserError(f"{self.folder}: the gradient bank needs {self.nbytes / 1e9:.3g} GB and the disk has less; set SR_DISTILL_CACHE to a folder with more room, lower --networks, or let fewer groups answer for the photos (--grouping cluster --clusters N)")
+        os.utime(self.folder)   # used now
+        _prune(self.folder, photo_cache().limit)
         self.rows, new = _open_map(self.folder/"rows.npy", np.float32, self.shape)
         if new: (self.folder/"done.npy").unlink(missing_ok=True)
         self.done, _ = _open_map(self.folder/"done.npy", np.uint8, self.shape[:2])
@@ -284,6 +286,14 @@ class GradientBank:
 
 # %% ../nbs/07b_matching.ipynb #00000031
 def _batches(items, n): return [items[i:i+n] for i in range(0, len(items), n)]
+
+def _prune(keep, limit):
+    "Delete the banks that were used longest ago until the others beside `keep` take at most `limit` bytes."
+    banks = sorted((b for b in keep.parent.iterdir() if b.is_dir() and b != keep), key=lambda b: b.stat().st_mtime, reverse=True)
+    total = 0
+    for bank in banks:
+        total += sum(f.stat().st_size for f in bank.iterdir())
+        if total > limit: shutil.rmtree(bank, ignore_errors=True)
 
 def _open_map(path, dtype, shape):
     "A memory-mapped array that outlives this process, and whether it is new; a damaged file or another shape is made anew."

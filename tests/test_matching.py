@@ -1,6 +1,7 @@
 """Formulas against float64 references written out by hand, every road to the pixel gradient, and what a bank survives."""
 import contextlib
 import math
+import os
 import shutil
 from collections import namedtuple
 
@@ -203,3 +204,12 @@ def test_fresh_networks_differ_by_name_and_seed():
     first = lambda r, *n: next(fresh_network(r, *n).parameters())
     assert first(Recipe(), 1).equal(first(Recipe(), 1))
     assert not first(Recipe(), 1).equal(first(Recipe(seed=1), 1)) and not first(Recipe(), 1).equal(first(Recipe(), 2))
+
+
+def test_old_banks_make_room(small, monkeypatch):
+    groups, recipe, states = small
+    old, new = (GradientBank(groups, recipe, states, stream).build() for stream in ("old", "new"))
+    os.utime(old.folder, (1, 1))
+    monkeypatch.setenv("SR_DISTILL_CACHE_GB", str(1.5 * new.nbytes / 1e9))
+    third = GradientBank(groups, recipe, states, "third").build()
+    assert not old.folder.exists() and new.folder.exists() and third.folder.exists() and (third.rows != 0).any()
