@@ -75,7 +75,7 @@ def choose_classes(
     like, size = _like(prior), images.shape[1]
     ws = mean_style(prior, range(prior.config["c_dim"]), samples, seed)[:, None]
     paint = lambda rows: render_latents(prior, ws[rows], size).cpu()
-    means = torch.cat(Chunks(prior, size).run(len(ws), paint))
+    means = torch.cat(Chunks(prior, size, max(1, (1 << 18) // size**2)).run(len(ws), paint))
     small = lambda x: resize(x, (32, 32)).flatten(1)
     thumbs = small(means)
     def choose(image):

@@ -117,6 +117,7 @@ def test_out_of_memory_in_the_middle_counts_nothing_twice(tiny, monkeypatch):
     z, grad = torch.randn(4, *tiny.latent_shape(16)), torch.randn(4, 3, 16, 16)
     def space(chunk): return LatentSpace(Latents(tiny, z, 16), Rates(.01, 0, 1e-4), chunk)
     whole, crowded = space(1), space(4)
+    crowded.chunks.cpu = False   # act as on a GPU
     whole.backward(slice(None), grad)
     real = torch.autograd.grad
     def fails_late(outputs, inputs, *args, **kwargs):
