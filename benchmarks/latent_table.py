@@ -28,7 +28,7 @@ from sr_distill.recipe import Recipe, RunOptions, TrainConfig
 from sr_distill.train import train
 
 BASE = Recipe(size=256, init="downscaled", steps=30, networks=6, real=16, invert=10)
-MODELS = {"SRCNN 9-1-5 ×2": ("srcnn", 2, None, None, 800), "VDSR 8×32 ×2": ("vdsr", 2, 8, 32, 200), "EDSR 4×32 ×2": ("edsr", 2, 4, 32, 400),
+MODELS = {"EDSR 4×32 ×2": ("edsr", 2, 4, 32, 400), "VDSR 8×32 ×2": ("vdsr", 2, 8, 32, 200), "SRCNN 9-1-5 ×2": ("srcnn", 2, None, None, 800),
           "EDSR 4×32 ×4": ("edsr", 4, 4, 32, 300)}   # name, scale, depth, width, steps
 TESTS = {"Set5": "set5", "Set14": "set14", "photos/val": "photos/val"}
 
@@ -66,6 +66,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("photos", type=Path), p.add_argument("prior"), p.add_argument("tests", type=Path), p.add_argument("out", type=Path)
     p.add_argument("--seeds", type=int, default=3)
+    p.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     p.add_argument("--publish", action="store_true")
     args = p.parse_args()
     for name in ("sets", "scores"): (args.out / name).mkdir(parents=True, exist_ok=True)
@@ -80,19 +81,20 @@ def main():
             about[stem(name, seed, recipe)] = dict(pixels=s.budget.shares["pixels"], bytes=s.budget.shares["bytes"], moved=report["moved"], matching_loss=report["matching_loss"], latent=report.get("latent"))
             print(f"{name}, seed {seed}: {s.budget.shares['pixels']:.2f} % of pixels, {s.budget.shares['bytes']:.2f} % of bytes. {summary(report)} This call {time.time() - began:.0f} s", flush=True)
     bicubic = {scale: {t: evaluate("bicubic", Photos.open(args.tests / place), scale, lpips="none").mean for t, place in TESTS.items()} for scale in (2, 4)}
-    jobs = [(folders[name, seed], args.tests, args.out, name, model, seed) for seed in range(args.seeds) for model in MODELS for name in ["all photos", *recipes(args.prior, 0)]]
+    jobs = [(folders[name, seed], args.tests, args.out, name, model, seed) for seed in range(args.seeds) for model in args.models for name in ["all photos", *recipes(args.prior, 0)]]
     results = {}
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for name, model, seed, scores in pool.map(score, jobs):
             results.setdefault((model, name), []).append(scores)
             print(f"{model}, {name}, seed {seed}: " + ", ".join(f"{t} {scores[t]['psnr_rgb']:.2f}" for t in TESTS), flush=True)
     lines = []
-    for model, (_, scale, _, _, steps) in MODELS.items():
+    for model in args.models:
+        _, scale, _, _, steps = MODELS[model]
         lines += [f"\n**{model}**, {steps} steps, PSNR-RGB in dB, {args.seeds} seeds, mean ± standard deviation\n", "| trained on | " + " | ".join(TESTS) + " |", "|:--|" + "--:|" * len(TESTS),
                   "| bicubic | " + " | ".join(f"{bicubic[scale][t]['psnr_rgb']:.2f}" for t in TESTS) + " |"]
         lines += [f"| {name} | " + " | ".join(cell(results[model, name], t) for t in TESTS) + " |" for name in ["all photos", *recipes(args.prior, 0)]]
     (args.out / "tables.md").write_text("\n".join(lines) + "\n")
-    stored = dict(recipe=BASE.to_dict(), prior=Path(args.prior).name, photos=photos.names, models=MODELS, seeds=args.seeds, sets=about,
+    stored = dict(recipe=BASE.to_dict(), prior=Path(args.prior).name, photos=photos.names, models={m: MODELS[m] for m in args.models}, seeds=args.seeds, sets=about,
                   bicubic={str(k): {t: m["psnr_rgb"] for t, m in v.items()} for k, v in bicubic.items()},
                   rows=[dict(model=m, set=n, psnr_rgb={t: [r[t]["psnr_rgb"] for r in runs] for t in TESTS}) for (m, n), runs in results.items()])
     write_json(args.out / "results.json", stored)
