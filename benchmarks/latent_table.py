@@ -57,7 +57,7 @@ def score(job):
 
 def ten(photos): return photos.subset(np.linspace(0, len(photos) - 1, 10).astype(int).tolist())
 
-def cell(runs, test, base=None):
+def cell(runs, test):
     "Mean ± standard deviation of RGB PSNR over the seeds."
     values = [r[test]["psnr_rgb"] for r in runs]
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values) if len(values) > 1 else 0:.2f}"

@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py PHOTOS OUT                   about 25 minutes on 2 CPU cores, 40 photos of 2K
     python benchmarks/speed.py PHOTOS OUT --only rates      one section: rates, curve, scaling, input or job
-    python benchmarks/speed.py PHOTOS OUT --device cuda     the same on a GPU, with the TF32 comparison, in about 8 minutes
+    python benchmarks/speed.py PHOTOS OUT --device cuda     the same on a GPU, with the TF32 comparison; for some 20 photos
 
 PHOTOS is a folder of HR photos.  Results go to OUT/speed-cpu.json (speed-cuda.json), section by section; with --publish
 also to nbs/results/, where the page on speed reads them.  Everything that is compared is timed in turn, in one process,
@@ -36,10 +36,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from sr_distill import convolution
-from sr_distill.core import json_sha256, rng, to_tensor, to_uint8, write_json
+from sr_distill.core import rng, to_tensor, to_uint8, write_json
 from sr_distill.data import Photos, downscale
-from sr_distill.distill import Run, distill, held_out_report, rate
-from sr_distill.matching import BankSource, GradientBank, fresh_network, held_out_loss, mean_gradient, network_pool, trajectories
+from sr_distill.distill import Run, distill, rate
+from sr_distill.matching import BankSource, GradientBank, fresh_network, held_out_loss, match, mean_gradient, network_pool, trajectories
 from sr_distill.models import make_model
 from sr_distill.parallel import in_parallel, precision
 from sr_distill.patches import Groups
@@ -160,7 +160,6 @@ def rates(photos, out, device, rounds=5):
             "step": run.step,
             "bank row": lambda: mean_gradient(net, numbers, lambda part: crops[part[0]:part[-1] + 1])}
     if device == "cpu":
-        from sr_distill.matching import match
         calls = recorded(lambda: match(net, one, target, "layerwise", 1))
         kernels = dict(conv=convolution.conv, weight_gradient=convolution.weight_gradient)
         replay = lambda call: lambda _: [call(kind, args) for kind, args in calls]

@@ -6,7 +6,6 @@
 __all__ = ['conv', 'weight_gradient', 'rerouted']
 
 # %% ../nbs/07a_convolution.ipynb #00000003
-import contextlib
 import torch, torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode

@@ -10,7 +10,7 @@ __all__ = ['TRACE_IMAGES', 'FORMAT', 'HELD_OUT_GROUPS', 'HELD_OUT_REAL', 'PART_B
 
 # %% ../nbs/11_distill.ipynb #00000003
 import contextlib, html, io, json, math, platform, re, shutil, time, zipfile
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 import numpy as np, torch
@@ -19,13 +19,13 @@ from tqdm.auto import tqdm
 from . import __version__
 from .core import atomic_path, atomic_write, data_uri, file_sha256, folder_lock, load_state, log, pick_device, read_json, save_state, to_tensor, to_uint8, write_json
 from .data import Photos, decode_image, encode_png, make_lr
-from .matching import BankSource, GradientBank, LiveSource, choose_chunk, held_out_loss, image_bytes, match, memory_for, network_pool, trajectories
+from .matching import BankSource, GradientBank, LiveSource, choose_chunk, held_out_loss, image_bytes, match, network_pool, trajectories
 from .inversion import check_prior, make_space
 from .latent import Latents, latent_budget
 from .models import count_parameters, load_model, make_model
 from .parallel import precision, ranks
 from .patches import Budget, Groups, ipc_for_budget
-from .pixel import PixelSpace, start_images
+from .pixel import start_images
 from .priors import load_prior
 from .recipe import Recipe, RunError, RunOptions, UserError
 
@@ -451,9 +451,9 @@ def footprint(
     device="cpu",
 ) -> dict:               # bytes, by what they are for
     "Estimated memory of one process and disk space of a run."
-    net, per = make_model(recipe.network, recipe.scale), recipe.ipc
+    net, per = make_model(recipe.network, recipe.scale).to(device), recipe.ipc   # what an image takes there differs by device
     image, largest = 3 * recipe.size**2, max(last - first for first, last in parts)
-    at_once = chunk or choose_chunk(net, recipe.size, memory_for(device))
+    at_once = chunk or choose_chunk(net, recipe.size)
     if torch.device(device).type == "cpu": at_once = torch.get_num_threads() * min(at_once, per)
     bank = 4 * recipe.networks * len(groups) * count_parameters(net) if recipe.pool in ("random", "trajectory") and recipe.outer == 1 and recipe.steps else 0
     return dict(images=largest * per * image * 4 * (4 if recipe.optimizer == "adam" else 3), work=min(at_once, largest * per) * image_bytes(net, recipe.size),

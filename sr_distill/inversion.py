@@ -8,13 +8,13 @@ __all__ = ['SHORT_LIST', 'Distance', 'mean_style', 'choose_classes', 'InvertConf
            'check_prior', 'make_space']
 
 # %% ../nbs/10b_inversion.ipynb #00000003
-import copy, hashlib, math, time
-from dataclasses import asdict, dataclass, field, replace
+import hashlib, math, time
+from dataclasses import asdict, dataclass
 from pathlib import Path
-import numpy as np, torch, torch.nn.functional as F
+import numpy as np, torch
 from tqdm.auto import tqdm
 from .autoencoders import Prior
-from .core import json_sha256, load_state, log, rng, save_state, to_tensor, to_uint8
+from .core import json_sha256, load_state, rng, save_state, to_tensor, to_uint8
 from .data import resize
 from .latent import Chunks, Latents, LatentSpace, Rates, check_layer, generator_weights, render_latents, with_features
 from .metrics import LPIPS, psnr

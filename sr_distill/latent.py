@@ -8,8 +8,8 @@ __all__ = ['PIXELS_AT_ONCE', 'GENERATOR_BYTES', 'STORED', 'clamp_inward', 'rende
            'load_latents', 'latent_budget']
 
 # %% ../nbs/10a_latent.ipynb #00000003
-import copy, json, json
-from dataclasses import dataclass, field, replace
+import copy, json
+from dataclasses import dataclass, replace
 import numpy as np, torch
 from safetensors import safe_open
 from safetensors.torch import save

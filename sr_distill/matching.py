@@ -222,7 +222,8 @@ class GradientBank:
         stream: str = "bank",  # random stream of the sub-image samples
         device="cpu",
     ):
-        self.groups, self.recipe, self.stream, self.device, self.resident = groups, recipe, stream, torch.device(device), None
+        self.groups, self.recipe, self.stream, self.device = groups, recipe, stream, torch.device(device)
+        self.rows = self.resident = None   # the mapped file, and its copy on a GPU
         self.states = [{k: v.to(device) for k, v in s.items()} for s in states]
         self.net = make_model(recipe.network, recipe.scale).to(device)
         self.shape = (len(states), len(groups), sum(p.numel() for p in self.net.parameters()))
@@ -248,7 +249,7 @@ class GradientBank:
 
     def build(self, first: int = 0, last=None):
         "Compute what is missing of the groups from `first` to before `last`."
-        if not hasattr(self, "rows"): self.open()
+        if self.rows is None: self.open()
         last = self.shape[1] if last is None else last
         missing = sorted((np.argwhere(self.done[:, first:last] == 0) + [0, first]).tolist(), key=lambda kg: (kg[1] // 16, *kg))   # photos stay in memory
         if missing: log.info("gradient bank: %d networks × %d groups, %.1f MB in %s", *self.shape[:2], self.nbytes / 1e6, self.folder)

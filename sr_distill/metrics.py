@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from .recipe import SCALES, RunError, UserError
 from .core import import_torchvision, pick_device, to_tensor, to_uint8, write_json
 from .data import Photos, decode_image, lr_path_for, upscale
+from .parallel import precision
 
 # %% ../nbs/05_metrics.ipynb #00000007
 def luma(
@@ -145,13 +146,11 @@ def _in_tiles(network, lr, scale, margin, size):
 @contextlib.contextmanager
 def _exact(network):
     "Evaluation mode, no graph, and full precision: TF32 would make the result depend on the tiles."
-    training, tf32 = getattr(network, "training", False), torch.backends.cudnn.allow_tf32
+    training = getattr(network, "training", False)
     if training: network.eval()
-    torch.backends.cudnn.allow_tf32 = False
     try:
-        with torch.no_grad(): yield
+        with torch.no_grad(), precision(): yield
     finally:
-        torch.backends.cudnn.allow_tf32 = tf32
         if training: network.train()
 
 def _device(model): return next((p.device for p in model.parameters()), "cpu") if isinstance(model, torch.nn.Module) else "cpu"

@@ -36,7 +36,9 @@ def ahead(
     device="cuda", # where the items are used; for the CPU this is `map`
 ):                 # generator of `fn(x)` for each of `inputs`
     "Like `map`, one item ahead."
-    if torch.device(device).type == "cpu": return (yield from map(fn, inputs))
+    if torch.device(device).type == "cpu":
+        yield from map(fn, inputs)
+        return
     inputs = iter(inputs)
     with ThreadPoolExecutor(1) as pool:
         pending = [pool.submit(fn, x) for _, x in zip(range(1), inputs)]

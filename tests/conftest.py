@@ -22,6 +22,23 @@ def environment(tmp_path_factory):
         yield
 
 
+@pytest.fixture
+def small_photos(tmp_path):
+    "`small_photos('abc')` makes a folder of so many photos of 60x60 pixels, with these names."
+    import numpy as np
+    from PIL import Image
+
+    def make(names) -> Path:
+        noise, folder = np.random.default_rng(0), tmp_path / "photos"
+        folder.mkdir()
+        for name in names:
+            smooth = np.kron(noise.integers(0, 256, (12, 12, 3)), np.ones((5, 5, 1))).astype(np.uint8)
+            Image.fromarray(smooth).save(folder / f"{name}.png")
+        return folder
+
+    return make
+
+
 @pytest.fixture(scope="module")
 def repo_copy(tmp_path_factory):
     "A copy of all that nbdev reads and writes, so that no test changes the tree."

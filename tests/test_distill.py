@@ -17,6 +17,7 @@ from sr_distill import core, distill as room, matching
 from sr_distill.core import read_json, write_json
 from sr_distill.data import Photos
 from sr_distill.distill import DistilledSet, Trace, describe, distill, open_photos, snapshot_steps
+from sr_distill.pixel import PixelSpace
 from sr_distill.recipe import Recipe, RunError, RunOptions, UserError
 
 RECIPE = Recipe(size=24, steps=12, networks=2, real=4, init="random", pool="random")
@@ -27,14 +28,7 @@ OPTIONS = RunOptions(device="cpu", checkpoint=2, held_out=0, snapshots=5)
 def own_cache(tmp_path, monkeypatch): monkeypatch.setenv("SR_DISTILL_CACHE", str(tmp_path / "cache"))
 
 @pytest.fixture
-def folder(tmp_path):
-    "Three small photos in a folder."
-    noise = np.random.default_rng(0)
-    (tmp_path / "photos").mkdir()
-    for name in "abc":
-        smooth = np.kron(noise.integers(0, 256, (12, 12, 3)), np.ones((5, 5, 1))).astype(np.uint8)
-        Image.fromarray(smooth).save(tmp_path / "photos" / f"{name}.png")
-    return tmp_path / "photos"
+def folder(small_photos): return small_photos("abc")
 
 def files(out: Path) -> dict:
     "Everything in a finished set that must not differ between two runs."
@@ -248,7 +242,7 @@ def test_cuda_never_waits_and_agrees_with_the_cpu(folder, tmp_path):
     photos, recipe = Photos.open(folder), replace(RECIPE, size=48, steps=4)
     groups = room.Groups(photos, "image", 48, 24)
     banks = {d: matching.GradientBank(groups, recipe, matching.network_pool(recipe, photos), device=d).build() for d in ("cpu", "cuda")}
-    runs = {d: room.Run(room.PixelSpace(room.start_images(groups, recipe), d), recipe, matching.BankSource(bank), d) for d, bank in banks.items()}
+    runs = {d: room.Run(PixelSpace(room.start_images(groups, recipe), d), recipe, matching.BankSource(bank), d) for d, bank in banks.items()}
     for run in runs.values(): run.step()
     torch.cuda.set_sync_debug_mode("error")
     try:

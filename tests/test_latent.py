@@ -9,12 +9,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sr_distill import latent
-from sr_distill.autoencoders import Prior, SmallAutoencoder, SmallConfig, TinyAutoencoder, load_tiny
+from sr_distill.autoencoders import Prior, TinyAutoencoder, load_tiny
 from sr_distill.core import load_state, rng, save_state, to_tensor, to_uint8
 from sr_distill.data import Photos, decode_image, resize
-from sr_distill.inversion import Distance, InvertConfig, Inversion, choose_classes, invert, make_space, random_latents, toward
-from sr_distill.latent import Chunks, Latents, LatentSpace, Rates, generator_weights, latent_budget, render_latents, with_features
+from sr_distill.inversion import Distance, InvertConfig, choose_classes, invert, make_space, random_latents, toward
+from sr_distill.latent import Latents, LatentSpace, Rates, latent_budget, render_latents, with_features
 from sr_distill.metrics import LPIPS
 from sr_distill.patches import Groups
 from sr_distill.pixel import PixelSpace, start_images

@@ -100,9 +100,10 @@ def test_the_number_of_threads_changes_no_bit():
     net, threads, found = init_weights(SRCNN(), rng(9)), torch.get_num_threads(), []
     x = torch.rand(5, 2, 3, 40, 40, generator=rng(0))
     try:
+        torch.set_num_threads(1)
+        target = [t.detach() for t in group_gradients(net, x.flip(0))]
         for n in (1, 2, 3):
             torch.set_num_threads(n)
-            target = [t.detach() for t in group_gradients(net, x.flip(0))] if n == 1 else target
             roads = [match(net, x, target, "layerwise", chunk) for chunk in (2, 1)]
             found.append([t for road in roads for t in road] + [matching.mean_gradient(net, np.arange(5), lambda p: x[torch.from_numpy(p), 0])])
     finally: torch.set_num_threads(threads)
@@ -112,7 +113,7 @@ def test_the_number_of_threads_changes_no_bit():
 def test_a_strided_convolution_stays_what_it_is():
     "Only ordinary layers are rerouted; a network with others still works."
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, stride=2, padding=1), torch.nn.Conv2d(4, 4, 3, padding=1, groups=2), torch.nn.Conv2d(4, 2, 3, padding=1)).double()
-    x, calls, grads = torch.rand(2, 3, 9, 9, dtype=torch.float64, generator=rng(0)), [], []
+    x, grads = torch.rand(2, 3, 9, 9, dtype=torch.float64, generator=rng(0)), []
     for block in (contextlib.nullcontext(), rerouted()):
         with block: y = net(x)
         grads.append(torch.autograd.grad(y.square().mean(), list(net.parameters())))

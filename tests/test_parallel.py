@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from sr_distill import core
@@ -21,14 +20,7 @@ DISTIL = ["--size", "24", "--networks", "2", "--real", "4", "--device", "cpu", "
 
 
 @pytest.fixture
-def folder(tmp_path):
-    "Five small photos in a folder."
-    noise = np.random.default_rng(0)
-    (tmp_path / "photos").mkdir()
-    for name in "abcde":
-        smooth = np.kron(noise.integers(0, 256, (12, 12, 3)), np.ones((5, 5, 1))).astype(np.uint8)
-        Image.fromarray(smooth).save(tmp_path / "photos" / f"{name}.png")
-    return tmp_path / "photos"
+def folder(small_photos): return small_photos("abcde")
 
 def launch(processes, cache, *args, threads=1):
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1", "SR_DISTILL_CACHE": str(cache)}
