@@ -27,7 +27,7 @@ from sr_distill.models import make_model
 from sr_distill.recipe import Recipe, RunOptions, TrainConfig
 from sr_distill.train import train
 
-BASE = Recipe(size=256, init="downscaled", steps=30, networks=6, real=16, invert=10)
+BASE = Recipe(size=256, init="downscaled", steps=100, invert=10)
 MODELS = {"EDSR 4×32 ×2": ("edsr", 2, 4, 32, 400), "VDSR 8×32 ×2": ("vdsr", 2, 8, 32, 200), "SRCNN 9-1-5 ×2": ("srcnn", 2, None, None, 800),
           "EDSR 4×32 ×4": ("edsr", 4, 4, 32, 300)}   # name, scale, depth, width, steps
 TESTS = {"Set5": "set5", "Set14": "set14", "photos/val": "photos/val"}
