@@ -109,11 +109,11 @@ def load_state(path) -> dict:
 
 # %% ../nbs/01_core.ipynb #0000001e
 @contextlib.contextmanager
-def restoring(path):
+def restoring(path, remedy: str = "delete it to start again from the beginning"):
     "A block that puts what `path` holds to use; `UserError` naming the file when it does not fit."
     try: yield
     except UserError: raise
-    except Exception as e: raise UserError(f"{path}: does not hold what this run needs ({type(e).__name__}: {str(e)[:120].splitlines()[0] if str(e) else ''}); delete it to start again from the beginning") from None
+    except Exception as e: raise UserError(f"{path}: does not hold what this run needs ({type(e).__name__}: {str(e)[:120].splitlines()[0] if str(e) else ''}); {remedy}") from None
 
 def check_like(theirs, mine, name="state"):
     "`ValueError` unless both have the same keys, kinds and shapes, however deep."

@@ -304,7 +304,7 @@ def _open_map(path, dtype, shape):
     try:
         a = np.lib.format.open_memmap(path, mode="r+")
         if a.shape == tuple(shape) and a.dtype == dtype: return a, False
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError): pass
+    except Exception: pass   # whatever a header of nonsense makes of NumPy
     with atomic_path(path) as tmp:
         np.lib.format.open_memmap(tmp, mode="w+", dtype=dtype, shape=tuple(shape)).flush()
         if hasattr(os, "posix_fallocate"):   # a disk that is full says so here, not by a bus error in the middle of the work
