@@ -182,7 +182,7 @@ def _check_manifest(manifest):
     counts = Budget(**{k: v for k, v in manifest["budget"].items() if not k.endswith("_percent")})
     if any(type(n) is not int or not 0 < n < 1 << 62 for n in counts.__dict__.values()): raise ValueError("budget is not what it was")
     check_like(manifest["budget"], {**counts.__dict__, **{f"{unit}_percent": 0. for unit in counts.shares}}, "budget")
-    files = [str(e.get("file")) for e in manifest["images"]]
+    files = [str(e.get("file")) for e in manifest["images"] if isinstance(e, dict)]
     if len(set(files)) < len(files): raise ValueError("an image is listed twice")
     if not isinstance(manifest.get("report", {}), dict) or not isinstance(manifest.get("metrics", []), list): raise ValueError("report or metrics is not what it was")
     card(manifest)

@@ -11,8 +11,8 @@
     python tests/faults.py soak --minutes 60       distillation after distillation, with the memory sampled
     python tests/faults.py all                     all of these
 
-`--jobs distil,train` picks jobs, `--seed` another series of random choices, `--publish` writes the counts to
-nbs/results/survives.json, where the page "What it survives" reads them.  A fault that is not survived ends the command with 1.
+`--jobs distil,train` picks jobs, `--seed` another series of random choices, `--publish`, last, writes the counts to
+nbs/results/survives.json, where the page "What it survives" reads them, or to another file.  A fault that is not survived ends the command with 1.
 
 Jobs run in children forked from a process that has everything imported, so that a start costs no seconds.
 """
@@ -21,9 +21,11 @@ import contextlib
 import errno
 import hashlib
 import http.server
+import inspect
 import io
 import json
 import os
+import platform
 import random
 import shutil
 import signal
@@ -528,36 +530,38 @@ def soak(minutes=60.) -> dict:
 
 FAULTS = {f.__name__.replace("_", "-"): f for f in (kills, boundaries, full_disk, damage, clock, intruders, read_only, ranks)}
 
-def publish(name, figures):
-    "Put the figures of one command into the table of the page."
-    stored = core.read_json(RESULTS) if RESULTS.exists() else {}
-    stored[name] = dict(figures, command="python " + " ".join([Path(sys.argv[0]).parent.name + "/" + Path(sys.argv[0]).name, *(a for a in sys.argv[1:] if a != "--publish")]))
-    core.write_json(RESULTS, dict(sorted(stored.items())))
+def publish(file, name, figures):
+    "Put the figures of one command, and where it ran, into the table of the page."
+    stored = core.read_json(file) if Path(file).exists() else {}
+    words = [Path(sys.argv[0]).parent.name + "/" + Path(sys.argv[0]).name, *sys.argv[1:]]
+    words = words[:words.index("--publish")] if "--publish" in words else words   # comes last
+    where = dict(python=platform.python_version(), torch=torch.__version__, system=platform.system())
+    core.write_json(file, dict(sorted({**stored, name: dict(figures, command="python " + " ".join(words), **where)}.items())))
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fault", choices=[*FAULTS, "soak", "all"])
     parser.add_argument("--count", type=int, help="how many, for faults that come at random moments")
+    parser.add_argument("--every", type=int, help="boundaries and full-disk: only every N-th file operation")
     parser.add_argument("--jobs", type=lambda text: text.split(","), help="some of: " + ", ".join(JOBS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--publish", action="store_true")
+    parser.add_argument("--publish", nargs="?", const=RESULTS)
     args = parser.parse_args()
     if args.fault == "soak":
         figures = soak(args.minutes)
         print(json.dumps(figures, indent=1))
-        if args.publish: publish("soak", figures)
+        if args.publish: publish(args.publish, "soak", figures)
         return int(figures["slope_mb_per_hour"] > .05 * figures["first_mb"])   # flat: less than a twentieth more in an hour
     failed = 0
     for name in FAULTS if args.fault == "all" else [args.fault]:
         began = time.monotonic()
         with workshop() as place:
             survey = Survey(place, args.seed, args.jobs, speak=True)
-            takes_count = args.count is not None and "count" in FAULTS[name].__code__.co_varnames
-            FAULTS[name](survey, **(dict(count=args.count) if takes_count else {}))
+            FAULTS[name](survey, **{k: v for k, v in dict(count=args.count, every=args.every).items() if v and k in inspect.signature(FAULTS[name]).parameters})
         figures = dict(faults=sum(survey.counts.values()), by_job=survey.counts, not_survived=len(survey.failures), seconds=round(time.monotonic() - began))
         print(name, json.dumps(figures), flush=True)
-        if args.publish and not survey.failures: publish(name, figures)
+        if args.publish and not survey.failures: publish(args.publish, name, figures)
         failed += len(survey.failures)
     return int(failed > 0)
 

@@ -2,7 +2,7 @@
 
     python tests/fuzz.py --count 12000             so many spoilt files, shared among the readers
     python tests/fuzz.py --readers image,manifest  some of the readers
-    python tests/fuzz.py --publish                 the counts go to nbs/results/survives.json
+    python tests/fuzz.py --publish                 the counts go to nbs/results/survives.json (give it last)
 
 A spoilt file is a good one with bytes changed, cut, doubled or exchanged, or – where the format has a structure – a good file
 of another content: JSON with values of other kinds, zip archives and tensors with other parts.  What fails is kept with --keep FOLDER.
@@ -366,13 +366,13 @@ def main():
     parser.add_argument("--readers", type=lambda text: text.split(","))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep")
-    parser.add_argument("--publish", action="store_true")
+    parser.add_argument("--publish", nargs="?", const=faults.RESULTS)
     args = parser.parse_args()
     began = time.monotonic()
     counts, failures = fuzz(args.count, args.readers, args.seed, args.keep, True)
     figures = dict(files=sum(sum(c.values()) for c in counts.values()), by_reader=counts, not_survived=len(failures), seconds=round(time.monotonic() - began))
     print(json.dumps({k: v for k, v in figures.items() if k != "by_reader"}))
-    if args.publish and not failures: faults.publish("fuzz", figures)
+    if args.publish and not failures: faults.publish(args.publish, "fuzz", figures)
     return int(bool(failures))
 
 if __name__ == "__main__": sys.exit(main())
