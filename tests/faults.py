@@ -125,8 +125,9 @@ class Place:
 
     def at(self, root): return Place(Path(root), self.photos, self.large, self.url, self.table)
     def left(self) -> dict:
-        "All files of output and cache; times taken and lock files do not count."
-        return {p.relative_to(self.root).as_posix(): _content(p) for p in sorted(self.root.rglob("*")) if p.is_file() and p.name != ".lock"}
+        "All files of output and cache; times taken and lock files do not count, nor what was half-written in a cache, which forgets it as it forgets what is old."
+        files = [p for p in sorted(self.root.rglob("*")) if p.is_file() and p.name != ".lock" and not (p.suffix == ".tmp" and p.is_relative_to(self.cache))]
+        return {p.relative_to(self.root).as_posix(): _content(p) for p in files}
 
 def _content(path):
     if path.suffix != ".json": return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -2,6 +2,7 @@
 
     python tests/fuzz.py --count 12000             so many spoilt files, shared among the readers
     python tests/fuzz.py --readers image,manifest  some of the readers
+    python tests/fuzz.py --traps                   bombs, archives and manifests that reach elsewhere, strange names: their tests, counted
     python tests/fuzz.py --publish                 the counts go to nbs/results/survives.json (give it last)
 
 A spoilt file is a good one with bytes changed, cut, doubled or exchanged, or – where the format has a structure – a good file
@@ -360,15 +361,42 @@ def fuzz(count, names=None, seed=0, keep=None, speak=False):
             if speak: print(name, found, flush=True)
     return counts, failures
 
+TRAPS = {"bombs": "bomb", "archives": "archives", "manifests": "manifests_that_reach or hostile_text or prior_of_a_known_name", "file names": "strange_file_names or no_text"}
+
+class Count:
+    "A pytest plugin that counts what passes and what does not."
+    def __init__(self): self.passed = self.failed = 0
+    def pytest_runtest_logreport(self, report):
+        self.passed += report.when == "call" and report.passed
+        self.failed += report.failed
+
+def traps():
+    "How many tests of each kind pass, and how many of all do not."
+    import pytest
+    here, kinds, failed = Path(__file__).resolve().parent, {}, 0
+    for kind, words in TRAPS.items():
+        count = Count()
+        pytest.main(["-q", "-p", "no:cacheprovider", str(here / "test_faults.py"), str(here / "test_trust.py"), "-k", words], plugins=[count])
+        kinds[kind], failed = count.passed, failed + count.failed
+    import test_trust
+    kinds["file names"] = len(test_trust.NAMES) + 1   # all of them in one test
+    return kinds, failed
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=12_000)
     parser.add_argument("--readers", type=lambda text: text.split(","))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep")
+    parser.add_argument("--traps", action="store_true")
     parser.add_argument("--publish", nargs="?", const=faults.RESULTS)
     args = parser.parse_args()
     began = time.monotonic()
+    if args.traps:
+        kinds, failed = traps()
+        print(json.dumps(kinds), failed, "not survived")
+        if args.publish and not failed: faults.publish(args.publish, "traps", dict(traps=sum(kinds.values()), by_kind=kinds, not_survived=failed))
+        return int(failed > 0)
     counts, failures = fuzz(args.count, args.readers, args.seed, args.keep, True)
     figures = dict(files=sum(sum(c.values()) for c in counts.values()), by_reader=counts, not_survived=len(failures), seconds=round(time.monotonic() - began))
     print(json.dumps({k: v for k, v in figures.items() if k != "by_reader"}))
