@@ -104,7 +104,7 @@ def strange(tmp_path):
 
 def test_strange_file_names_go_all_the_way(strange, tmp_path, monkeypatch):
     "Through distillation, training, table and report; nothing of a name becomes part of the page."
-    from sr_distill.study import demo
+    from sr_distill.demo import demo
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nothing"))
     result = demo(tmp_path / "out", strange, 2, Recipe(size=16, steps=2, networks=2, real=2, pool="random"), TrainConfig.for_model("vdsr", depth=2, width=4, steps=5, patch=16, batch=1))
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
