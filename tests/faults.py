@@ -18,6 +18,7 @@ Jobs run in children forked from a process that has everything imported, so that
 """
 import argparse
 import contextlib
+import csv
 import errno
 import hashlib
 import http.server
@@ -45,11 +46,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sr_distill import autoencoders, core, data, distill, latent, matching, models, patches, priors, recipe, train
+from sr_distill import autoencoders, core, data, distill, latent, matching, models, patches, priors, recipe, study, train
 
 torch.set_num_threads(1)   # no pool of threads that a forked child would miss
 torch.optim.Adam([torch.zeros(1)])   # loads what PyTorch puts off until the first optimiser
-RESULTS = Path(__file__).resolve().parents[1] / "nbs/results/survives.json"
+REPO = Path(__file__).resolve().parents[1]
+RESULTS = REPO / "nbs/results/survives.json"
 
 
 # ---- jobs: small enough that from start to end it is a second
@@ -100,10 +102,17 @@ def _bank(place):
 
 def _prior(place): autoencoders.embedded_prior(data.Photos.open(place.large), SMALL)
 
+def _study(place):
+    models = {"srcnn": dict(model="srcnn", steps=4, batch=1, patch=16, checkpoint=2)}
+    said = dict(photos=str(place.photos), held_out=1, seeds=2, recipe=dict(size=16, networks=2, real=2, pool="random"), sets={"random": dict(init="random", steps=0), "distilled": dict(steps=3)}, models=models)
+    found = study.run_study(study.study_from(said), place.out, 1)
+    assert not found.failed and not found.missing, found.failed
+
 JOBS = {   # another command joins with one line here: a function of a `Place` that writes into `place.out`
     "distil": _distil,
     "distil in latent space": lambda place: _distil(place, LATENT),
     "train": _train,
+    "study": _study,
     "download photos": _download,
     "download weights": _weights,
     "photo cache": _cache,
@@ -130,9 +139,12 @@ class Place:
         return {p.relative_to(self.root).as_posix(): _content(p) for p in files}
 
 def _content(path):
+    if path.name == "results.csv":   # of a study: a column of times
+        rows = list(csv.reader(path.open(newline="")))
+        return [[v for k, v in zip(rows[0], row) if not k.endswith("seconds")] for row in rows]
     if path.suffix != ".json": return hashlib.sha256(path.read_bytes()).hexdigest()
     def still(x):
-        if isinstance(x, dict): return {k: still(v) for k, v in x.items() if k != "seconds"}
+        if isinstance(x, dict): return {k: still(v) for k, v in x.items() if not k.endswith("seconds")}
         return [still(v) for v in x] if isinstance(x, list) else x
     return still(json.loads(path.read_text()))
 
@@ -428,7 +440,7 @@ def clock(survey, count=30):
             for text in (p.read_text() for p in place.root.rglob("*.json")):
                 if '"seconds": -' in text: survey.fail(job, "jumping clock: a time below zero is reported")
 
-LOCKED = ("distil", "distil in latent space", "train", "download photos", "download weights")   # the others fill a cache together
+LOCKED = ("distil", "distil in latent space", "train", "study", "download photos", "download weights")   # the others fill a cache together
 
 def intruders(survey, count=30):
     "A second process in the same output folder is told so and disturbs nothing; two may fill one cache."
@@ -562,7 +574,7 @@ def main():
             FAULTS[name](survey, **{k: v for k, v in dict(count=args.count, every=args.every).items() if v and k in inspect.signature(FAULTS[name]).parameters})
         figures = dict(faults=sum(survey.counts.values()), by_job=survey.counts, not_survived=len(survey.failures), seconds=round(time.monotonic() - began))
         print(name, json.dumps(figures), flush=True)
-        if args.publish and not survey.failures: publish(args.publish, name, figures)
+        if args.publish and not survey.failures: publish(args.publish, f"{name}, {', '.join(args.jobs)}" if args.jobs else name, figures)
         failed += len(survey.failures)
     return int(failed > 0)
 

@@ -32,7 +32,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load as load_tensors, save as save_tensors
 
-from sr_distill import autoencoders, core, data, distill, inversion, latent, models, patches, priors, recipe, safe_pickle, stylegan, train, widgets
+from sr_distill import autoencoders, core, data, distill, inversion, latent, models, patches, priors, recipe, study, stylegan, train, widgets
 
 LIMIT_S = 20   # a reader that needs longer for a file of a few kilobytes hangs
 
@@ -189,6 +189,7 @@ class Workshop:
         self.set = self._child(faults._distil, root / "set")
         self.latent_set = self._child(lambda p: faults._distil(p, faults.LATENT), root / "latent-set")
         self.model = self._child(faults._train, root / "model")
+        self.study = self._child(faults._study, root / "study")
         self.half_set = self._half(lambda p: faults._distil(p), root / "half-set", distill, "run_steps", "part-0000/checkpoint.pt")
         self.half_latent = self._half(lambda p: faults._distil(p, faults.LATENT), root / "half-latent", distill, "run_steps", "")
         self.half_model = self._half(faults._train, root / "half-model", train, "_finish", "checkpoint.pt")
@@ -266,6 +267,8 @@ def readers(w: Workshop) -> dict:
         "manifest of a latent set": (content(w.latent_set / "manifest.json"), spoil_json, lambda p: beside(w.latent_set, "manifest.json")(p, whole_set)),
         "recipe": ({"recipe.json": json.dumps(faults.PIXEL.to_dict()).encode()}, spoil_json, lambda p: recipe.Recipe.from_dict(core.read_json(p)).to_dict()),
         "training config": ({"config.json": json.dumps(recipe.TrainConfig().to_dict()).encode()}, spoil_json, lambda p: recipe.TrainConfig.from_dict(core.read_json(p)).to_dict()),
+        "study file": ({"study.toml": (faults.REPO / "sr_distill/studies/budget.toml").read_bytes().replace(b"$SR_DISTILL_SHARED/data/photos/train", b"embedded")}, spoil_bytes, lambda p: repr(study.load_study(p))),
+        "results of a study": (content(w.study / "results.json"), spoil_json, lambda p: study.Results.load(p)),
         "trace": (content(w.set / "trace.zip"), spoil_zip, whole_trace),
         "set with a trace": (content(w.set / "trace.zip"), spoil_zip, lambda p: trace(p, whole_set)),
         "checkpoint of a distillation": (content(w.half_set / ".run/part-0000/checkpoint.pt"), spoil_state, resume_set),
