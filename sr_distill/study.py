@@ -16,10 +16,10 @@ import numpy as np, torch
 from . import __version__
 from .core import atomic_write, folder_lock, json_sha256, log, read_json, rng, shared_dir, write_json
 from .data import Photos
-from .distill import distill, open_photos, summary
+from .distill import distill
 from .metrics import COLUMNS, evaluate
-from .models import load_model, make_model
-from .recipe import SCALES, Recipe, RunError, RunOptions, TrainConfig, UserError
+from .models import make_model
+from .recipe import Recipe, RunOptions, TrainConfig, UserError
 from .train import train
 from .widgets import Html, html_page
 
