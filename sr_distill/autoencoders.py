@@ -8,15 +8,16 @@ __all__ = ['weights_sha256', 'Prior', 'TinyBlock', 'SoftClamp', 'TinyAutoencoder
            'KLAutoencoder', 'load_kl']
 
 # %% ../nbs/09a_autoencoders.ipynb #00000003
-import hashlib, re
+import hashlib, re, zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch, torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from torch import nn
 from tqdm.auto import tqdm
 from .recipe import UserError
-from .core import atomic_path, cache_dir, import_torchvision, json_sha256, rng, to_tensor
+from .core import atomic_write, cache_dir, import_torchvision, json_sha256, make_folder, rng, to_tensor
 from .data import resize
 
 # %% ../nbs/09a_autoencoders.ipynb #00000007
@@ -100,7 +101,9 @@ def read_weights(path) -> dict:  # name -> tensor
     path = Path(path)
     try:
         if path.suffix == ".safetensors": tensors = load_file(path)
-        else: tensors = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip(): raise ValueError("other bytes than were written")
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError: raise UserError(f"{path}: no such file; give the path of a weight file") from None
     except Exception as e:   # every kind of broken or hostile file ends here
         raise UserError(f"{path}: is no readable weight file ({type(e).__name__}); download it again") from None
@@ -252,13 +255,15 @@ def embedded_prior(
 ) -> SmallAutoencoder:
     "The autoencoder of these photos: from the cache, or trained now (about two minutes on two cores)."
     key = json_sha256({"photos": photos.fingerprint, "config": asdict(config), "version": 1})
-    folder = cache_dir()/"priors"; folder.mkdir(exist_ok=True)
-    path = folder/f"{key[:32]}.safetensors"
+    path = make_folder(cache_dir()/"priors")/f"{key[:32]}.safetensors"
     model = SmallAutoencoder(config, f"embedded autoencoder trained on {len(photos)} photos")
-    try: model.load_state_dict(read_weights(path))
-    except (UserError, RuntimeError):
+    try:
+        model.load_state_dict(read_weights(path))
+        with safe_open(path, "pt") as f: sound = (f.metadata() or {}).get("identity") == model.identity
+    except (UserError, RuntimeError): sound = False
+    if not sound:
         model = train_autoencoder(photos, config, device)
-        with atomic_path(path) as tmp: save_file(model.state_dict(), tmp)
+        atomic_write(path, save(model.state_dict(), {"identity": model.identity}))
     return model.eval().requires_grad_(False)
 
 # %% ../nbs/09a_autoencoders.ipynb #00000035

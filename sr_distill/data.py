@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['EXTENSIONS', 'FORMATS', 'DECODER', 'EMBEDDED', 'DIV2K_URL', 'DIV2K', 'SOURCES', 'resize', 'downscale', 'upscale',
-           'mod_crop', 'make_lr', 'decode_image', 'encode_png', 'Cache', 'photo_cache', 'embedded_files', 'image_files',
-           'download', 'find_files', 'Photos', 'lr_path_for']
+           'mod_crop', 'make_lr', 'decode_image', 'encode_png', 'store_array', 'stored_array', 'Cache', 'photo_cache',
+           'embedded_files', 'image_files', 'download', 'find_files', 'Photos', 'lr_path_for']
 
 # %% ../nbs/02_data.ipynb #00000003
-import contextlib, functools, hashlib, html, http.client, importlib.util, io, os, re, shutil, stat, threading, urllib.request, zipfile
+import contextlib, functools, hashlib, html, http.client, importlib.util, io, os, re, shutil, stat, threading, urllib.error, urllib.request, zipfile, zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,7 +16,7 @@ import numpy as np, torch, torch.nn.functional as F
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 from .recipe import UserError, RunError
-from .core import atomic_path, cache_dir, data_uri, file_sha256, folder_lock, json_sha256, log, rng, to_tensor, to_uint8
+from .core import atomic_path, cache_dir, data_uri, file_sha256, folder_lock, json_sha256, log, make_folder, rng, to_tensor, to_uint8
 
 # %% ../nbs/02_data.ipynb #00000007
 def resize(
@@ -58,7 +58,7 @@ def make_lr(
 # %% ../nbs/02_data.ipynb #00000012
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")   # nothing that Pillow would hand to another program
-DECODER = 1   # part of every cache key: raise it when decoding changes
+DECODER = 2   # part of every cache key: raise it when decoding or storing changes
 
 # %% ../nbs/02_data.ipynb #00000013
 def _upright(im):
@@ -143,37 +143,54 @@ def encode_png(
     return buffer.getvalue()
 
 # %% ../nbs/02_data.ipynb #00000029
-def _mapped(path, fits):
-    "The array in `path` as a memory map; None when the file is missing, damaged or does not fit."
+def store_array(path, a):
+    "Write an array as `.npy` with four bytes behind it, a checksum."
+    a = np.ascontiguousarray(a)
+    with atomic_path(path) as tmp, open(tmp, "wb") as f:
+        np.save(f, a)
+        f.write(_crc(a))
+
+def _crc(a): return zlib.crc32(np.ascontiguousarray(a), zlib.crc32(repr((a.shape, a.dtype.str)).encode())).to_bytes(4, "little")
+
+def _tail(path):
+    with open(path, "rb") as f:
+        f.seek(-4, os.SEEK_END)
+        return f.read()
+
+def stored_array(path, fits=lambda a: True, check: bool = True):
+    "The array that `store_array` wrote as a memory map; None when it is missing, changed, or does not fit."
     try:
         a = np.lib.format.open_memmap(path, mode="r")
-        if a.offset + a.nbytes != path.stat().st_size or not fits(a): raise ValueError("other size than expected")
+        if a.offset + a.nbytes + 4 != path.stat().st_size or not fits(a): raise ValueError("other size than expected")
+        if check and _crc(a) != _tail(path): raise ValueError("other values than were written")
     except FileNotFoundError: return None
-    except (OSError, ValueError, EOFError) as e:
+    except Exception as e:   # whatever a header of nonsense makes of NumPy
         log.warning("%s: damaged (%s), made again", path, e)
         return None
-    with contextlib.suppress(OSError): os.utime(path)   # used now
     return a
 
 # %% ../nbs/02_data.ipynb #0000002a
 class Cache:
     "A bounded folder of arrays, each made once and memory-mapped afterwards; the least recently used goes first."
     def __init__(self, folder, limit: int):   # limit in bytes
-        self.folder, self.limit, self.keep, self.warned, self.lock = Path(folder), limit, set(), False, threading.Lock()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.limit, self.keep, self.checked, self.warned, self.lock = make_folder(folder), limit, set(), set(), False, threading.Lock()
         self.used = sum(size for _, size, _ in self._files())
 
     def get(self, name: str, make, fits=lambda a: True) -> np.memmap:
         "The array `name`, from `make()` if it is not stored or `fits(array)` says that it is not the one."
         path = self.folder/f"{name}.npy"
         self.keep.add(name.split(".")[0])
-        a = _mapped(path, fits)
-        return self._store(path, make()) if a is None else a
+        a = stored_array(path, fits, name not in self.checked)   # a process reads all values of a file once
+        if a is None: a = self._store(path, make())
+        else:
+            with contextlib.suppress(OSError): os.utime(path)   # used now
+        self.checked.add(name)
+        return a
 
     def _store(self, path, a):
         with self.lock:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with atomic_path(path) as tmp, open(tmp, "wb") as f: np.save(f, a)
+            make_folder(self.folder)
+            store_array(path, a)
             self.used += path.stat().st_size
             stored = np.lib.format.open_memmap(path, mode="r")
             if self.used > self.limit: self._prune()
@@ -247,12 +264,23 @@ DIV2K = {
 }
 
 # %% ../nbs/02_data.ipynb #00000042
+class _Secure(urllib.request.HTTPRedirectHandler):
+    "Follows no redirection from https to anything else."
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if req.type == "https" and not newurl.startswith("https://"): raise urllib.error.URLError(f"it redirects to {newurl}, which is no https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+def _open_url(request):
+    if request.type not in ("https", "http"): raise urllib.error.URLError(f"{request.type} is no way to download")
+    return urllib.request.build_opener(_Secure).open(request, timeout=60)
+
 def _fetch(url, path, size):
     "Add to `path` what is missing of the `size` bytes at `url`."
     have = path.stat().st_size if path.exists() else 0
+    if have >= size: return   # it ended between the last byte and what comes next
     try:
         request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-        with urllib.request.urlopen(request, timeout=60) as reply, open(path, "ab" if reply.status == 206 else "wb") as f:
+        with _open_url(request) as reply, open(path, "ab" if reply.status == 206 else "wb") as f:
             with tqdm(total=size, initial=f.tell(), desc=path.name, unit="B", unit_scale=True, disable=size < 1 << 20) as bar:
                 while f.tell() < size and (piece := reply.read(min(1 << 20, size - f.tell()))): bar.update(f.write(piece))
             have = f.tell()
@@ -277,11 +305,11 @@ def _unpack(archive, target, limit):
             members = [m for m in z.infolist() if not m.is_dir()]
             for m in members: _check_member(m, archive)
             if sum(m.file_size for m in members) > limit: raise UserError(f"{archive}: unpacks to more than {limit} bytes, which is no photo set; delete the file")
-            partial.mkdir()
+            make_folder(partial)
             for m in tqdm(members, desc=target.name, unit=" files", disable=len(members) < 20):
                 with z.open(m) as source, open(partial/PurePosixPath(m.filename).name, "xb") as f: shutil.copyfileobj(source, f)
         os.replace(partial, target)
-    except (OSError, zipfile.BadZipFile) as e:
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as e:   # RuntimeError: encrypted, or packed in a way that zipfile does not know
         raise RunError(f"{archive}: could not be unpacked ({e}); free some space, or delete the file to download it again") from e
 
 # %% ../nbs/02_data.ipynb #00000045
@@ -296,8 +324,11 @@ def download(
     record = table[name]
     archive = Path(folder or cache_dir()/"downloads")/record["file"]
     target = archive.with_suffix("")
-    if target.is_dir(): return target
+    if target.is_dir() and not archive.exists(): return target
     with folder_lock(archive.parent):
+        if target.is_dir():   # killed between unpacking and removing
+            archive.unlink(missing_ok=True)
+            return target
         if shutil.disk_usage(archive.parent).free < 2 * record["size"]:
             raise UserError(f"{archive.parent}: {name} needs {2 * record['size'] / 1e9:.1f} GB of free space; set SR_DISTILL_CACHE to a folder with more")
         if not archive.exists() or archive.stat().st_size < record["size"]: _fetch(base_url.rstrip("/") + "/" + record["file"], archive, record["size"])
@@ -377,11 +408,13 @@ def _open_photos(files, skip_bad):
     return photos
 
 # %% ../nbs/02_data.ipynb #00000054
+MAX_NAME = 160   # bytes of a name; with an ending and a number more it fits every file system
+
 def _unique(stems):
     "File stems as names that are safe in file names and differ, also where upper and lower case are one."
     names = {}
     for stem in stems:
-        stem = name = re.sub(r"[^\w. -]", "_", str(stem))
+        stem = name = re.sub(r"[^\w. -]", "_", str(stem)).encode()[:MAX_NAME].decode(errors="ignore")
         k = 2
         while name.lower() in names: name, k = f"{stem}_{k}", k + 1
         names[name.lower()] = name

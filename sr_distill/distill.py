@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 import numpy as np, torch
-from PIL import Image
 from tqdm.auto import tqdm
 from . import __version__
-from .core import atomic_path, atomic_write, data_uri, file_sha256, folder_lock, load_state, log, pick_device, read_json, save_state, to_tensor, to_uint8, write_json
-from .data import Photos, decode_image, encode_png, make_lr
+from .core import atomic_path, atomic_write, check_like, data_uri, file_sha256, folder_lock, load_state, log, make_folder, pick_device, read_json, restore_optimizer, restoring, save_state, sweep, to_tensor, to_uint8, write_json
+from .data import Photos, _decode, decode_image, encode_png, make_lr, store_array, stored_array
 from .matching import BankSource, GradientBank, LiveSource, choose_chunk, held_out_loss, image_bytes, match, network_pool, trajectories
 from .inversion import check_prior, make_space
 from .latent import Latents, latent_budget
@@ -39,28 +38,41 @@ def snapshot_steps(
 
 TRACE_IMAGES = 40   # images that a trace follows, the first ones of the set
 
+@contextlib.contextmanager
+def _reading(path):
+    try: yield
+    except Exception as e: raise UserError(f"{str(path).rstrip('/')}: is no readable trace ({type(e).__name__}); delete it, the images do not depend on it") from None
+
 class Trace:
     "Snapshots of the synthetic images over the steps of a run, and the loss of every step."
     def __init__(self,
         root,  # the folder of a run (`pathlib.Path`) or an opened `zipfile.Path`
     ):
-        self.root = root
-        self.about = json.loads((root/"trace.json").read_text(encoding="utf-8"))
-        self.steps, self.names = self.about["steps"], self.about["names"]
-        self.losses = list(enumerate(self.about["losses"], 1))   # pairs (step, matching loss)
+        self.root, self.shape = root, None
+        with _reading(root):
+            self.about = json.loads((root/"trace.json").read_text(encoding="utf-8"))
+            self.steps, self.names = self.about["steps"], self.about["names"]
+            check_like(self.about, dict(self.about, steps=[0] * len(self.steps), names=[""] * len(self.names), losses=[0.] * len(self.about["losses"])))
+            if not self.steps or min(np.diff(self.steps, prepend=-1)) <= 0 or self.steps[-1] > 1 << 40: raise ValueError("steps do not increase")
+            self.losses = list(enumerate(self.about["losses"], 1))   # pairs (step, matching loss)
 
     @classmethod
     def open(cls, path):
-        "The trace stored in the zip file `path`."
-        try: return cls(zipfile.Path(path))
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as e:
-            raise UserError(f"{path}: is no readable trace ({type(e).__name__}); delete it, the images do not depend on it") from None
+        "The trace stored in the zip file `path`; `UserError` when it cannot be read."
+        with _reading(path):
+            archive = zipfile.ZipFile(path)
+            if any(m.compress_type != zipfile.ZIP_STORED for m in archive.infolist()): raise ValueError("compressed")   # `save` never does that, a bomb would
+            return cls(zipfile.Path(archive))
 
     def __len__(self): return len(self.steps)
     def frame(self, k: int) -> np.ndarray:
         "Snapshot `k` as uint8 [N,size,size,3]."
-        tall = np.asarray(Image.open(io.BytesIO((self.root/_frame_name(self.steps[k])).read_bytes())))
-        return tall.reshape(len(self.names), -1, *tall.shape[1:])
+        with _reading(self.root):
+            tall = _decode((self.root/_frame_name(self.steps[k])).read_bytes(), _frame_name(self.steps[k]))
+            images = tall.reshape(len(self.names), -1, *tall.shape[1:])
+            self.shape = self.shape or images.shape
+            if images.shape != self.shape or images.ndim != 4: raise ValueError("frames of another size")
+        return images
 
     def save(self, path):
         "Pack the trace into one zip file."
@@ -96,7 +108,7 @@ class DistilledSet:
     def save(self, folder, lr_images: bool = False):
         "Write images, trace, card and, last of all, the manifest into `folder`; returns the set as stored there."
         folder = Path(folder)
-        (folder/"images").mkdir(parents=True, exist_ok=True)
+        make_folder(folder/"images")
         files = [_store_image(folder, name, image) for name, image in zip(self.names, self.images)]
         scale = self.recipe.scale
         if lr_images: _store_lr(folder/"LR"/f"X{scale}", self.names, self.images, scale)
@@ -121,7 +133,7 @@ class DistilledSet:
         for i, entry in enumerate(manifest["images"]):
             image = _checked_image(folder, entry)
             if images is None: images = np.empty((len(manifest["images"]), *image.shape), np.uint8)
-            if image.shape != images.shape[1:]: raise UserError(f"{folder/'manifest.json'}: its images differ in size; restore the folder or distil again")
+            if image.shape != images.shape[1:] or image.ndim != 3: raise UserError(f"{folder/'manifest.json'}: its images differ in size or are grey; restore the folder or distil again")
             images[i] = image
         trace = Trace.open(folder/"trace.zip") if (folder/"trace.zip").exists() else None
         return cls(images, [Path(e["file"]).stem for e in manifest["images"]], manifest, trace, folder)
@@ -138,7 +150,7 @@ def _store_image(folder, name, image):
     return dict(file=f"images/{name}.png", sha256=file_sha256(folder/"images"/f"{name}.png"), bytes=len(data))
 
 def _store_lr(folder, names, images, scale):
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name, image in zip(names, images): atomic_write(folder/f"{name}.png", encode_png(make_lr(image, scale)))
 
 def _checked_image(folder, entry):
@@ -159,8 +171,21 @@ def read_manifest(folder) -> dict:
     wrong = wrong or next((f"has no {key!r}" for key, kind in dict(recipe=dict, budget=dict, sources=list, images=list).items()
                            if not isinstance(manifest.get(key), kind) or not manifest[key]), None)
     if wrong: raise UserError(f"{path}: {wrong}; restore it or distil again")
-    Recipe.from_dict(manifest["recipe"])
+    with restoring(path, "restore it or distil again"):
+        try: _check_manifest(manifest)
+        except UserError as e: raise UserError(f"{path}: {e}") from None
     return manifest
+
+def _check_manifest(manifest):
+    "Any error at all when what a manifest says is of another kind than what `DistilledSet.save` wrote."
+    Recipe.from_dict(manifest["recipe"])
+    counts = Budget(**{k: v for k, v in manifest["budget"].items() if not k.endswith("_percent")})
+    if any(type(n) is not int or not 0 < n < 1 << 62 for n in counts.__dict__.values()): raise ValueError("budget is not what it was")
+    check_like(manifest["budget"], {**counts.__dict__, **{f"{unit}_percent": 0. for unit in counts.shares}}, "budget")
+    files = [str(e.get("file")) for e in manifest["images"] if isinstance(e, dict)]
+    if len(set(files)) < len(files): raise ValueError("an image is listed twice")
+    if not isinstance(manifest.get("report", {}), dict) or not isinstance(manifest.get("metrics", []), list): raise ValueError("report or metrics is not what it was")
+    card(manifest)
 
 # %% ../nbs/11_distill.ipynb #00000011
 def summary(report: dict) -> str:
@@ -264,11 +289,14 @@ class Run:
         return dict(done=self.done, chunk=self.chunk, losses=self.losses[:self.done].cpu(), space=self.space.state_dict(), optimizer=self.optimizer.state_dict())
 
     def load_state_dict(self, state: dict):
-        "Go on from a checkpoint, with the chunk it was written with."
+        "Go on from a checkpoint, with the chunk it was written with; any error at all when it is of another run."
+        done = state["done"]
+        if type(done) is not int or not 0 <= done <= self.recipe.steps or type(state["chunk"]) is not int or state["chunk"] < 1: raise ValueError("step or chunk is none of this run")
+        check_like([state["losses"], state["space"]], [self.losses[:done], self.space.state_dict()])
+        restore_optimizer(self.optimizer, state["optimizer"])
         self.done, self.chunk = state["done"], state["chunk"]
         self.losses[:self.done] = state["losses"].to(self.losses)
         self.space.load_state_dict(state["space"])
-        self.optimizer.load_state_dict(state["optimizer"])
 
 # %% ../nbs/11_distill.ipynb #00000020
 def how_far(
@@ -312,7 +340,7 @@ def cut_parts(
 # %% ../nbs/11_distill.ipynb #00000027
 def _identity(photos, recipe): return dict(recipe=recipe.to_dict(), photos=photos.fingerprint)
 
-def _claim(out, identity, parts):
+def _claim(out, identity, parts, snapshots):
     "Make `out` this run's: `UserError` when it holds something else."
     state, manifest = out/".run", out/"manifest.json"
     if manifest.exists(): other = read_manifest(out)
@@ -321,37 +349,55 @@ def _claim(out, identity, parts):
         strangers = [p.name for p in out.iterdir() if p.name not in (".lock", ".run")]
         if strangers: raise UserError(f"{out}: holds {strangers[0]!r}, which is not of this run; give an empty or a new folder")
         other = identity
-    theirs, mine = other.get("recipe") or {}, identity["recipe"]
+    theirs, mine = other.get("recipe"), identity["recipe"]
+    if not isinstance(theirs, dict): raise UserError(f"{state/'run.json'}: does not say which run this is; delete {state} to start again from the beginning")
     changed = [k for k in mine if theirs.get(k) != mine[k]] or ["photos"] * (other.get("photos") != identity["photos"])
     if changed: raise UserError(f"{out}: belongs to a run with another {', '.join(changed)}; give another folder, or repeat that run's own options")
-    state.mkdir(exist_ok=True)
-    write_json(state/"run.json", {**identity, "parts": other.get("parts") or parts})
+    for place in (out, out/"images", out/"LR"/f"X{mine['scale']}"): sweep(place)
+    write_json(make_folder(state)/"run.json", {**identity, "parts": other.get("parts") or parts, "snapshots": other.get("snapshots") or snapshots})
 
 # %% ../nbs/11_distill.ipynb #00000028
 @dataclass(frozen=True)
 class Part:
-    "Some groups of a run, and where their state lies: start.npy, checkpoint.pt, trace/, part.json and, when it is done, end.npy."
+    "Some groups of a run, and where their state lies: start.npy, before.npy, checkpoint.pt, trace/, part.json and, when it is done, end.npy; what the disk spoilt counts as missing."
     folder: Path
     first: int   # group
     last: int    # the group after the last one
 
-    done = property(lambda self: (self.folder/"end.npy").exists())
+    @property
+    def done(self) -> bool:
+        "Is everything there that the set is made of?"
+        try: kept = read_json(self.folder/"part.json").get("files")
+        except UserError: return False
+        sound = isinstance(kept, dict) and all((self.folder/name).is_file() and file_sha256(self.folder/name) == sha for name, sha in kept.items())
+        return sound and all(self.images(name) is not None for name in ("start", "before", "end"))
     def frames(self, recipe) -> int: return max(0, min(TRACE_IMAGES, self.last * recipe.ipc) - self.first * recipe.ipc)   # images that the trace follows
-    def images(self, name: str) -> np.ndarray: return np.load(self.folder/f"{name}.npy", mmap_mode="r")
-    def store(self, name: str, images):
-        with atomic_path(self.folder/f"{name}.npy") as tmp, open(tmp, "wb") as f: np.save(f, images)
+    def images(self, name: str): return stored_array(self.folder/f"{name}.npy")   # None when missing or spoilt
+    def store(self, name: str, images): store_array(self.folder/f"{name}.npy", images)
+    def frame(self, step: int): return self.images(f"trace/{step:07d}")
     def start(self, groups, recipe) -> np.ndarray:
         "The start images, made once."
-        self.folder.mkdir(exist_ok=True)
-        if not (self.folder/"start.npy").exists(): self.store("start", start_images(groups, recipe, range(self.first, self.last)))
+        make_folder(self.folder)
+        found = self.images("start")
+        if found is None or len(found) != (self.last - self.first) * recipe.ipc: self.store("start", start_images(groups, recipe, range(self.first, self.last)))
         return self.images("start")
 
 # %% ../nbs/11_distill.ipynb #00000029
 def _pool(state, photos, recipe, device, team):
     "The networks to match in, made once for all processes and all restarts."
+    path = state/"pool.pt"
     with team.one_by_one():
-        if not (state/"pool.pt").exists(): save_state(state/"pool.pt", dict(states=network_pool(recipe, photos, device)))
-    return load_state(state/"pool.pt")["states"]
+        try: return _read_pool(path, recipe)
+        except UserError as e:
+            if path.exists(): log.warning("%s", e)
+        save_state(path, dict(states=network_pool(recipe, photos, device)))
+    return _read_pool(path, recipe)
+
+def _read_pool(path, recipe):
+    "The networks in a file; `UserError` when they are not those that a recipe asks for."
+    states, n = load_state(path).get("states"), {"fresh": 0, "random": recipe.networks, "trajectory": None}.get(recipe.pool, 1)
+    with restoring(path): check_like(states, [make_model(recipe.network, recipe.scale).state_dict()] * (len(states) if n is None else n))
+    return states
 
 def _sources(groups, recipe, states, device, team):
     "Where a part takes networks and targets from, as a function of the part."
@@ -387,10 +433,10 @@ def run_steps(
     def snapshot():
         if not frames: return None
         images = np.concatenate([to_uint8(run.space.render(slice(i, i + 1))) for i in range(frames)])
-        _store_frame(part.folder/"trace", run.done, images)
+        part.store(f"trace/{run.done:07d}", images)
         return images
     def save(): save_state(part.folder/"checkpoint.pt", run.state_dict())
-    (part.folder/"trace").mkdir(exist_ok=True)
+    make_folder(part.folder/"trace")
     images = snapshot() if run.done == 0 else None
     if run.done == 0 and callback: callback(0, None, images)
     with tqdm(total=steps, initial=run.done, desc="distil", unit="step", disable=None if steps and ranks().first else True) as bar:
@@ -410,24 +456,36 @@ def run_steps(
                 if stopped and not last: raise RunError(f"stopped at step {run.done} of {steps}; start the same run again to go on")
 
 # %% ../nbs/11_distill.ipynb #0000002e
+def _go_on(run, part, options):
+    "Put `run` where the checkpoint of its part stands, if there is one and the snapshots up to there are in order."
+    path = part.folder/"checkpoint.pt"
+    if not path.exists(): return
+    state = load_state(path)
+    with restoring(path): due = [step for step in snapshot_steps(run.recipe.steps, options.snapshots) if step <= state["done"] and part.frames(run.recipe)]
+    if any(part.frame(step) is None for step in due):
+        log.warning("%s: a snapshot is missing or damaged, these images are distilled anew", part.folder)
+        return path.unlink()
+    with restoring(path): run.load_state_dict(state)
+
 def _run_part(part, groups, recipe, source, prior, device, options, callback):
     "All steps of one part; its last file says that it is done."
     space = make_space(recipe, groups, part.start(groups, recipe), device, part.folder, prior)
     run = Run(space, recipe, source(part), device, options.chunk)
-    if not (part.folder/"before.npy").exists(): part.store("before", run.images())   # what the space makes of the start
-    if (part.folder/"checkpoint.pt").exists(): run.load_state_dict(load_state(part.folder/"checkpoint.pt"))
+    before = part.images("before")
+    if before is None or before.shape != part.images("start").shape: part.store("before", run.images())   # what the space makes of the start
+    _go_on(run, part, options)
     run_steps(run, part, options, callback)
     if recipe.space == "latent": space.latents.save(part.folder/"latents.safetensors", 32)
-    write_json(part.folder/"part.json", dict(chunk=run.chunk, losses=run.losses.tolist(), space=getattr(space, "report", None)))
+    files = {p.relative_to(part.folder).as_posix(): file_sha256(p) for p in sorted([*part.folder.glob("latents.safetensors"), *part.folder.glob("trace/*.npy")])}
+    write_json(part.folder/"part.json", dict(chunk=run.chunk, losses=run.losses.tolist(), space=getattr(space, "report", None), files=files))
     part.store("end", run.images())
 
 def _trace(state, parts, groups, recipe, options):
     "The snapshots of all parts as one trace."
     marks, shown, folder = snapshot_steps(recipe.steps, options.snapshots), [p for p in parts if p.frames(recipe)], state/"trace"
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     for step in marks:
-        tall = [decode_image(p.folder/"trace"/_frame_name(step)) for p in shown]
-        _store_frame(folder, step, np.concatenate(tall)[None])
+        _store_frame(folder, step, np.concatenate([p.frame(step) for p in shown]))
     losses = np.sum([read_json(p.folder/"part.json")["losses"] for p in parts], 0) / len(groups)
     write_json(folder/"trace.json", dict(steps=marks, losses=[round(float(x), 6) for x in losses], names=_names(groups, recipe)[:TRACE_IMAGES]))
     return Trace(folder)
@@ -468,12 +526,12 @@ def distill(
     callback=None,                   # called with (step, loss, images or None)
 ) -> DistilledSet:                   # as stored
     "Distil `photos` by `recipe` into the folder `out`; under `torchrun` all processes call it and share the work."
-    team, device, began = ranks(), pick_device(options.device), time.time()
+    team, device, began = ranks(), pick_device(options.device), time.perf_counter()
     if team.size > 1 and (reason := together(recipe)): raise UserError(f"{reason}, which several processes do not share; leave it out, or start without torchrun")
     groups = Groups(photos, recipe.grouping, recipe.size, recipe.stride, recipe.clusters, recipe.seed)
     if recipe.budget: recipe = replace(recipe, ipc=ipc_for_budget(recipe.budget, len(groups), recipe.size, photos.pixels))
     with folder_lock(out) if team.first else contextlib.nullcontext(Path(out)) as out, precision(options.tf32):
-        if team.first: _claim(out, _identity(photos, recipe), cut_parts(len(groups), recipe, team.size))
+        if team.first: _claim(out, _identity(photos, recipe), cut_parts(len(groups), recipe, team.size), options.snapshots)
         team.wait()
         if not (out/"manifest.json").exists(): _make(out, photos, groups, recipe, options, callback, device, began)
         team.wait()
@@ -481,10 +539,18 @@ def distill(
         return DistilledSet.load(out)
 
 # %% ../nbs/11_distill.ipynb #00000036
+def _settled(path, groups, options):
+    "The parts, and the options with the number of snapshots, that a run started with; they stay what they are."
+    settled = read_json(path)
+    with restoring(path):
+        bounds, n = [tuple(bound) for bound in settled["parts"]], settled["snapshots"]
+        if [0, *(last for _, last in bounds)] != [*(first for first, _ in bounds), groups] or any(type(k) is not int for bound in bounds for k in bound): raise ValueError("parts that do not follow each other")
+        return bounds, replace(options, snapshots=n)
+
 def _make(out, photos, groups, recipe, options, callback, device, began):
     "This process's parts, and then, in the first one, the set."
     team, state = ranks(), out/".run"
-    bounds = read_json(state/"run.json")["parts"]
+    bounds, options = _settled(state/"run.json", len(groups), options)
     if team.first and recipe.steps: log.info(_said(footprint(groups, recipe, bounds, options.chunk, device)))
     parts = [Part(state/f"part-{i:04d}", *bound) for i, bound in enumerate(bounds)]
     with team.one_by_one(): prior = load_prior(recipe.prior, photos, device) if recipe.space == "latent" else None
@@ -497,7 +563,7 @@ def _make(out, photos, groups, recipe, options, callback, device, began):
     start, before, end = ([image for part in parts for image in part.images(name)] for name in ("start", "before", "end"))
     latents, latent = _latents(parts, prior, np.stack(start)) if prior else (None, None)
     judged = held_out_report(groups, recipe, before, end, options.held_out, device) if options.held_out and recipe.steps else None
-    report = dict(moved=how_far(before, end), seconds=round(time.time() - began, 1), device=str(device), chunk=read_json(parts[0].folder/"part.json")["chunk"],
+    report = dict(moved=how_far(before, end), seconds=round(time.perf_counter() - began, 1), device=str(device), chunk=read_json(parts[0].folder/"part.json")["chunk"],
                   threads=torch.get_num_threads(), processes=team.size, matching_loss=judged, **(dict(latent=latent) if latent else {}))
     images = np.stack(end)
     if latents: latents.save(out/"latents.safetensors", 16)

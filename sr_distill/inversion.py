@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np, torch
 from tqdm.auto import tqdm
 from .autoencoders import Prior
-from .core import json_sha256, load_state, rng, save_state, to_tensor, to_uint8
+from .core import check_like, json_sha256, load_state, restore_optimizer, restoring, rng, save_state, to_tensor, to_uint8
 from .data import resize
 from .latent import Chunks, Latents, LatentSpace, Rates, check_layer, generator_weights, render_latents, with_features
 from .metrics import LPIPS, psnr
@@ -242,11 +242,14 @@ class Inversion:
         return dict(stage=self.stage, done=self.done, classes=self.classes, psnr=self.psnr, losses=self.losses, space=self.space.state_dict(), optimizer=self.optimizer.state_dict())
     def load_state_dict(self, state: dict):
         like, parts = _like(self.prior), state["space"]
+        check_like({k: state[k] for k in ("stage", "done", "psnr", "losses")}, dict(stage=0, done=0, psnr={k: [0.] * len(self.images) for k in state["psnr"]}, losses={k: [0.] * len(v) for k, v in state["losses"].items()}))
+        if not 0 <= state["stage"] < len(self.stages) or not 0 <= state["done"] <= self.stages[state["stage"]][1]: raise ValueError("a step that this inversion does not have")
         features = parts["features"].to(like) if "features" in parts else None
         self.classes = state["classes"]
         self._enter(state["stage"], Latents(self.prior, parts["latents"].to(like), self.images.shape[1], features, self.config.layer if features is not None else None))
+        check_like(parts, self.space.state_dict())
         self.space.load_state_dict(parts)
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         self.done, self.psnr, self.losses = state["done"], state["psnr"], state["losses"]
 
 # %% ../nbs/10b_inversion.ipynb #00000028
@@ -300,12 +303,15 @@ def invert(
 ) -> Inverted:
     "Latents whose images are near `images`, and a prior tuned to them if the settings ask for it."
     _check_inversion(images, prior, config, classes)
-    classes, began = None if classes is None else [int(c) for c in classes], time.time()
+    classes, began = None if classes is None else [int(c) for c in classes], time.perf_counter()
     path = Path(folder)/"inversion.pt" if folder is not None else None
     identity = json_sha256([hashlib.sha256(images.tobytes()).hexdigest(), list(images.shape), prior.identity, asdict(config), classes])
     state = _resume(path, identity)
+    if state:
+        with restoring(path): _check_inversion(images, prior, config, state["classes"])
     work = Inversion(images, prior, config, state["classes"] if state else classes)
-    if state: work.load_state_dict(state)
+    if state:
+        with restoring(path): work.load_state_dict(state)
     def keep(): path and save_state(path, dict(work.state_dict(), identity=identity))
     with tqdm(total=work.total, initial=work.past, desc="invert", unit="step", leave=False, disable=None if work.total else True) as bar:
         while not work.finished:
@@ -316,7 +322,7 @@ def invert(
             bar.update(); bar.set_postfix(stage=stage, loss=f"{loss:.4g}")
             if work.finished or work.past % config.checkpoint == 0: keep()
             if callback: callback(stage, len(work.losses[stage]), loss)
-    return Inverted(work.space.latents, work.psnr, work.losses, work.classes, work.distance.note, time.time() - began)
+    return Inverted(work.space.latents, work.psnr, work.losses, work.classes, work.distance.note, time.perf_counter() - began)
 
 # %% ../nbs/10b_inversion.ipynb #0000003e
 def check_prior(prior: Prior, recipe: Recipe):

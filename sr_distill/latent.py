@@ -14,12 +14,12 @@ import numpy as np, torch
 from safetensors import safe_open
 from safetensors.torch import save
 from .autoencoders import Prior
-from .core import atomic_write, log, to_uint8
+from .core import atomic_write, log, restoring, to_uint8
 from .data import encode_png, resize
 from .matching import memory_for
 from .metrics import psnr
 from .parallel import in_parallel
-from .priors import load_prior
+from .priors import PRIORS, load_prior
 from .recipe import RunError, UserError
 
 # %% ../nbs/10a_latent.ipynb #00000007
@@ -257,7 +257,8 @@ def _open_latents(path):
         with safe_open(path, "pt") as f: about, tensors = json.loads((f.metadata() or {}).get("sr_distill", "{}")), {k: f.get_tensor(k) for k in f.keys()}
     except FileNotFoundError: raise UserError(f"{path}: no such file; give the path of stored latents") from None
     except Exception as e: raise UserError(f"{path}: is no readable safetensors file ({type(e).__name__}); restore it or distil again") from None
-    if not isinstance(about, dict) or about.get("format") != STORED or "latents" not in tensors: raise UserError(f"{path}: holds no latents ({STORED}); give a file that sr_distill stored")
+    said = isinstance(about, dict) and all(isinstance(about.get(k), str) for k in ("prior", "identity", "base", "size", "bits", "layer"))
+    if not said or about.get("format") != STORED or "latents" not in tensors: raise UserError(f"{path}: holds no latents ({STORED}); give a file that sr_distill stored")
     return about, tensors
 
 def _retuned(prior, weights, path):
@@ -276,6 +277,7 @@ def load_latents(
     "Latents that `save_latents` wrote; those of another prior are refused."
     about, tensors = _open_latents(path)
     if prior is None and about["prior"].startswith("embedded"): raise UserError(f"{path}: its prior was trained on photos; give it: load_prior('embedded', photos) with the same ones")
+    if prior is None and about["prior"] not in PRIORS: raise UserError(f"{path}: its prior {about['prior'][:80]!r} is none that a name stands for; load the prior yourself and give it")
     prior = load_prior(about["prior"]) if prior is None else prior
     mine, wanted = prior.identity, about["base"] or about["identity"]
     if mine not in (wanted, about["identity"]): raise UserError(f"{path}: its latents belong to the prior {about['prior']} ({wanted[:12]}), not to {prior.name} ({mine[:12]}); give that prior, with the very same weights")
@@ -284,7 +286,22 @@ def load_latents(
     if prior.identity != about["identity"]: raise UserError(f"{path}: the weights in it were changed or cut; restore it or distil again")
     like = next((p for p in prior.parameters()), torch.zeros(0))
     number = lambda k: None if k not in tensors else (restore(tensors[k], tensors[k + ".low"], tensors[k + ".step"]) if about["bits"] != "32" else tensors[k]).to(like)
-    return Latents(prior, number("latents"), int(about["size"]), number("features"), int(about["layer"]) if about["layer"] else None, about["base"] or None)
+    with restoring(path, "restore it or distil again"):
+        latents = Latents(prior, number("latents"), int(about["size"]), number("features"), int(about["layer"]) if about["layer"] else None, about["base"] or None)
+        _check_shapes(latents)
+    return latents
+
+@torch.no_grad()
+def _check_shapes(latents):
+    "`ValueError` for numbers that the prior does not paint images of."
+    prior, values, features = latents.prior, latents.values, latents.features
+    one = tuple(prior.latent_shape(latents.size if not prior.resolution else prior.resolution))
+    if not len(values) or tuple(values.shape[1:]) not in (one, *[(1, one[-1])] * (len(one) == 2)): raise ValueError(f"latents of {list(values.shape)}")
+    if (features is None) != (latents.layer is None): raise ValueError("features without a layer, or the other way round")
+    if features is None: return
+    check_layer(prior, latents.layer)
+    wanted = (len(values), *prior.features(values[:1].expand(-1, prior.num_ws, -1), latents.layer).shape[1:])
+    if features.shape != wanted: raise ValueError(f"features of {list(features.shape)}")
 
 Latents.save = save_latents
 Latents.load = staticmethod(load_latents)

@@ -9,13 +9,13 @@ __all__ = ['GRAPH_FACTOR', 'ONE_PASS_FACTOR', 'TRAJECTORY_STEPS', 'HARD', 'sr_lo
            'held_out_loss']
 
 # %% ../nbs/07b_matching.ipynb #00000003
-import math, os, shutil
+import contextlib, math, os, shutil, zlib
 import numpy as np, torch
 import torch.nn.functional as F
 from torch.func import functional_call, vmap
 from tqdm.auto import tqdm
 from .convolution import rerouted
-from .core import atomic_path, cache_dir, json_sha256, log, rng
+from .core import atomic_path, cache_dir, json_sha256, log, make_folder, rng
 from .data import downscale, photo_cache
 from .models import load_model, make_model
 from .parallel import in_parallel, ranks
@@ -247,7 +247,7 @@ class GradientBank:
         self.net = make_model(recipe.network, recipe.scale).to(device)
         self.shape = (len(states), len(groups), sum(p.numel() for p in self.net.parameters()))
         weights = [[float(v.double().sum()), float(v.double().square().sum())] for s in states for v in s.values()]
-        self.key = json_sha256([3, groups.fingerprint, recipe.network, recipe.scale,
+        self.key = json_sha256([4, groups.fingerprint, recipe.network, recipe.scale,
                                 recipe.real, recipe.target, recipe.seed, stream, weights])
         self.folder = cache_dir()/"banks"/self.key[:20]
 
@@ -256,28 +256,29 @@ class GradientBank:
 
     def open(self):
         "Map the files, which are made if they are not there; `UserError` when the disk has no room for them."
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         if not (self.folder/"rows.npy").exists() and shutil.disk_usage(self.folder).free < 1.05 * self.nbytes:
             raise UserError(f"{self.folder}: the gradient bank needs {self.nbytes / 1e9:.3g} GB and the disk has less; set SR_DISTILL_CACHE to a folder with more room, lower --networks, or let fewer groups answer for the photos (--grouping cluster --clusters N)")
-        os.utime(self.folder)   # used now
+        with contextlib.suppress(OSError): os.utime(self.folder)   # used now
         _prune(self.folder, photo_cache().limit)
         self.rows, new = _open_map(self.folder/"rows.npy", np.float32, self.shape)
         if new: (self.folder/"done.npy").unlink(missing_ok=True)
-        self.done, _ = _open_map(self.folder/"done.npy", np.uint8, self.shape[:2])
+        self.done, _ = _open_map(self.folder/"done.npy", np.uint32, self.shape[:2])   # the checksum of a row, 0 where it is missing
         return self
 
     def build(self, first: int = 0, last=None):
         "Compute what is missing of the groups from `first` to before `last`."
         if self.rows is None: self.open()
         last = self.shape[1] if last is None else last
-        missing = sorted((np.argwhere(self.done[:, first:last] == 0) + [0, first]).tolist(), key=lambda kg: (kg[1] // 16, *kg))   # photos stay in memory
+        missing = [(k, g) for k in range(self.shape[0]) for g in range(first, last) if not self.done[k, g] or self.done[k, g] != _checksum(self.rows[k, g])]
+        missing.sort(key=lambda kg: (kg[1] // 16, *kg))   # photos stay in memory
         if missing: log.info("gradient bank: %d networks × %d groups, %.1f MB in %s", *self.shape[:2], self.nbytes / 1e6, self.folder)
         with tqdm(total=len(missing), desc="real gradients", unit="group", disable=None if missing and ranks().first else True) as bar:
             for some in _batches(missing, 64 if self.device.type == "cuda" else 4):   # a GPU is waited for once in 64 rows
                 rows = torch.stack([self._row(k, g) for k, g in some]).cpu().numpy()
                 for (k, g), row in zip(some, rows): self.rows[k, g] = row
                 self.rows.flush()
-                for k, g in some: self.done[k, g] = 1
+                for (k, g), row in zip(some, rows): self.done[k, g] = _checksum(row)
                 bar.update(len(some))
         self.done.flush()
         return self
@@ -305,6 +306,8 @@ class GradientBank:
         return torch.from_numpy(np.array(self.rows)).to(self.device) if fits else False
 
 # %% ../nbs/07b_matching.ipynb #00000035
+def _checksum(row): return zlib.crc32(np.ascontiguousarray(row)) or 1
+
 def _batches(items, n): return [items[i:i+n] for i in range(0, len(items), n)]
 
 def _prune(keep, limit):
@@ -320,8 +323,11 @@ def _open_map(path, dtype, shape):
     try:
         a = np.lib.format.open_memmap(path, mode="r+")
         if a.shape == tuple(shape) and a.dtype == dtype: return a, False
-    except (OSError, ValueError): pass
-    with atomic_path(path) as tmp: np.lib.format.open_memmap(tmp, mode="w+", dtype=dtype, shape=tuple(shape)).flush()
+    except Exception: pass   # whatever a header of nonsense makes of NumPy
+    with atomic_path(path) as tmp:
+        np.lib.format.open_memmap(tmp, mode="w+", dtype=dtype, shape=tuple(shape)).flush()
+        if hasattr(os, "posix_fallocate"):   # a disk that is full says so here, not by a bus error in the middle of the work
+            with open(tmp, "rb+") as f: os.posix_fallocate(f.fileno(), 0, tmp.stat().st_size)
     return np.lib.format.open_memmap(path, mode="r+"), True
 
 # %% ../nbs/07b_matching.ipynb #0000003b

@@ -6,6 +6,7 @@
 __all__ = ['SRCNN', 'count_parameters', 'VDSR', 'init_weights', 'EDSR', 'build_model', 'make_model', 'save_model', 'load_model']
 
 # %% ../nbs/04_models.ipynb #00000003
+import hashlib
 from pathlib import Path
 import safetensors, torch
 from safetensors.torch import load as load_weights, save as save_weights
@@ -88,7 +89,7 @@ def init_weights(
     "Draw every convolution of `model` as PyTorch does, or by the layer's `gain`; the numbers are the same on every device."
     device = "cpu" if generator is None else generator.device
     for layer in model.modules():
-        if not isinstance(layer, nn.Conv2d): continue
+        if not isinstance(layer, nn.Conv2d) or layer.weight.is_meta: continue
         bound, gain = layer.weight[0].numel() ** -.5, getattr(layer, "gain", None)
         draw = lambda like, limit: torch.empty(like.shape, device=device).uniform_(-limit, limit, generator=generator)
         layer.weight.copy_(draw(layer.weight, (gain or 1) * bound))
@@ -142,7 +143,7 @@ def build_model(
     try:
         if generator is None: return classes[name](**sizes)
         with torch.random.fork_rng(devices=[]): model = classes[name](**sizes)   # the constructor's own draws leave no trace
-    except (TypeError, ValueError) as e: raise UserError(f"the settings {sizes} do not fit {name} ({e}); write it again with this version") from None
+    except (TypeError, ValueError, OverflowError, RuntimeError) as e: raise UserError(f"the settings {str(sizes)[:200]} do not fit {name} ({e}); write it again with this version") from None
     return init_weights(model, generator)
 
 # %% ../nbs/04_models.ipynb #0000002c
@@ -177,8 +178,8 @@ def save_model(
     try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise UserError(f"{folder}: cannot be made ({e.strerror}); give a folder of your own") from None
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    atomic_write(folder/"model.safetensors", save_weights(state))
-    write_json(folder/"config.json", {"model": model.config, "parameters": count_parameters(model), **about})
+    atomic_write(folder/"model.safetensors", weights := save_weights(state))
+    write_json(folder/"config.json", {"model": model.config, "parameters": count_parameters(model), "sha256": hashlib.sha256(weights).hexdigest(), **about})
     return folder
 
 # %% ../nbs/04_models.ipynb #00000042
@@ -189,12 +190,18 @@ def load_model(
     "The model stored in `folder`; `UserError` naming the file that is missing, damaged or does not fit."
     folder, file = Path(folder), Path(folder)/"model.safetensors"
     if not folder.is_dir(): raise UserError(f"{folder}: no such folder; give one that sr_distill train made")
-    config = read_json(folder/"config.json").get("model")
+    about = read_json(folder/"config.json")
+    config, unfit = about.get("model"), UserError(f"{file}: these weights do not fit config.json beside it; the two files are from different models")
     if not isinstance(config, dict): raise UserError(f"{folder/'config.json'}: does not describe a model; train it again or restore the file")
-    try: model = build_model(config, torch.Generator())   # leaves the global stream alone
-    except UserError as e: raise UserError(f"{folder/'config.json'}: {e}") from None
-    try: model.load_state_dict(load_weights(file.read_bytes()))
+    try: weights = load_weights(content := file.read_bytes())
     except FileNotFoundError: raise UserError(f"{file}: no such file; train the model again or restore the file") from None
-    except (OSError, safetensors.SafetensorError) as e: raise UserError(f"{file}: cannot be read ({e}); train the model again or restore the file") from None
-    except RuntimeError: raise UserError(f"{file}: these weights do not fit config.json beside it; the two files are from different models") from None
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as e: raise UserError(f"{file}: cannot be read ({e}); train the model again or restore the file") from None
+    if isinstance(config.get("depth"), int) and config["depth"] > len(weights): raise unfit
+    try:
+        with torch.device("meta"): shapes = {k: v.shape for k, v in build_model(config, torch.Generator()).state_dict().items()}   # takes no memory, whatever the file says
+        if shapes != {k: v.shape for k, v in weights.items()}: raise unfit
+        model = build_model(config, torch.Generator())   # leaves the global stream alone
+    except UserError as e: raise e if e is unfit else UserError(f"{folder/'config.json'}: {e}") from None
+    if about.get("sha256", sha := hashlib.sha256(content).hexdigest()) != sha: raise UserError(f"{file}: differs from what was stored (its sha256 is not that in config.json); train the model again or restore the file")
+    model.load_state_dict(weights)
     return model.to(device)

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from .autoencoders import (KLAutoencoder, Prior, SmallAutoencoder, SmallConfig, TinyAutoencoder, embedded_prior, load_kl, load_tiny)
-from .core import cache_dir, file_sha256, folder_lock, log, read_json
-from .data import _fetch
+from .core import cache_dir, file_sha256, folder_lock, log, make_folder, read_json
+from .data import _fetch, _open_url
 from .recipe import RunError, UserError
 from .stylegan import StyleGANXL, load_stylegan, save_stylegan
 
@@ -39,7 +39,7 @@ PRIORS = ("embedded", *TINY, *STYLEGANS)
 def _size_at(url):
     "Bytes of the file at `url`, as the server says."
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=60) as reply: size = reply.headers.get("Content-Length")
+        with _open_url(urllib.request.Request(url, method="HEAD")) as reply: size = reply.headers.get("Content-Length")
     except OSError as e: raise UserError(f"{url}: cannot be reached ({e}); go online, or download it elsewhere and give the path of the file") from None
     if not size: raise UserError(f"{url}: the server does not say how large the file is; download it yourself and give the path of the file")
     return int(size)
@@ -49,11 +49,12 @@ def fetch_weights(
     path,                # where it goes; kept when it is already there
     sha256: str = None,  # what it must be, where that is known
 ) -> Path:
-    "Download one weight file; a broken download is continued, a wrong file is deleted."
+    "Download one weight file; a broken download is continued, a wrong or spoilt file is deleted."
     path = Path(path)
-    if path.exists(): return path
+    if path.exists() and (sha256 is None or file_sha256(path) == sha256): return path
     part = path.with_name(path.name + ".part")
     with folder_lock(path.parent):
+        if path.exists(): log.warning("%s: is not what was downloaded any more, downloaded again", path)
         _fetch(url, part, _size_at(url))
         found = file_sha256(part)
         if sha256 and found != sha256:
@@ -66,7 +67,7 @@ def fetch_weights(
 # %% ../nbs/09d_priors.ipynb #00000012
 def _stylegan_by_name(name):
     url, file, sha256 = STYLEGANS[name]
-    folder = cache_dir()/"priors"; folder.mkdir(exist_ok=True)
+    folder = make_folder(cache_dir()/"priors")
     kept = folder/f"{name}.safetensors"
     if not kept.exists():
         model = load_stylegan(fetch_weights(url, folder/file, sha256))
@@ -76,7 +77,7 @@ def _stylegan_by_name(name):
     return load_stylegan(kept)
 
 def _tiny_by_name(name):
-    folder = cache_dir()/"priors"; folder.mkdir(exist_ok=True)
+    folder = make_folder(cache_dir()/"priors")
     return load_tiny([fetch_weights(url, folder/file, sha256) for url, file, sha256 in TINY[name]][0], name)
 
 # %% ../nbs/09d_priors.ipynb #00000013

@@ -13,7 +13,7 @@ import numpy as np, torch, torch.nn.functional as F
 from tqdm.auto import tqdm
 import sr_distill
 from .recipe import RunError, TrainConfig, UserError
-from .core import atomic_write, folder_lock, load_state, pick_device, read_json, rng, save_state, to_tensor
+from .core import atomic_write, check_like, folder_lock, load_state, pick_device, read_json, restore_optimizer, restoring, rng, save_state, sweep, to_tensor
 from .models import load_model, make_model, save_model
 from .metrics import psnr, upscale_image
 from .parallel import Ranks, ahead, in_parallel
@@ -174,8 +174,9 @@ def _csv(history):
 def _read_csv(path):
     try:
         with open(path, newline="") as f: rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(f)]
-    except (OSError, ValueError) as e: raise UserError(f"{path}: cannot be read ({e}); train again in a new folder") from None
-    return [{**row, "step": int(row["step"])} for row in rows]
+        if not rows or not set(rows[-1]) <= set(COLUMNS): raise ValueError("rows of another kind")
+        return [{**row, "step": int(row["step"]), "loss": row["loss"]} for row in rows]
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, csv.Error) as e: raise UserError(f"{path}: cannot be read ({e}); train again in a new folder") from None
 
 # %% ../nbs/06_train.ipynb #0000002c
 def plot_history(
@@ -254,12 +255,24 @@ def _restore(trainer, out, identity):
     file = Path(out)/CHECKPOINT
     if not file.exists(): return None
     state = load_state(file)
-    _same(identity, state["identity"], out)
-    for name in STATEFUL:
-        if name in state: getattr(trainer, name).load_state_dict(state[name])
-    for name in PLAIN: setattr(trainer, name, state[name])
-    trainer.losses = [torch.tensor(x, device=trainer.device) for x in state["losses"]]
-    return state["threads"]
+    with restoring(file):
+        _same(identity, state["identity"], out)
+        _check_plain(state, trainer.config)
+        for name in ("model", "average", "scaler"):
+            if getattr(trainer, name):
+                check_like(state[name], getattr(trainer, name).state_dict(), name)
+                getattr(trainer, name).load_state_dict(state[name])
+        restore_optimizer(trainer.optimizer, state["optimizer"])
+        for name in PLAIN: setattr(trainer, name, state[name])
+        trainer.losses = [torch.tensor(x, device=trainer.device) for x in state["losses"]]
+        return state["threads"]
+
+def _check_plain(state, config):
+    "`ValueError` when the numbers of a checkpoint are of another kind, or no training of this length has them."
+    rows = [{k: 0 if k == "step" else 0. for k in row} for row in state["history"]]
+    if any(not {"step", "loss"} <= set(row) <= set(COLUMNS) for row in rows): raise ValueError("history is not what it was")
+    check_like({k: state[k] for k in ("threads", "losses", *PLAIN)}, dict(threads=1, losses=[0.] * len(state["losses"]), step=0, history=rows, seconds=0.))
+    if not 0 < state["step"] <= config.steps or not 0 < state["threads"] <= 1024: raise ValueError("step is none of this run")
 
 @contextlib.contextmanager
 def _threads(n):
@@ -274,9 +287,10 @@ def _finished(trainer, out, identity):
     if (Path(out)/CHECKPOINT).exists() or not (Path(out)/"config.json").exists(): return False
     stored = read_json(Path(out)/"config.json")
     if "training" not in stored: raise UserError(f"{out}: holds a model that was not trained here; give a new folder")
-    _same(identity, {**stored, "photos": stored["photos"]["sha256"], "validation": stored["validation"] and stored["validation"]["sha256"]}, out)
-    trainer.model.load_state_dict(load_model(out).state_dict())
-    trainer.history, trainer.seconds = _read_csv(Path(out)/"history.csv"), stored["seconds"]
+    with restoring(Path(out)/"config.json"):
+        _same(identity, {**stored, "photos": stored["photos"]["sha256"], "validation": stored["validation"] and stored["validation"]["sha256"]}, out)
+        trainer.model.load_state_dict(load_model(out).state_dict())
+        trainer.history, trainer.seconds = _read_csv(Path(out)/"history.csv"), float(stored["seconds"])
     return True
 
 def _finish(trainer, out, photos, val):
@@ -307,6 +321,7 @@ def train(
             team.wait()
             identity = _identity(trainer, photos, val)
             if not _finished(trainer, out, identity):
+                if team.first: sweep(out)
                 with _threads(_restore(trainer, out, identity)):
                     _loop(trainer, sampler, val, callback, out, lambda: _save(trainer, out, identity) if team.first else None)
                     if team.first: _finish(trainer, out, photos, val)

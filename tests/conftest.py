@@ -74,3 +74,9 @@ def photos_train(shared): return shared("data/photos/train")
 
 @pytest.fixture(scope="session")
 def photos_val(shared): return shared("data/photos/val")
+
+
+def pytest_addoption(parser): parser.addoption("--long", action="store_true", help="fault harness and fuzzing at full length (an hour or more)")
+
+@pytest.fixture(scope="session")
+def long(request): return request.config.getoption("--long")

@@ -287,7 +287,7 @@ def test_only_the_right_prior_decodes(tiny, gan, tmp_path):
     with torch.no_grad(): other.decoder[1].bias[0] += 1e-3
     for prior in (other, gan):
         with pytest.raises(UserError, match="belong to the prior tiny"): Latents.load(path, prior)
-    with pytest.raises(UserError, match="neither a file nor a known prior"): Latents.load(path)
+    with pytest.raises(UserError, match="none that a name stands for"): Latents.load(path)
     assert Latents.load(path, copy.deepcopy(tiny).double()).values.dtype == torch.float64       # the float type does not matter
 
 
