@@ -7,8 +7,7 @@ __all__ = ['LocalFourier']
 
 # %% ../nbs/06b_fourier.ipynb #00000003
 import math
-import torch, torch.nn as nn, torch.nn.functional as F
-from .core import rng
+import torch, torch.nn as nn
 
 # %% ../nbs/06b_fourier.ipynb #00000007
 class LocalFourier(nn.Module):
@@ -26,12 +25,14 @@ class LocalFourier(nn.Module):
             w -= w.mean((1, 2, 3), keepdim=True)
             low, high = map(math.log, lengths)
             length = torch.exp(low + (high - low) * torch.rand(features, 1, 1, 1, generator=generator))
-            return nn.Parameter(w / w.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * length, requires_grad=False)
-        self.filters = nn.ParameterList(map(filters, sizes))
+            conv = nn.Conv2d(3, features, side, bias=False).requires_grad_(False)
+            conv.weight.copy_(w / w.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * length)
+            return conv
+        self.filters = nn.ModuleList(map(filters, sizes))
         self.config = dict(features=features, sizes=list(sizes), lengths=list(lengths))
 
     def forward(self, hr):   # [N,3,H,W] in [0,1] → list of [N,F,h,w], the projections of all patches
-        return [F.conv2d(hr, w) for w in self.filters]
+        return [conv(hr) for conv in self.filters]
 
     def statistic(self, hr) -> list:   # of tensors [2F], one for each size of patch
         "Mean cosine and sine of the projections over all patches of all images."
