@@ -208,10 +208,9 @@ class Bench:
 # %% ../nbs/12b_explore.ipynb #00000027
 def _run_line(recipe, run, record) -> dict:
     "What the table says of a run."
-    first, last = (np.mean([l for _, l in part]) if part else float("nan") for part in (record.losses[:4], record.losses[-4:]))
-    trace = record.trace
+    mean, trace = lambda part: np.mean([loss for _, loss in part]), record.trace
     return dict(start=recipe.init, objective=recipe.objective, rate=f"{recipe.lr:g}", steps=f"{run.done} of {recipe.steps}" if run.done < recipe.steps else str(run.done),
-                loss=f"{first:.4g} → {last:.4g}", moved=f"{how_far(trace.frame(0), trace.frame(-1))['mean']:.1f} grey levels")
+                loss=f"{mean(record.losses[:4]):.4g} → {mean(record.losses[-4:]):.4g}" if record.losses else "–", moved=f"{how_far(trace.frame(0), trace.frame(-1))['mean']:.1f} grey levels")
 
 def _run_table(lines) -> Html:
     if not lines: return Html("")
