@@ -215,7 +215,7 @@ def _run_line(recipe, run, record) -> dict:
 def _run_table(lines) -> Html:
     if not lines: return Html("")
     row = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells) + "</tr>"
-    return Html("<table>" + row(lines[0], "th") + "".join(row(line.values(), "td") for line in lines) + "</table>")
+    return Html('<div class="srd"><table>' + row(lines[0], "th") + "".join(row(line.values(), "td") for line in lines) + "</table></div>")
 
 # %% ../nbs/12b_explore.ipynb #00000028
 def _controls(recipe):
@@ -252,7 +252,7 @@ class RecipeExplorer:
         c, self.view = self.controls, LiveView(self.photos.names)
         chosen = dict(init=c.init.value, objective=c.objective.value, steps=c.steps.value, lr=c.lr.value)
         c.go.disabled, c.halt.disabled, c.stage.children = True, False, [self.view.screen.box]
-        c.say.value = "running" if self.bench else "first, once for all runs: networks to match in and real gradients"
+        c.say.value = "" if self.bench else "first, once for all runs: networks to match in and real gradients"
         if self.player: self.player.close()
         self.thread = threading.Thread(target=self._work, args=(chosen,), name="sr_distill run", daemon=True)
         self.thread.start()
@@ -264,6 +264,7 @@ class RecipeExplorer:
     def _work(self, chosen):
         try:
             if self.bench is None: self.bench = Bench(self.photos, self.recipe)
+            self.controls.say.value = "running"
             run = self.bench.run(self.view, **chosen)
             self.lines.append(_run_line(run.recipe, run, self.view))
             said = "stopped" if run.done < run.recipe.steps else "done"

@@ -85,10 +85,17 @@ class LossCurve:
         self.log = low > 0 and high > 4 * low
         self.range = (low, high) if high > low else (low, low + 1)
 
-    def place(self, step):
-        "Where `step` lies on the curve: x and y in 0..100, and the loss there."
+    @property
+    def trend(self):
+        "The running mean over a tenth of the points: each network has a loss of its own, so the curve itself jumps."
+        n = len(self.loss) // 20
+        edge = np.pad(self.loss, n, mode="edge")
+        return np.convolve(edge, np.ones(2 * n + 1) / (2 * n + 1), "valid")
+
+    def place(self, step, loss=None):
+        "Where `step` lies on the curve: x and y in 0..100, and the loss there if it is not given."
         if not len(self.steps): return 0, 0, None
-        loss = np.interp(step, self.steps, self.loss)
+        loss = np.interp(step, self.steps, self.loss) if loss is None else loss
         f = np.log if self.log else float
         low, high = map(f, self.range)
         return 100 * min(1, step / max(self.steps[-1], 1)), 95 - 90 * (f(loss) - low) / (high - low), loss
@@ -100,10 +107,11 @@ class LossCurve:
     def svg(self, step=0):
         if not len(self.steps): return ""
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in map(self.place, self.steps))
+        mean = " ".join(f"{self.place(s)[0]:.1f},{self.place(s, m)[1]:.1f}" for s, m in zip(self.steps, self.trend))
         x, y, _ = self.place(step)
         low, high = self.range
         return f"""<div class="srd-curve"><span>{high:.3g}</span><span>{low:.3g}</span>
-<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true"><polyline points="{line}"/>
+<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true"><polyline points="{line}"/><polyline class="trend" points="{mean}"/>
 <g class="srd-mark" transform="translate({x:.1f} 0)"><path class="rule" d="M0 0V100"/><path class="dot" d="M0 {y:.1f}h0"/></g></svg>
 <span>matching loss{" (log scale)" if self.log else ""}, steps 0 to {self.steps[-1]:.0f}</span></div>"""
 
@@ -137,7 +145,8 @@ _CSS = """
 .srd-curve span { opacity: .75; grid-column: 1; text-align: right; }
 .srd-curve span:last-child { grid-column: 2; text-align: left; }
 .srd-curve svg { grid-area: 1 / 2 / 3 / 3; width: 100%; height: 5.5rem; border: 1px solid var(--line); border-width: 0 0 1px 1px; overflow: visible; }
-.srd-curve polyline { fill: none; stroke: currentColor; stroke-width: 1.2; opacity: .65; vector-effect: non-scaling-stroke; }
+.srd-curve polyline { fill: none; stroke: currentColor; stroke-width: 1; opacity: .4; vector-effect: non-scaling-stroke; } .srd-curve .trend { stroke-width: 1.8; opacity: .9; }
+.srd table { border-collapse: collapse; } .srd th, .srd td { padding: .15rem .9rem .15rem 0; text-align: left; border: 0; background: none; }
 .jp-OutputArea-child:has(.srd-static) + .jp-OutputArea-child .jp-OutputArea-output.jupyter-widgets:not(:has(*)) { display: none; }  /* "model not found" of a reopened notebook */
 .srd-mark path { stroke: var(--mark, #e8590c); stroke-width: 1.2; vector-effect: non-scaling-stroke; }
 .srd-mark .dot { stroke-width: 9; stroke-linecap: round; }
