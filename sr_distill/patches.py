@@ -7,7 +7,7 @@ __all__ = ['windows', 'error_map', 'window_means', 'sub_image_features', 'kmeans
            'ipc_for_budget']
 
 # %% ../nbs/03_patches.ipynb #00000003
-import copy, hashlib, html
+import copy, functools, hashlib, html
 from dataclasses import dataclass
 import numpy as np, torch
 import torch.nn.functional as F
@@ -106,6 +106,7 @@ class Groups:
         self.grid = [(windows(h, size, stride), windows(w, size, stride)) for h, w in photos.sizes]
         self.first = np.cumsum([0] + [len(ys) * len(xs) for ys, xs in self.grid])   # number of each photo's first window
         by_photo = [range(a, b) for a, b in zip(self.first[:-1].tolist(), self.first[1:].tolist())]
+        self._errors = functools.lru_cache(None)(lambda p, scale: window_means(error_map(photos[p], scale), *self.grid[p], size).ravel())
         self.members = {"image": lambda: by_photo, "all": lambda: [range(int(self.first[-1]))],
                         "cluster": lambda: cluster_windows(photos, self.grid, size, clusters, seed)}[grouping]()
 
@@ -149,14 +150,23 @@ class Groups:
         def one(photo, y, x): return self.photos[photo][y:y+self.size, x:x+self.size]
         return to_tensor(np.stack([one(*self.where(k)) for k in numbers]), device)
 
+    def errors(self, g: int, scale: int) -> np.ndarray:
+        "Mean bicubic error of each sub-image of group `g`."
+        every = {p: self._errors(p, scale) for p in self.photos_of(g)}
+        numbers = self.numbers(g)
+        photo = np.searchsorted(self.first, numbers, "right") - 1
+        return np.array([every[p][k] for p, k in zip(photo.tolist(), (numbers - self.first[photo]).tolist())])
+
     def sample(self,
         g: int,                      # group
         n: int,                      # how many sub-images; 0, or more than there are, for all
         generator: torch.Generator,  # decides which
+        weights=None,                # of each sub-image of the group; None for all alike
     ) -> np.ndarray:                 # running numbers, without repetition
         "Numbers of a random choice of sub-images; `cut` turns them into pixels, in pieces if they are many."
-        total = len(self.members[g])
-        if not n or n >= total: return self.numbers(g)
+        total = len(self.members[g]) if weights is None else int(np.count_nonzero(weights))
+        if not n or n >= total: return self.numbers(g, None if weights is None else np.flatnonzero(weights))
+        if weights is not None: return self.numbers(g, _draw(weights, n, generator))
         local = torch.randperm(total, generator=generator)[:n] if total < 1 << 20 else torch.randint(total, (n,), generator=generator)
         return self.numbers(g, local.numpy())
 
@@ -170,7 +180,14 @@ class Groups:
         more = f"<p>and {len(self) - 6} more groups</p>" if len(self) > 6 else ""
         return f"<p>{html.escape(repr(self))}</p><table><tr><th>group</th><th>sub-images</th><th></th></tr>{''.join(map(row, range(min(6, len(self)))))}</table>{more}"
 
-# %% ../nbs/03_patches.ipynb #00000027
+# %% ../nbs/03_patches.ipynb #0000001d
+def _draw(weights, n, generator):
+    "`n` places with odds in proportion to `weights`, none twice (Efraimidis and Spirakis 2006: the largest of u^(1/w))."
+    u = torch.rand(len(weights), generator=generator, dtype=torch.float64).numpy()
+    keys = np.log(np.maximum(u, 1e-300)) / np.maximum(weights, 1e-300)
+    return np.sort(np.argsort(-keys, kind="stable")[:n])
+
+# %% ../nbs/03_patches.ipynb #0000002b
 @dataclass(frozen=True)
 class Budget:
     "What a synthetic set costs beside the real one."
@@ -193,7 +210,7 @@ class Budget:
         rows = "".join(f"<tr><td>{unit}</td><td>{getattr(self, unit):,}</td><td>{getattr(self, 'real_' + unit):,}</td><td>{share:.3g} %</td></tr>" for unit, share in self.shares.items())
         return f"<table><tr><th></th><th>synthetic</th><th>real</th><th>share</th></tr>{rows}</table>"
 
-# %% ../nbs/03_patches.ipynb #0000002b
+# %% ../nbs/03_patches.ipynb #0000002f
 def ipc_for_budget(
     percent: float,    # of the real pixels
     n_groups: int,     # groups

@@ -17,7 +17,8 @@ from .recipe import RunError, TrainConfig, UserError
 from .core import atomic_write, folder_lock, load_state, pick_device, read_json, rng, save_state, to_tensor
 from .models import count_parameters, load_model, make_model, save_model
 from .metrics import psnr, upscale_image
-from .parallel import Ranks, ahead
+from .parallel import Ranks, ahead, in_parallel
+from .patches import error_map, window_means, windows
 
 # %% ../nbs/06_train.ipynb #00000007
 def _symmetry(a, k):
@@ -34,15 +35,37 @@ class PatchSampler:
             if min(h, w) < config.patch: raise UserError(f"{name}: is {w}x{h} pixels, smaller than a training patch of {config.patch}; remove it or give a smaller --patch")
         rows, self.columns = (np.array([size[k] // config.scale - self.side + 1 for size in photos.sizes]) for k in (0, 1))
         self.ends = np.cumsum(rows * self.columns)
+        if config.sampling == "error": self._weigh()
         self.photo = functools.lru_cache(64)(lambda i: (photos.lr(i, config.scale), photos[i]))   # maps kept open
 
     def draw(self, t: int) -> np.ndarray:   # int [B,4]: photo, row and column in LR pixels, symmetry
-        "Where the patches of batch `t` come from: every position of every photo is equally likely."
+        "Where the patches of batch `t` come from: every position of every photo is equally likely, or the likelier the harder."
         generator, n = rng(self.config.seed, "patches", t), self.config.batch
+        photo, row, column = (self._hard if self.config.sampling == "error" else self._anywhere)(n, generator)
+        return np.stack([photo, row, column, torch.randint(8, (n,), generator=generator).numpy()], 1)
+
+    def _anywhere(self, n, generator):
         place = torch.randint(int(self.ends[-1]), (n,), generator=generator).numpy()
         photo = np.searchsorted(self.ends, place, side="right")
-        row, column = np.divmod(self.ends[photo] - 1 - place, self.columns[photo])
-        return np.stack([photo, row, column, torch.randint(8, (n,), generator=generator).numpy()], 1)
+        return photo, *np.divmod(self.ends[photo] - 1 - place, self.columns[photo])
+
+    def _weigh(self):
+        "The bicubic error of windows half a patch apart, summed up from photo to photo."
+        scale, side = self.config.scale, self.side
+        def one(i):
+            ys, xs = (np.array(windows(length // scale, side, max(1, side // 2))) for length in self.photos.sizes[i])
+            error = window_means(error_map(self.photos[i], scale), scale * ys, scale * xs, self.config.patch).ravel()
+            return error, np.full(error.size, i), np.repeat(ys, len(xs)), np.tile(xs, len(ys))
+        error, *self.windows = map(np.concatenate, zip(*in_parallel(one, range(len(self.photos)))))
+        self.error = np.cumsum(np.maximum(error, 1e-12))
+
+    def _hard(self, n, generator):
+        "Windows in proportion to their error, each moved by up to a quarter of a patch."
+        u = torch.rand(n, generator=generator, dtype=torch.float64).numpy() * self.error[-1]
+        photo, row, column = (a[np.minimum(np.searchsorted(self.error, u, side="right"), len(self.error) - 1)] for a in self.windows)
+        jitter = torch.randint(-(self.side // 4), self.side // 4 + 1, (2, n), generator=generator).numpy()
+        last = np.array(self.photos.sizes)[photo] // self.config.scale - self.side
+        return photo, *(np.clip(at + by, 0, end) for at, by, end in zip((row, column), jitter, last.T))
 
     def __call__(self, t: int, device="cpu", share=slice(None)):   # float [B,3,p/s,p/s] and [B,3,p,p] in [0,1]
         "Batch `t`, or a share of it, as LR and HR."
@@ -54,7 +77,7 @@ class PatchSampler:
             hr[k] = _symmetry(large[y * scale:(y + side) * scale, x * scale:(x + side) * scale], s)
         return tuple(to_tensor(u8, device).contiguous(memory_format=torch.channels_last) for u8 in (lr, hr))   # the layout that convolutions like
 
-# %% ../nbs/06_train.ipynb #00000015
+# %% ../nbs/06_train.ipynb #00000018
 def learning_rate(
     config: TrainConfig,  # lr, schedule and steps
     t: int,               # steps already made
@@ -67,7 +90,7 @@ def learning_rate(
     else: share = down(1 - 4 * u, 1 / 25) if u < 1/4 else down((4 * u - 1) / 3, 1e-4)
     return config.lr * share
 
-# %% ../nbs/06_train.ipynb #0000001a
+# %% ../nbs/06_train.ipynb #0000001d
 class Trainer:
     "A model in training and everything that a checkpoint must hold to go on."
     def __init__(self, model, config: TrainConfig, device="cpu", team=Ranks()):   # `team`: the processes that share each batch
@@ -106,7 +129,7 @@ class Trainer:
         beta = min(self.config.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - beta)
 
-# %% ../nbs/06_train.ipynb #00000022
+# %% ../nbs/06_train.ipynb #00000025
 def validate(
     model,       # a model, or "bicubic"
     photos,      # held-out HR photos
@@ -118,10 +141,10 @@ def validate(
         return psnr(upscale_image(model, photos.lr(i, scale)[plane], scale), photos.hr(i, scale)[plane], scale)
     return float(np.mean([one(i) for i in range(len(photos))]))
 
-# %% ../nbs/06_train.ipynb #00000026
+# %% ../nbs/06_train.ipynb #00000029
 LOG_EVERY = 20   # steps between two rows of the history
 
-# %% ../nbs/06_train.ipynb #00000027
+# %% ../nbs/06_train.ipynb #0000002a
 def _mean_loss(trainer, out):
     "The mean loss since the last call; `RunError` when it is no number."
     mean, trainer.losses = float(trainer.team.mean(torch.stack(trainer.losses).mean().cpu())), []
@@ -139,7 +162,7 @@ def _row(trainer, val, out):
     trainer.history.append(row)
     return row
 
-# %% ../nbs/06_train.ipynb #00000028
+# %% ../nbs/06_train.ipynb #0000002b
 COLUMNS = ("step", "loss", "lr", "val_psnr_y")
 
 def _csv(history):
@@ -155,7 +178,7 @@ def _read_csv(path):
     except (OSError, ValueError) as e: raise UserError(f"{path}: cannot be read ({e}); train again in a new folder") from None
     return [{**row, "step": int(row["step"])} for row in rows]
 
-# %% ../nbs/06_train.ipynb #00000029
+# %% ../nbs/06_train.ipynb #0000002c
 def plot_history(
     history: list,  # `TrainResult.history`
     bicubic=None,   # PSNR-Y of bicubic on the validation photos, dB
@@ -172,7 +195,7 @@ def plot_history(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/06_train.ipynb #0000002c
+# %% ../nbs/06_train.ipynb #0000002f
 def _loop(trainer, sampler, val=None, callback=None, out=None, save=lambda: None):
     "From the trainer's step to the last one."
     config, begun = trainer.config, time.perf_counter() - trainer.seconds
@@ -187,7 +210,7 @@ def _loop(trainer, sampler, val=None, callback=None, out=None, save=lambda: None
             if trainer.step % config.checkpoint == 0 and trainer.step < config.steps: save()
     if trainer.average: trainer.model.load_state_dict(trainer.average.state_dict())
 
-# %% ../nbs/06_train.ipynb #0000002d
+# %% ../nbs/06_train.ipynb #00000030
 @dataclass
 class TrainResult:
     "What `train` returns."
@@ -199,7 +222,7 @@ class TrainResult:
         last = ", ".join(f"{k} {v:.6g}" for k, v in self.history[-1].items() if k != "lr")
         return f"TrainResult({type(self.model).__name__} ×{self.model.scale}, {last}, {self.seconds:.1f} s)"
 
-# %% ../nbs/06_train.ipynb #00000030
+# %% ../nbs/06_train.ipynb #00000033
 CHECKPOINT = "checkpoint.pt"
 STATEFUL = ("model", "average", "optimizer", "scaler")
 PLAIN = ("step", "history", "seconds")
@@ -212,7 +235,7 @@ def _save(trainer, out, identity):
     state |= {name: getattr(trainer, name) for name in PLAIN}
     save_state(Path(out)/CHECKPOINT, state | dict(identity=identity, threads=torch.get_num_threads(), losses=[float(x) for x in trainer.losses]))
 
-# %% ../nbs/06_train.ipynb #00000031
+# %% ../nbs/06_train.ipynb #00000034
 def _identity(trainer, photos, val):
     "What makes two runs the same run."
     return dict(training=trainer.config.to_dict(), model=trainer.model.config, photos=photos.fingerprint, validation=val and val.fingerprint)
@@ -226,7 +249,7 @@ def _same(mine, theirs, out):
         what = f"{key} {theirs.get(key)} and this run has {mine[key]}" if key.startswith("--") else f"another choice of {key}"
         raise UserError(f"{out}: holds a run with {what}; give a new folder, or the same settings to go on")
 
-# %% ../nbs/06_train.ipynb #00000032
+# %% ../nbs/06_train.ipynb #00000035
 def _restore(trainer, out, identity):
     "Put `trainer` where the checkpoint in `out` stands; returns its number of threads, or None without a checkpoint."
     file = Path(out)/CHECKPOINT
@@ -246,7 +269,7 @@ def _threads(n):
     try: yield
     finally: torch.set_num_threads(before)
 
-# %% ../nbs/06_train.ipynb #00000034
+# %% ../nbs/06_train.ipynb #00000037
 def model_card(model, about: dict, history: list) -> str:
     "README of a trained model: a YAML header for model hubs, then what it is, what it learnt from and how to use it."
     kind, photos = model.config["name"], about["photos"]
@@ -268,7 +291,7 @@ tags: [super-resolution, {kind}]
 It learnt to undo antialiased bicubic reduction by {model.scale}; noise, blur and JPEG blocks are none of its business. `config.json` has every setting and the hash of the images it learnt from, whose licences may bind it; `history.csv` has its losses.
 """
 
-# %% ../nbs/06_train.ipynb #00000036
+# %% ../nbs/06_train.ipynb #00000039
 def _finished(trainer, out, identity):
     "True when `out` holds the finished run, which is then loaded into `trainer`."
     if (Path(out)/CHECKPOINT).exists() or not (Path(out)/"config.json").exists(): return False
@@ -290,7 +313,7 @@ def _finish(trainer, out, photos, val):
     save_model(trainer.model, out, **report)
     (Path(out)/CHECKPOINT).unlink(missing_ok=True)
 
-# %% ../nbs/06_train.ipynb #00000037
+# %% ../nbs/06_train.ipynb #0000003a
 def train(
     model,                # `models.SRCNN`, `VDSR` or `EDSR`; trained in place
     photos,               # `data.Photos` to learn from: real photos or the images of a distilled set
