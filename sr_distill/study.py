@@ -22,6 +22,8 @@ from .models import make_model
 from .recipe import Recipe, RunOptions, TrainConfig, UserError
 from .train import train
 from .widgets import Html, html_page
+try: import tomllib
+except ImportError: import tomli as tomllib   # Python 3.10
 
 # %% ../nbs/13a_study.ipynb #00000007
 @dataclass(frozen=True)
@@ -104,8 +106,6 @@ def study_from(
 
 def load_study(file) -> Study:
     "The study in a TOML file, or one that comes with the package, by name."
-    try: import tomllib
-    except ImportError: import tomli as tomllib   # Python 3.10
     own = files("sr_distill")/"studies"
     place = Path(file) if Path(file).exists() else own/f"{file}.toml"
     if not place.is_file(): raise UserError(f"{file}: no such study; give a TOML file, or one of: {', '.join(sorted(f.name[:-5] for f in own.iterdir() if f.name.endswith('.toml')))}")
