@@ -9,7 +9,7 @@ __all__ = ['log', 'MOMENTS', 'rng', 'pick_device', 'atomic_path', 'atomic_write'
            'import_torchvision']
 
 # %% ../nbs/01_core.ipynb #00000003
-import base64, contextlib, errno, hashlib, io, json, logging, os, re, sys, zipfile
+import base64, contextlib, errno, hashlib, io, json, logging, math, os, re, sys, zipfile
 from pathlib import Path
 import numpy as np, torch
 from filelock import FileLock, Timeout
@@ -79,10 +79,14 @@ def write_json(path, obj):
     "Write `obj` as readable JSON in one piece."
     atomic_write(path, json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
+def _finite(text):
+    if not math.isfinite(x := float(text)): raise ValueError(f"{text} is no number")
+    return x
+
 def read_json(path) -> dict:
     "The object stored in the JSON file `path`; `UserError` when it is missing or broken."
     path = Path(path)
-    try: obj = json.loads(path.read_text(encoding="utf-8"))
+    try: obj = json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)   # `write_json` writes no others
     except FileNotFoundError: raise UserError(f"{path}: no such file; give a folder that sr_distill made") from None
     except (OSError, ValueError, RecursionError) as e:
         raise UserError(f"{path}: is no readable JSON ({e}); restore it or make it again") from None

@@ -304,6 +304,8 @@ class Results:
     def load(cls, file):
         "The results stored as JSON in `file`."
         d = read_json(file)
+        if not isinstance(d.get("rows"), list) or not all(isinstance(r, dict) for r in d["rows"]) or not isinstance(d.get("about"), dict):
+            raise UserError(f"{file}: holds no results of a study; delete it, the same command finds again what is done")
         return cls(d["rows"], d["about"], d.get("failed", {}), d.get("missing", []))
 
     def save(self, folder):

@@ -136,9 +136,9 @@ class Place:
     def left(self) -> dict:
         "All files of output and cache; times taken and lock files do not count, nor what was half-written in a cache, which forgets it as it forgets what is old."
         files = [p for p in sorted(self.root.rglob("*")) if p.is_file() and p.name != ".lock" and not (p.suffix == ".tmp" and p.is_relative_to(self.cache))]
-        return {p.relative_to(self.root).as_posix(): _content(p) for p in files}
+        return {p.relative_to(self.root).as_posix(): _content(p, str(self.root)) for p in files}
 
-def _content(path):
+def _content(path, root):
     if path.name == "results.csv":   # of a study: a column of times
         rows = list(csv.reader(path.open(newline="")))
         return [[v for k, v in zip(rows[0], row) if not k.endswith("seconds")] for row in rows]
@@ -146,7 +146,7 @@ def _content(path):
     def still(x):
         if isinstance(x, dict): return {k: still(v) for k, v in x.items() if not k.endswith("seconds")}
         return [still(v) for v in x] if isinstance(x, list) else x
-    return still(json.loads(path.read_text()))
+    return still(json.loads(path.read_text().replace(root, "")))
 
 
 class _Slow(http.server.BaseHTTPRequestHandler):
