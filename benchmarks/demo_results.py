@@ -15,14 +15,14 @@ import numpy as np
 from sr_distill.core import read_json, write_json
 from sr_distill.data import Photos
 from sr_distill.metrics import psnr, upscale_image
-from sr_distill.study import DEMO_RECIPE, demo
+from sr_distill.demo import DEMO_RECIPE, demo
 from sr_distill.widgets import busiest_crop
 
 NBS = Path(__file__).resolve().parents[1] / "nbs"
 
 def figure(result, held_out, path, rows=4, side=96):
     "Start and end of a few synthetic images, and one held-out crop before and after."
-    trace, scale = result.sets["distilled"].trace, result.about["scale"]
+    trace, scale = result.sets["distilled"].trace, result.rows[0]["scale"]
     hr, lr = np.asarray(held_out.hr(0, scale)), np.asarray(held_out.lr(0, scale))
     pictures = {"bicubic": upscale_image("bicubic", lr, scale), "trained on\nall photos": upscale_image(result.models["all photos"], lr, scale),
                 "trained on\nthe distilled set": upscale_image(result.models["distilled"], lr, scale), "original": hr}

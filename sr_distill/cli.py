@@ -57,7 +57,7 @@ def _alone():
 def _demo(out, debug):
     """The main job on the photos that come with it: table and report.html in OUT, in about two minutes."""
     _alone()
-    from sr_distill.study import demo
+    from sr_distill.demo import demo
     result = demo(out)
     click.echo(f"\n{result}\n\nreport: {out}/report.html")
 

@@ -9,7 +9,7 @@ __all__ = ['TRACE_IMAGES', 'FORMAT', 'HELD_OUT_GROUPS', 'HELD_OUT_REAL', 'PART_B
            'describe']
 
 # %% ../nbs/11_distill.ipynb #00000003
-import contextlib, html, io, json, math, platform, re, shutil, time, zipfile
+import contextlib, html, json, math, platform, re, shutil, time, zipfile
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 from . import __version__
 from .core import atomic_path, atomic_write, check_like, data_uri, file_sha256, folder_lock, load_state, log, make_folder, pick_device, read_json, restore_optimizer, restoring, save_state, sweep, to_tensor, to_uint8, write_json
 from .data import Photos, _decode, decode_image, encode_png, make_lr, store_array, stored_array
-from .matching import BankSource, GradientBank, LiveSource, choose_chunk, held_out_loss, image_bytes, match, network_pool, trajectories
+from .matching import BankSource, GradientBank, LiveSource, choose_chunk, fresh_network, held_out_loss, image_bytes, match, network_pool, shapes, trajectories
 from .inversion import check_prior, make_space
 from .latent import Latents, latent_budget
-from .models import count_parameters, load_model, make_model
+from .models import count_parameters, load_model
 from .parallel import precision, ranks
 from .patches import Budget, Groups, ipc_for_budget
 from .pixel import start_images
@@ -312,8 +312,8 @@ HELD_OUT_GROUPS, HELD_OUT_REAL = 64, 16   # groups that the held-out loss is mea
 def held_out_report(groups, recipe: Recipe, start, end, networks: int = 5, device="cpu") -> dict:
     "Matching loss before and after, on networks of a training run that the recipe never uses."
     chosen = np.unique(np.linspace(0, len(groups) - 1, min(len(groups), HELD_OUT_GROUPS)).astype(int)).tolist()
-    states = trajectories(recipe, groups.photos, {"held-out": networks}, device)
-    bank = GradientBank(groups.subset(chosen), replace(recipe, real=HELD_OUT_REAL), states, "held-out", device).build()
+    states = trajectories(replace(recipe, objective="layerwise"), groups.photos, {"held-out": networks}, device)   # SR networks, whatever was matched
+    bank = GradientBank(groups.subset(chosen), replace(recipe, real=HELD_OUT_REAL, objective="layerwise"), states, "held-out", device).build()
     by_group = lambda images: torch.stack([to_tensor(images[g * recipe.ipc:(g + 1) * recipe.ipc], device) for g in chosen])
     before, after = held_out_loss(by_group(start), bank), held_out_loss(by_group(end), bank)
     return dict(networks=networks, groups=len(chosen), **{m: dict(before=before[m], after=after[m]) for m in before})
@@ -396,7 +396,7 @@ def _pool(state, photos, recipe, device, team):
 def _read_pool(path, recipe):
     "The networks in a file; `UserError` when they are not those that a recipe asks for."
     states, n = load_state(path).get("states"), {"fresh": 0, "random": recipe.networks, "trajectory": None}.get(recipe.pool, 1)
-    with restoring(path): check_like(states, [make_model(recipe.network, recipe.scale).state_dict()] * (len(states) if n is None else n))
+    with restoring(path): check_like(states, [fresh_network(recipe).state_dict()] * (len(states) if n is None else n))
     return states
 
 def _sources(groups, recipe, states, device, team):
@@ -509,11 +509,11 @@ def footprint(
     device="cpu",
 ) -> dict:               # bytes, by what they are for
     "Estimated memory of one process and disk space of a run."
-    net, per = make_model(recipe.network, recipe.scale).to(device), recipe.ipc   # what an image takes there differs by device
+    net, per = fresh_network(recipe).to(device), recipe.ipc   # what an image takes there differs by device
     image, largest = 3 * recipe.size**2, max(last - first for first, last in parts)
     at_once = chunk or choose_chunk(net, recipe.size)
     if torch.device(device).type == "cpu": at_once = torch.get_num_threads() * min(at_once, per)
-    bank = 4 * recipe.networks * len(groups) * count_parameters(net) if recipe.pool in ("random", "trajectory") and recipe.outer == 1 and recipe.steps else 0
+    bank = 4 * recipe.networks * len(groups) * sum(s.numel() for s in shapes(net)) if (recipe.pool in ("random", "trajectory") or recipe.objective == "features") and recipe.outer == 1 and recipe.steps else 0
     return dict(images=largest * per * image * 4 * (4 if recipe.optimizer == "adam" else 3), work=min(at_once, largest * per) * image_bytes(net, recipe.size),
                 bank=bank, photos=int(3 * groups.photos.pixels * (1 + 1 / recipe.scale**2)))
 

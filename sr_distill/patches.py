@@ -7,11 +7,12 @@ __all__ = ['windows', 'error_map', 'window_means', 'sub_image_features', 'kmeans
            'ipc_for_budget']
 
 # %% ../nbs/03_patches.ipynb #00000003
-import copy, functools, hashlib
+import copy, functools, hashlib, html
 from dataclasses import dataclass
 import numpy as np, torch
 import torch.nn.functional as F
-from .core import json_sha256, rng, to_tensor
+from PIL import Image
+from .core import data_uri, json_sha256, rng, to_tensor, to_uint8
 from .data import downscale, upscale
 from .recipe import GROUPINGS, UserError
 
@@ -170,6 +171,14 @@ class Groups:
         return self.numbers(g, local.numpy())
 
     def __repr__(self): return f"Groups({len(self)} × {self.grouping}, {self.first[-1]:,} sub-images of {self.size}² every {self.stride} px)"
+    def _repr_html_(self):
+        "The first groups, a row each: name, size, and some of its sub-images."
+        def row(g):
+            shown = to_uint8(self.cut(self.sample(g, 8, rng(0, "shown", g))))
+            thumbs = np.stack([np.asarray(Image.fromarray(u8).resize((48, 48))) for u8 in shown])
+            return f'<tr><td>{html.escape(self.name(g))}</td><td>{len(self.members[g]):,}</td><td><img alt="some sub-images" src="{data_uri(np.concatenate(list(thumbs), 1))}"></td></tr>'
+        more = f"<p>and {len(self) - 6} more groups</p>" if len(self) > 6 else ""
+        return f"<p>{html.escape(repr(self))}</p><table><tr><th>group</th><th>sub-images</th><th></th></tr>{''.join(map(row, range(min(6, len(self)))))}</table>{more}"
 
 # %% ../nbs/03_patches.ipynb #0000001d
 def _draw(weights, n, generator):

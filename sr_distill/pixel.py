@@ -9,6 +9,7 @@ __all__ = ['SCOUT_STEPS', 'SCORES', 'STARTS', 'PixelSpace', 'start_noise', 'star
 
 # %% ../nbs/08_pixel.ipynb #00000003
 import copy, math
+from dataclasses import replace
 import numpy as np, torch
 from .core import cache_dir, json_sha256, rng, to_tensor, to_uint8
 from .data import downscale, resize
@@ -169,7 +170,7 @@ def _scout(groups, recipe):
     side = min(min(size) for size in groups.photos.sizes)
     config = TrainConfig.for_model(recipe.network, scale=recipe.scale, steps=SCOUT_STEPS, seed=recipe.seed, patch=min(48, side) // recipe.scale * recipe.scale)
     folder = cache_dir()/"scouts"/json_sha256([groups.photos.fingerprint, config.to_dict()])[:20]
-    return train(fresh_network(recipe, "scout"), groups.photos, config, folder, device="cpu").model
+    return train(fresh_network(replace(recipe, objective="layerwise"), "scout"), groups.photos, config, folder, device="cpu").model
 
 # %% ../nbs/08_pixel.ipynb #00000020
 def start_error(groups, g: int, recipe: Recipe) -> np.ndarray:

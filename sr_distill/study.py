@@ -7,7 +7,7 @@ __all__ = ['KNOWN', 'TrainingSet', 'Model', 'Study', 'expand', 'study_from', 'lo
            'score', 'run_study', 'done', 'Results', 'spread', 'plot_results', 'write_tables']
 
 # %% ../nbs/13a_study.ipynb #00000003
-import contextlib, copy, csv, functools, html, io, itertools, multiprocessing, os, platform, re, statistics, time
+import csv, html, io, itertools, multiprocessing, os, platform, re, statistics, sys, threading, time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -16,12 +16,14 @@ import numpy as np, torch
 from . import __version__
 from .core import atomic_write, folder_lock, json_sha256, log, read_json, rng, shared_dir, write_json
 from .data import Photos
-from .distill import distill, open_photos, summary
+from .distill import distill
 from .metrics import COLUMNS, evaluate
-from .models import load_model, make_model
-from .recipe import SCALES, Recipe, RunError, RunOptions, TrainConfig, UserError
+from .models import make_model
+from .recipe import Recipe, RunOptions, TrainConfig, UserError
 from .train import train
 from .widgets import Html, html_page
+try: import tomllib
+except ImportError: import tomli as tomllib   # Python 3.10
 
 # %% ../nbs/13a_study.ipynb #00000007
 @dataclass(frozen=True)
@@ -31,12 +33,13 @@ class TrainingSet:
     sampling: str = "uniform"      # uniform, or error: patches in proportion to their bicubic error
     family: str = ""               # its name before lists were expanded
     at: dict = field(default_factory=dict)   # the values that its lists took
+    once: bool = False             # made with seed 0 for every seed, so that the spread is that of training alone
 
     def for_seed(self, seed: int):
         "The recipe for one seed; choices without chance are made once."
         if self.recipe is None: return None
         by_chance = self.recipe.steps or self.recipe.init not in ("downscaled", "hardest")
-        return replace(self.recipe, seed=seed if by_chance else 0)
+        return replace(self.recipe, seed=seed if by_chance and not self.once else 0)
 
 @dataclass(frozen=True)
 class Model:
@@ -103,8 +106,6 @@ def study_from(
 
 def load_study(file) -> Study:
     "The study in a TOML file, or one that comes with the package, by name."
-    try: import tomllib
-    except ImportError: import tomli as tomllib   # Python 3.10
     own = files("sr_distill")/"studies"
     place = Path(file) if Path(file).exists() else own/f"{file}.toml"
     if not place.is_file(): raise UserError(f"{file}: no such study; give a TOML file, or one of: {', '.join(sorted(f.name[:-5] for f in own.iterdir() if f.name.endswith('.toml')))}")
@@ -118,12 +119,12 @@ def _named(where, kind, name, build):
     except (UserError, TypeError) as e: raise UserError(f"{where}, {kind} {name!r}: {e}") from None
 
 def _training_set(shared, family, at, given):
-    given = {"sampling": "uniform", "all": False, "family": family, **given}
-    sampling, everything, family = given.pop("sampling"), given.pop("all"), given.pop("family")
+    given = {"sampling": "uniform", "all": False, "family": family, "once": False, **given}
+    sampling, everything, family, once = (given.pop(k) for k in ("sampling", "all", "family", "once"))
     TrainConfig(sampling=sampling)
     if everything and given: raise UserError(f"is all photos and takes no {sorted(given)[0]!r}; leave it out")
     recipe = None if everything else Recipe.from_dict({k: _path(v) if k == "prior" else v for k, v in {**shared, **given}.items()})
-    return TrainingSet(recipe, sampling, family, at)
+    return TrainingSet(recipe, sampling, family, at, once)
 
 def _model(shared, family, at, given):
     settings = {**shared, **given}
@@ -222,7 +223,7 @@ def _finished(study, out, tasks, jobs, device, deadline):
         return
     waiting, running, made = list(tasks), {}, set()
     ready = lambda c: c.model is None or study.sets[c.set].recipe is None or (c.set, study.sets[c.set].for_seed(c.seed).seed) in made
-    with _quiet(), ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_worker) as pool:
         while waiting or running:
             for cell in [c for c in waiting if ready(c)][:jobs - len(running)] if time.time() < deadline else []:
                 waiting.remove(cell)
@@ -233,13 +234,10 @@ def _finished(study, out, tasks, jobs, device, deadline):
                 if cell.model is None: made.add((cell.set, study.sets[cell.set].for_seed(cell.seed).seed))
                 yield cell, done.result()
 
-@contextlib.contextmanager
-def _quiet():
-    "Child processes show no progress bars."
-    before = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"
-    try: yield
-    finally: os.environ.pop("TQDM_DISABLE") if before is None else os.environ.update(TQDM_DISABLE=before)
+def _worker():
+    "A worker shows no progress bars, and ends when its parent is killed: it would hold the folders that the next start needs."
+    sys.stderr = open(os.devnull, "w")
+    threading.Thread(target=lambda: multiprocessing.parent_process().join() or os._exit(1), daemon=True).start()
 
 # %% ../nbs/13a_study.ipynb #0000001d
 def run_study(
@@ -290,7 +288,7 @@ def _known_rows(out, about, cells):
 def _about(study, photos):
     plain = lambda recipe: recipe and {k: Path(v).name if k == "prior" else v for k, v in recipe.to_dict().items()}   # no path of this machine
     return dict(title=study.title, photos=len(photos), pixels=photos.pixels, photos_sha256=photos.fingerprint, tests_sha256={t: _test_photos(study, t).fingerprint for t in study.tests}, names=photos.names, seeds=study.seeds, tests=list(study.tests), lpips=study.lpips,
-                sets={n: dict(recipe=plain(s.recipe), sampling=s.sampling) for n, s in study.sets.items()}, models={n: m.config.to_dict() for n, m in study.models.items()},
+                sets={n: dict(recipe=plain(s.recipe), sampling=s.sampling, once=s.once) for n, s in study.sets.items()}, models={n: m.config.to_dict() for n, m in study.models.items()},
                 versions=dict(sr_distill=__version__, torch=torch.__version__, python=platform.python_version()))
 
 # %% ../nbs/13a_study.ipynb #00000020

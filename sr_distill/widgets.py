@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Frames', 'log_spaced', 'thumbnails', 'contact_sheet', 'difference', 'visible_gain', 'LossCurve', 'Html', 'player',
-           'busiest_crop', 'before_after', 'html_page', 'EvolutionPlayer', 'evolution', 'LiveView']
+           'busiest_crop', 'crop_scores', 'before_after', 'html_page', 'EvolutionPlayer', 'live_here', 'evolution',
+           'Recorder', 'LiveView']
 
 # %% ../nbs/12_widgets.ipynb #00000003
 import asyncio, functools, html, importlib.util, io, json, os, sys, threading, time
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 from .core import data_uri
+from .metrics import LPIPS, psnr, ssim
 from .recipe import UserError
 
 # %% ../nbs/12_widgets.ipynb #00000007
@@ -83,10 +85,17 @@ class LossCurve:
         self.log = low > 0 and high > 4 * low
         self.range = (low, high) if high > low else (low, low + 1)
 
-    def place(self, step):
-        "Where `step` lies on the curve: x and y in 0..100, and the loss there."
+    @property
+    def trend(self):
+        "The running mean over a tenth of the points: each network has a loss of its own, so the curve itself jumps."
+        n = len(self.loss) // 20
+        edge = np.pad(self.loss, n, mode="edge")
+        return np.convolve(edge, np.ones(2 * n + 1) / (2 * n + 1), "valid")
+
+    def place(self, step, loss=None):
+        "Where `step` lies on the curve: x and y in 0..100, and the loss there if it is not given."
         if not len(self.steps): return 0, 0, None
-        loss = np.interp(step, self.steps, self.loss)
+        loss = np.interp(step, self.steps, self.loss) if loss is None else loss
         f = np.log if self.log else float
         low, high = map(f, self.range)
         return 100 * min(1, step / max(self.steps[-1], 1)), 95 - 90 * (f(loss) - low) / (high - low), loss
@@ -98,10 +107,11 @@ class LossCurve:
     def svg(self, step=0):
         if not len(self.steps): return ""
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in map(self.place, self.steps))
+        mean = " ".join(f"{self.place(s)[0]:.1f},{self.place(s, m)[1]:.1f}" for s, m in zip(self.steps, self.trend))
         x, y, _ = self.place(step)
         low, high = self.range
         return f"""<div class="srd-curve"><span>{high:.3g}</span><span>{low:.3g}</span>
-<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true"><polyline points="{line}"/>
+<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true"><polyline points="{line}"/><polyline class="trend" points="{mean}"/>
 <g class="srd-mark" transform="translate({x:.1f} 0)"><path class="rule" d="M0 0V100"/><path class="dot" d="M0 {y:.1f}h0"/></g></svg>
 <span>matching loss{" (log scale)" if self.log else ""}, steps 0 to {self.steps[-1]:.0f}</span></div>"""
 
@@ -135,7 +145,8 @@ _CSS = """
 .srd-curve span { opacity: .75; grid-column: 1; text-align: right; }
 .srd-curve span:last-child { grid-column: 2; text-align: left; }
 .srd-curve svg { grid-area: 1 / 2 / 3 / 3; width: 100%; height: 5.5rem; border: 1px solid var(--line); border-width: 0 0 1px 1px; overflow: visible; }
-.srd-curve polyline { fill: none; stroke: currentColor; stroke-width: 1.2; opacity: .65; vector-effect: non-scaling-stroke; }
+.srd-curve polyline { fill: none; stroke: currentColor; stroke-width: 1; opacity: .4; vector-effect: non-scaling-stroke; } .srd-curve .trend { stroke-width: 1.8; opacity: .9; }
+.srd table { border-collapse: collapse; } .srd th, .srd td { padding: .15rem .9rem .15rem 0; text-align: left; border: 0; background: none; }
 .jp-OutputArea-child:has(.srd-static) + .jp-OutputArea-child .jp-OutputArea-output.jupyter-widgets:not(:has(*)) { display: none; }  /* "model not found" of a reopened notebook */
 .srd-mark path { stroke: var(--mark, #e8590c); stroke-width: 1.2; vector-effect: non-scaling-stroke; }
 .srd-mark .dot { stroke-width: 9; stroke-linecap: round; }
@@ -146,6 +157,9 @@ _CSS = """
 .srd-panes .pane b { position: absolute; bottom: .3rem; padding: 0 .4rem; max-width: 48%; font-weight: 500; font-size: 12px; color: #fff; background: #000a; border-radius: 3px; z-index: 1; }
 .srd-panes .pane b.right { right: .3rem; } .srd-panes .pane b.left { left: .3rem; }
 .srd-panes .pane i { position: absolute; border: 2px solid var(--mark); z-index: 1; }
+.srd .srd-pair { display: flex; flex-wrap: wrap; gap: .5rem; } .srd .srd-pair figure { flex: 1 1 12rem; max-width: 22rem; }
+.srd .srd-film .layer img { display: inline-block; width: 8rem; margin-right: .3rem; }
+.srd .srd-bars { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; font-variant-numeric: tabular-nums; } .srd .srd-bars label { display: flex; align-items: center; gap: .45rem; } .srd meter { width: 6rem; }
 .srd .srd-crops { display: flex; flex-wrap: wrap; gap: .5rem; margin-top: .5rem; }
 .srd .srd-crops figure { flex: 0 1 8rem; min-width: 6rem; }
 .srd .srd-crops figcaption { font-size: 12px; font-variant-numeric: tabular-nums; white-space: pre-line; text-align: left; }
@@ -339,13 +353,30 @@ _CROP = """<figure><img class="crop" alt="{label}, crop" src="{crop}"><img class
 
 def _options(labels, chosen): return "".join(f'<option value="{i}"{" selected" * (i == chosen)}>{label}</option>' for i, label in enumerate(labels))
 
-# %% ../nbs/12_widgets.ipynb #0000002f
+def _scores(crops, truth):
+    if truth not in crops: raise UserError(f"before_after has no image {truth!r} to score against; choose one of: {', '.join(map(str, crops))}")
+    perceptual = LPIPS()
+    return {k: crop_scores(a, crops[truth], perceptual) for k, a in crops.items() if k != truth}
+
+# %% ../nbs/12_widgets.ipynb #00000030
+def crop_scores(
+    sr, hr,           # uint8 [h,w,3], a result and the truth
+    perceptual=None,  # a `metrics.LPIPS`; None for the other two alone
+) -> str:             # one score to a line
+    "PSNR and SSIM in RGB and LPIPS of a crop; what the crop is too small for is left out."
+    side, lines = min(hr.shape[:2]), [f"{psnr(sr, hr, 0, 'rgb'):.2f} dB"]
+    if side >= 11: lines.append(f"SSIM {ssim(sr, hr, 0, 'rgb'):.4f}")
+    if perceptual and perceptual.net and side >= perceptual.smallest: lines.append(f"LPIPS {perceptual(sr, hr):.4f} ({perceptual.net})")
+    return "\n".join(lines)
+
+# %% ../nbs/12_widgets.ipynb #00000032
 def before_after(
     images: dict,       # label -> uint8 [H,W,3], two or more of one shape; the first two are compared at first
     notes: dict = {},   # label -> what stands below its crop, such as "28.71 dB"; plain text
     title: str = "",    # shown above; plain text
     crop=None,          # (top, left, height, width); the busiest 64×64 between the first two where not given
     quality: int = 85,  # of the whole images; the crops are exact
+    truth: str = "",    # label of the original; the others are scored against it where they have no note
 ) -> Html:
     "Two results under a wipe handle, their enlarged crop, and the crops of all in a row, in one piece of HTML."
     shapes = {a.shape for a in images.values()}
@@ -353,6 +384,7 @@ def before_after(
         raise UserError(f"before_after needs two or more images of one shape and got {len(images)} of {sorted(shapes)}; crop them to one size")
     (H, W, _), (first, second, *_) = shapes.pop(), images.values()
     y, x, h, w = crop or busiest_crop(first, second)
+    if truth: notes = {**_scores({k: a[y:y+h, x:x+w] for k, a in images.items()}, truth), **notes}
     labels = [html.escape(str(label)) for label in images]
     crops = "".join(_CROP.format(label=label, note=html.escape(str(notes.get(key, ""))), whole=data_uri(a, quality=quality), crop=data_uri(a[y:y+h, x:x+w], "PNG"))
                     for label, (key, a) in zip(labels, images.items()))
@@ -360,7 +392,7 @@ def before_after(
     return _widget("wipe", html.escape(title), _WIPE_BODY.format(
         box=box, left=_options(labels, 0), right=_options(labels, 1), crops=crops), _WIPE_JS)
 
-# %% ../nbs/12_widgets.ipynb #00000033
+# %% ../nbs/12_widgets.ipynb #00000036
 def html_page(
     title: str,  # of the page; plain text
     *parts,      # `Html` and other objects with `_repr_html_`, shown as they are; strings become paragraphs
@@ -374,7 +406,7 @@ def html_page(
 <body><h1>{html.escape(title)}</h1>
 """ + "\n".join(map(show, parts)) + "\n</body></html>\n"
 
-# %% ../nbs/12_widgets.ipynb #00000037
+# %% ../nbs/12_widgets.ipynb #0000003a
 def _ipywidgets():
     "What the live forms are made of; nothing else here needs it."
     try: import ipywidgets
@@ -396,15 +428,29 @@ class _Screen:
         self.text.value = f'<div class="srd"><style>{_CSS}</style><p>{curve.say(step)}</p>{curve.svg(step)}</div>'
 
     def show(self, **options):
-        "Display it; a saved notebook that becomes a page has nothing in its place."
-        from IPython.display import display
-        return display(self.box._repr_mimebundle_() | {"text/html": "", "text/plain": ""}, raw=True, **options)
+        "Display it."
+        return _show_box(self.box, **options)
 
     def close(self):
         for row in (*self.box.children, self.box):
             for widget in (*getattr(row, "children", ()), row): widget.close()
 
-# %% ../nbs/12_widgets.ipynb #00000039
+def _show_box(box, **options):
+    "Display a live widget; a saved notebook that becomes a page has nothing in its place."
+    from IPython.display import display
+    return display(box._repr_mimebundle_() | {"text/html": "", "text/plain": ""}, raw=True, **options)
+
+def _static(box, content): return Html(f'<div class="srd-static srd-{id(box):x}">{content}</div>')
+
+def _show_over(box, hide, content):
+    "Display a live widget above its static form, which the HTML widget `hide` hides while it lives; returns the static form's handle."
+    from IPython.display import display
+    handle = display(_static(box, content), display_id=True)
+    hide.value = f"<style>.srd-{id(box):x} {{ display: none; }}</style>"
+    _show_box(box)
+    return handle
+
+# %% ../nbs/12_widgets.ipynb #0000003c
 class EvolutionPlayer:
     "The film of a trace in a live notebook: every snapshot, any images, full size for a single one."
     def __init__(self, trace):
@@ -439,32 +485,27 @@ class EvolutionPlayer:
         "Free the widgets; the static player takes their place."
         self.screen.close()
 
-    def _ipython_display_(self):
-        from IPython.display import display
-        name = f"srd-static-{id(self):x}"
-        display(Html(f'<div class="srd-static {name}">{player(self.trace)}</div>'))
-        self.hide_static.value = f"<style>.{name} {{ display: none; }}</style>"
-        self.screen.show()
+    def _ipython_display_(self): _show_over(self.screen.box, self.hide_static, player(self.trace))
 
-# %% ../nbs/12_widgets.ipynb #0000003d
+# %% ../nbs/12_widgets.ipynb #00000040
+def live_here() -> bool:
+    "Does a notebook server run this code, and can it show ipywidgets?"
+    served = any(os.environ.get(name) for name in ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG"))
+    return served and "ipykernel" in sys.modules and importlib.util.find_spec("ipywidgets") is not None
+
 def evolution(
     trace,      # a distilled set's trace, or `Frames`
     live=None,  # True or False; None looks where the code runs
 ):
     "The player that fits the place: live in a notebook with ipywidgets, static elsewhere."
-    if live is None:
-        served = any(os.environ.get(name) for name in ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG"))
-        live = served and "ipykernel" in sys.modules and importlib.util.find_spec("ipywidgets") is not None
+    if live is None: live = live_here()
     return EvolutionPlayer(trace) if live else player(trace)
 
-# %% ../nbs/12_widgets.ipynb #00000042
-class LiveView:
-    "A callback `view(step, loss, images)` that shows a run while it goes on; the loop asks `view.stopped`."
-    def __init__(self, names=(), every=0.25, side=64):
-        self.button = _ipywidgets().Button(description="Stop", icon="stop", tooltip="Stop the run after this step")
-        self.button.on_click(self.stop)
-        self.screen, self.names, self.every, self.side = _Screen(), names, every, side
-        self.losses, self.kept, self.stopped, self.drawn, self.display, self.page, self.future = [], [], False, 0.0, None, None, Future()
+# %% ../nbs/12_widgets.ipynb #00000045
+class Recorder:
+    "A callback `record(step, loss, images)` that keeps what a run showed; the loop asks `record.stopped`."
+    def __init__(self, names=(), side=64):   # side of the kept thumbnails
+        self.names, self.side, self.losses, self.kept, self.stopped = names, side, [], [], False
 
     def __call__(self, step, loss, images=None):
         "Take the report of one step; the answer is whether to stop."
@@ -472,9 +513,6 @@ class LiveView:
         if images is not None:
             self.kept.append((step, thumbnails(images[:40], self.side)))
             if len(self.kept) > 100: del self.kept[1:-1:2]      # memory stays bounded, however long the run
-        if self.kept and time.monotonic() - self.drawn >= self.every:
-            self.drawn = time.monotonic()
-            self.screen.draw(contact_sheet(self.kept[-1][1]), LossCurve(self.losses), step)
         return self.stopped
 
     @property
@@ -482,7 +520,28 @@ class LiveView:
 
     def stop(self, _=None):
         "Ask the loop to stop after its current step."
-        self.stopped, self.button.disabled = True, True
+        self.stopped = True
+
+# %% ../nbs/12_widgets.ipynb #00000048
+class LiveView(Recorder):
+    "A `Recorder` that shows the run while it goes on."
+    def __init__(self, names=(), every=0.25, side=64):   # seconds between two pictures, at least
+        super().__init__(names, side)
+        self.button = _ipywidgets().Button(description="Stop", icon="stop", tooltip="Stop the run after this step")
+        self.button.on_click(self.stop)
+        self.screen, self.every = _Screen(), every
+        self.drawn, self.display, self.page, self.future = 0.0, None, None, Future()
+
+    def __call__(self, step, loss, images=None):
+        super().__call__(step, loss, images)
+        if self.kept and time.monotonic() - self.drawn >= self.every:
+            self.drawn = time.monotonic()
+            self.screen.draw(contact_sheet(self.kept[-1][1]), LossCurve(self.losses), step)
+        return self.stopped
+
+    def stop(self, _=None):
+        super().stop()
+        self.button.disabled = True
 
     def run(self, loop):
         "Show the view with a Stop button, start `loop(view)` in a thread and return at once."

@@ -1,6 +1,8 @@
 """What every test may ask for: a private cache, the shared data, the weights."""
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,14 +41,24 @@ def small_photos(tmp_path):
     return make
 
 
-@pytest.fixture(scope="module")
-def repo_copy(tmp_path_factory):
-    "A copy of all that nbdev reads and writes, so that no test changes the tree."
-    folder = tmp_path_factory.mktemp("repo")
+def copy_repo(folder: Path) -> Path:
     for part in map(REPO.joinpath, ("settings.ini", "setup.py", "MANIFEST.in", "LICENSE", "CHANGELOG.md", "README.md", "_quarto.yml", "nbs", "sr_distill", "tools")):
         if part.is_file(): shutil.copy(part, folder)
         else: shutil.copytree(part, folder / part.name, symlinks=True, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
     return folder
+
+@pytest.fixture(scope="module")
+def repo_copy(tmp_path_factory):
+    "A copy of all that nbdev reads and writes, so that no test changes the tree."
+    return copy_repo(tmp_path_factory.mktemp("repo"))
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    "The pages that `make docs` builds where Quarto is missing."
+    folder = copy_repo(tmp_path_factory.mktemp("site"))
+    done = subprocess.run([sys.executable, "tools/docs.py", "--nbconvert"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "_docs"
 
 
 @pytest.fixture(scope="session")

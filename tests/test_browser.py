@@ -1,4 +1,4 @@
-"""The widgets in a real browser: a report opened as a file, and a notebook in JupyterLab."""
+"""The widgets in a real browser: a report opened as a file, the built site, and notebooks in JupyterLab."""
 import importlib.util
 import json
 import os
@@ -14,6 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sr_distill.core import to_tensor
+from sr_distill.explore import GradientFilm, gradient_viewer
+from sr_distill.matching import gradient
+from sr_distill.models import make_model
 from sr_distill.widgets import Frames, before_after, html_page, player
 
 REPO = Path(__file__).resolve().parents[1]
@@ -34,13 +38,16 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    "A page with two players and a comparer."
+    "A page with two players, a comparer and a gradient viewer."
     y, x = np.mgrid[:64, :64]
     picture = lambda k: np.stack([np.uint8(127 + 120 * np.sin(x / (2 + i) + k)) for i in range(3)], 2)
     film = Frames(np.stack([np.stack([picture(k), picture(k + 9)]) for k in range(6)]), [0, 1, 3, 10, 30, 100], [(s, 1 / (1 + s)) for s in range(100)], ["<one>", "two"])
     wipe = before_after({"before": picture(0), "a label of some length": picture(1), "HR": picture(2)}, {"HR": "31.2 dB"}, "Which?")
+    net = make_model("srcnn", 2)
+    watched = GradientFilm(net, [g.detach() for g in gradient(net, to_tensor(film.frame(5)[:1]))])
+    for k in (0, 3, 5): watched(film.steps[k], None, film.frame(k))
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(html_page("A report", player(film, "First"), player(film, "Second"), wipe), encoding="utf-8")
+    path.write_text(html_page("A report", player(film, "First"), player(film, "Second"), wipe, gradient_viewer(watched, "Gradients")), encoding="utf-8")
     return path.as_uri()
 
 
@@ -110,6 +117,21 @@ def test_wipe_by_key_drag_and_choice(page):
     assert page.locator(".pane b.right").first.inner_text() == "HR"
 
 
+def test_gradient_viewer_by_layer_and_key(page):
+    picture = lambda which: page.locator(f".srd-gradient .{which}").get_attribute("src")
+    viewer = lambda shown: page.wait_for_selector(f'.srd-gradient[data-shown="{shown}"]', timeout=5000)
+    viewer("0 100")
+    assert "cosine 1.000" in page.locator(".srd-gradient .srd-now").inner_text() and picture("real") == picture("synthetic")
+    page.focus(".srd-gradient [name=frame]")
+    page.keyboard.press("Home")
+    viewer("0 0")
+    real = picture("real")
+    assert picture("synthetic") != real and page.locator(".srd-gradient meter").count() == 4
+    page.select_option(".srd-gradient [name=layer]", index=2)
+    viewer("2 0")
+    assert picture("real") != real
+
+
 def test_phone_has_no_sideways_scroll_and_every_control_a_name(page):
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     nameless = page.evaluate("[...document.querySelectorAll('input, select, button')].filter(e => !(e.labels?.length && e.labels[0].textContent.trim()) && !e.textContent.trim()).length")
@@ -125,15 +147,53 @@ def test_without_scripts_it_is_a_film_strip(chromium, report):
     context.close()
 
 
+def test_site_on_a_phone(chromium, site):
+    "Every page: no message on the console, no request to another host, no sideways scroll, one heading of the first rank."
+    page, problems = chromium.new_page(viewport={"width": 390, "height": 800}), []
+    page.on("console", lambda m: problems.append((page.url, m.text)) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda e: problems.append((page.url, str(e))))
+    page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else problems.append((page.url, r.url)))
+    for path in sorted(site.rglob("*.html")):
+        page.goto(path.as_uri())
+        width = page.evaluate("document.documentElement.scrollWidth")
+        if width > 390: problems.append((page.url, f"{width} pixels wide"))
+        if page.locator("h1").count() != 1: problems.append((page.url, "h1"))
+    page.close()
+    assert problems == []
+
+
+def test_site_player_search_and_solutions(chromium, site):
+    page = chromium.new_page(viewport={"width": 1280, "height": 900})
+    page.goto((site / "tutorials/first_set.html").as_uri())
+    player = page.locator(".srd-player").first
+    last = player.get_attribute("data-shown")
+    player.locator("[name=frame]").focus()
+    page.keyboard.press("Home")
+    page.wait_for_selector('.srd-player[data-shown="0"]', timeout=5000)
+    assert last != "0"
+    assert not page.locator("details >> text=noisy = distill").is_visible()
+    page.locator("summary").first.click()
+    assert page.locator("details >> text=noisy = distill").is_visible()
+    page.keyboard.press("/")
+    page.keyboard.type("pivotal tuning")
+    page.locator(".search ul a").first.wait_for(timeout=5000)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/inversion.html*", timeout=5000)
+    page.close()
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    "A JupyterLab server over an empty folder: its folder, its address, its kernels' sessions."
+    "A JupyterLab server over an empty folder: the folder, and `open(page, name, notebook)` that shows a notebook with its kernel idle."
     if importlib.util.find_spec("jupyterlab") is None: pytest.skip('jupyterlab is missing (pip install "sr_distill[lab]")')
     folder = tmp_path_factory.mktemp("lab")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     own = {name: str(folder / ".jupyter" / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")}
+    settings = folder / ".jupyter/JUPYTERLAB_SETTINGS_DIR/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"windowingMode": "none"}')   # every cell is on the page
     with open(folder / "log", "w") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=t",
@@ -142,7 +202,15 @@ def lab(tmp_path_factory):
         get = lambda path: json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/api/{path}?token=t", timeout=5))
         try:
             wait(lambda: get("status"), 30, "JupyterLab's server")
-            yield folder, f"http://127.0.0.1:{port}/lab/tree/{{}}?token=t&reset", lambda: get("sessions")
+            def open_notebook(page, name, notebook=None):
+                for session in get("sessions"): urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/api/sessions/{session['id']}?token=t", method="DELETE"))
+                if notebook:
+                    for cell in notebook["cells"]: cell.update({"outputs": []} if cell["cell_type"] == "code" else {})
+                    (folder / name).write_text(json.dumps(notebook), encoding="utf-8")
+                page.goto(f"http://127.0.0.1:{port}/lab/tree/{name}?token=t&reset")
+                page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60000)
+                wait(lambda: get("sessions") and get("sessions")[0]["kernel"]["execution_state"] == "idle", 60, "an idle kernel")
+            yield folder, open_notebook
         finally:
             server.terminate()
             server.wait(20)
@@ -158,6 +226,36 @@ def wait(what, seconds, name):
     pytest.fail(f"{name} did not come within {seconds} s")
 
 
+def run_all(page):
+    page.click("text=Run >> nth=0")
+    page.click("text=Run All Cells")
+
+def saved(page, path, seconds=200):
+    "The notebook once all its code cells have run and it is saved."
+    def done():
+        page.keyboard.press("Control+s")
+        page.wait_for_timeout(700)
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
+        failed = [o for c in code for o in c["outputs"] if o["output_type"] == "error"]
+        assert not failed, "\n".join(failed[0]["traceback"])
+        return notebook if all(c["execution_count"] for c in code) else None
+    return wait(done, seconds, f"the end of {path.name}")
+
+def move_slider(page, within=""):
+    "Four steps to the left of the first slider; another picture must come."
+    handle, picture = page.locator(f"{within} .widget-slider .noUi-handle").last, page.locator(f"{within} img.widget-image").first
+    handle.scroll_into_view_if_needed()
+    before = picture.get_attribute("src")
+    handle.focus()
+    for _ in range(4): page.keyboard.press("ArrowLeft")
+    wait(lambda: picture.get_attribute("src") != before, 15, "another frame")
+
+def plain_notebook(*sources):
+    cells = [{"cell_type": "code", "id": f"c{k}", "metadata": {}, "execution_count": None, "outputs": [], "source": s} for k, s in enumerate(sources)]
+    return {"cells": cells, "metadata": {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}, "nbformat": 4, "nbformat_minor": 5}
+
+
 LIVE_RUN = '''
 import time
 def endless(view):
@@ -168,31 +266,57 @@ steps = await LiveView(film.names).run(endless)
 print("stopped after", steps, "steps")
 '''
 
-def test_notebook_in_jupyterlab(chromium, lab):
-    folder, address, sessions = lab
+def test_widgets_notebook(chromium, lab):
+    folder, open_notebook = lab
     notebook = json.loads((REPO / "nbs/12_widgets.ipynb").read_text(encoding="utf-8"))
-    code = {"cell_type": "code", "id": "live", "metadata": {}, "execution_count": None, "outputs": [], "source": LIVE_RUN}
-    for cell in notebook["cells"]: cell.update({"outputs": []} if cell["cell_type"] == "code" else {})
-    (folder / "widgets.ipynb").write_text(json.dumps({**notebook, "cells": notebook["cells"] + [code]}), encoding="utf-8")
+    notebook["cells"] += plain_notebook(LIVE_RUN)["cells"]
     page = chromium.new_page(viewport={"width": 1200, "height": 1000})
-    page.goto(address.format("widgets.ipynb"))
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=40000)
-    wait(lambda: sessions() and sessions()[0]["kernel"]["execution_state"] == "idle", 30, "an idle kernel")
-    page.click("text=Run >> nth=0")
-    page.click("text=Run All Cells")
-
+    open_notebook(page, "widgets.ipynb", notebook)
+    run_all(page)
     cell = page.locator(".jp-CodeCell", has_text="endless")
     stop = cell.locator('button.jupyter-button:has-text("Stop"):enabled')
-    wait(lambda: page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollTo(0, 1e7)") or stop.count(), 60, "the last cell's Stop button")
+    wait(stop.count, 120, "the last cell's Stop button")
     stop.click()
     cell.locator(".jp-OutputArea-output", has_text="stopped after").wait_for(timeout=15000)
+    move_slider(page)
+    page.close()
 
-    page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollTo(0, 0)")
-    handle = page.locator(".widget-slider .noUi-handle").first
-    handle.scroll_into_view_if_needed()
-    picture = page.locator("img.widget-image").first
-    before = picture.get_attribute("src")
-    handle.focus()
-    for _ in range(4): page.keyboard.press("ArrowLeft")
-    wait(lambda: picture.get_attribute("src") != before, 15, "another frame")
+
+EXPLORER = """
+photos = Photos.open("embedded").subset([0, 1])
+explorer = explore(photos, Recipe(size=32, steps=500, networks=1, real=4, pool="random"))
+explorer
+"""
+
+def test_explorer_runs_stops_and_survives_a_reload(chromium, lab):
+    folder, open_notebook = lab
+    page = chromium.new_page(viewport={"width": 1200, "height": 1000})
+    open_notebook(page, "explorer.ipynb", plain_notebook("from sr_distill.data import Photos\nfrom sr_distill.explore import explore\nfrom sr_distill.recipe import Recipe", EXPLORER))
+    run_all(page)
+    button = lambda text: page.locator(f'button.jupyter-button:has-text("{text}"):enabled')
+    button("Distil").click(timeout=60000)
+    page.locator(".widget-html", has_text=re.compile(r"step \d+ · loss")).wait_for(timeout=60000)
+    button("Stop").click()
+    page.locator(".widget-html", has_text=re.compile("^stopped$")).wait_for(timeout=30000)
+    assert re.search(r"\d+ of 500", page.locator(".widget-html table").inner_text())
+    move_slider(page, ".jp-CodeCell >> nth=1 >>")
+    saved(page, folder / "explorer.ipynb")
+    assert (folder / "explorer.ipynb").stat().st_size < 400_000
+    open_notebook(page, "explorer.ipynb")                                    # no kernel knows the widgets any more
+    page.locator(".srd-static .srd-player").wait_for(timeout=20000)
+    assert "of 500" in page.locator(".srd-static table").inner_text()
+    page.close()
+
+
+EVERY = os.environ.get("SR_DISTILL_BROWSER") == "all"   # else one tutorial stands for all: the notebook tests run each of them
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (REPO / "nbs/tutorials").glob("0*.ipynb" if EVERY else "02*.ipynb")))
+def test_tutorial_in_jupyterlab(chromium, lab, name):
+    folder, open_notebook = lab
+    page = chromium.new_page(viewport={"width": 1200, "height": 1000})
+    open_notebook(page, name, json.loads((REPO / "nbs/tutorials" / name).read_text(encoding="utf-8")))
+    run_all(page)
+    notebook = saved(page, folder / name)
+    assert (folder / name).stat().st_size < 500_000 and sum(bool(c.get("outputs")) for c in notebook["cells"]) >= 5
+    if name.startswith("01"): move_slider(page)
     page.close()

@@ -1,7 +1,6 @@
 """The site that `make docs` builds without Quarto: every link resolves, nothing is asked of another host."""
+import json
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -22,13 +21,6 @@ class Links(HTMLParser):
         self.ids.add(attrs.get("id"))
         if tag == "a" and "href" in attrs: self.links.append(attrs["href"])
         self.loads += [url for url in (attrs.get("src"), attrs.get("href") if tag == "link" else None) if url]
-
-
-@pytest.fixture(scope="module")
-def site(repo_copy):
-    done = subprocess.run([sys.executable, "tools/docs.py", "--nbconvert"], cwd=repo_copy, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return repo_copy / "_docs"
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +52,26 @@ def test_maths_is_mathml(pages):
     for path in pages:
         prose = re.sub(r"<(pre|code|script|annotation)\b.*?</\1>", "", path.read_text(encoding="utf-8"), flags=re.S)
         assert "$$" not in prose and "\\begin{" not in prose, path.name
+
+
+def test_pages_are_in_reading_order(site):
+    text = (site / "tutorials/first_set.html").read_text(encoding="utf-8")
+    titles = re.findall(r"<li><a href=[^>]*>(.*?)</a></li>", text[text.index('<nav id="pages"'):text.index("<main>")])
+    assert titles[:3] == ["sr_distill", "Your first distilled set", "What gradient matching sees"] and titles.index("Recipe") < titles.index("Core") < titles.index("Explorers")
+    assert '<a rel="prev" href="../index.html">' in text and '<a rel="next" href="gradient_matching.html">' in text
+    links = re.findall(r"\]\(.*?/sr_distill/(.*?\.html)\)", (site / "llms.txt").read_text(encoding="utf-8"))
+    assert links[:2] == ["index.html", "tutorials/first_set.html"]
+
+
+def test_search_knows_every_page_and_its_sections(site, pages):
+    known = json.loads((site / "search.js").read_text(encoding="utf-8").removeprefix("window.KNOWN="))
+    assert {address.split("#")[0] for _, _, address, _ in known} == {path.relative_to(site).as_posix() for path in pages}
+    dead = [address for _, _, address, _ in known if "#" in address and address.split("#")[1] not in pages[site / address.split("#")[0]].ids]
+    assert not dead and not [words for *_, words in known if "base64" in words]
+
+
+def test_every_page_has_its_card(site, pages):
+    for path in pages:
+        text = path.read_text(encoding="utf-8")
+        assert re.search(r'og:image" content="https://[^"]*/images/social.jpg"', text) and "og:title" in text
+    assert (site / "images/social.jpg").stat().st_size < 100_000

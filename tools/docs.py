@@ -2,6 +2,8 @@
 
 Both ways start from nbdev's own processing (hidden cells go, every export gets its API table), so the
 pages say the same; only the second way is described here."""
+import html
+import json
 import os
 import re
 import shutil
@@ -17,7 +19,7 @@ from latex2mathml.converter import convert as mathml
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbdev.config import get_config
-from nbdev.quarto import nbdev_docs, nbdev_sidebar
+from nbdev.quarto import nbdev_docs
 from nbdev.serve import proc_nbs
 
 import readme
@@ -27,6 +29,14 @@ PROC, SITE, SHELL = REPO / "_proc", REPO / "_docs", Path(__file__).with_name("pa
 # latex2mathml knows only the right-hand form
 SAME_TEX = {r"\arg": r"\operatorname{arg}", r"\operatorname*": r"\operatorname", r"\lVert": "‖", r"\rVert": "‖", "aligned": "align*"}
 PANDOC_ATTRIBUTES = re.compile(r"(?<=\))\{(?:[.#]|\w+=)[^{}\n]*\}")  # as in [text](url){target="_blank"}
+
+
+HEADING = re.compile(r'<h([23]) id="([^"]*)">(.*?)<a aria-label="Link to here"[^>]*>.*?</h\1>')
+
+def plain(markup: str) -> str:
+    "The words of a piece of HTML, without code and widgets."
+    markup = re.sub(r"<(script|style|pre|svg|annotation|figure)\b.*?</\1>", " ", markup, flags=re.S)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", markup)).split())
 
 
 class Renderer(IPythonRenderer):
@@ -70,8 +80,25 @@ class Page:
         return exporter.from_notebook_node(self.notebook)[0]
 
     def contents(self) -> str:
-        found = re.findall(r'<h([23]) id="([^"]*)">(.*?)<a aria-label="Link to here"', self.body)
-        return "".join(f'<li class="h{level}"><a href="#{anchor}">{text}</a></li>' for level, anchor, text in found)
+        return "".join(f'<li class="h{level}"><a href="#{anchor}">{text}</a></li>' for level, anchor, text in HEADING.findall(self.body))
+
+    def sections(self) -> list:
+        "What the search knows of the page: heading, address and words of each part."
+        head, *rest = HEADING.split(self.body)
+        parts = [("", "", self.description + head), *((text, "#" + anchor, words) for _, anchor, text, words in zip(*[iter(rest)] * 4))]
+        return [[self.title, plain(text), self.address.as_posix() + anchor, plain(words)] for text, anchor, words in parts]
+
+
+def write_sidebar() -> list:
+    "nbs/sidebar.yml, which Quarto reads too: the tutorials before the rooms of the library, each in reading order."
+    nbs = REPO / "nbs"
+    listed = lambda pattern: [p.relative_to(nbs).as_posix() for p in sorted(nbs.glob(pattern))]
+    contents = ["index.ipynb", dict(section="tutorials", contents=listed("tutorials/[0-9]*.ipynb")), dict(section="the library", contents=listed("[0-9]*.ipynb"))]
+    (nbs / "sidebar.yml").write_text(yaml.safe_dump(dict(website=dict(sidebar=dict(contents=contents))), sort_keys=False), encoding="utf-8")
+    return contents
+
+def in_order(entries: list) -> list:
+    return [Path(name) for entry in entries for name in (entry["contents"] if isinstance(entry, dict) else [entry])]
 
 
 def sidebar(entries: list, pages: dict, here: Page) -> str:
@@ -89,11 +116,11 @@ def sidebar(entries: list, pages: dict, here: Page) -> str:
 
 def nbconvert_docs():
     "The pages of the Quarto site in a small shell of our own."
-    nbdev_sidebar()
     shutil.rmtree(PROC, ignore_errors=True)
     proc_nbs()
     pages = {page.source: page for page in map(Page, sorted(PROC.rglob("*.ipynb")))}
-    order = yaml.safe_load((REPO / "nbs/sidebar.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]
+    order = write_sidebar()
+    row = [pages[name] for name in in_order(order)]
     not_pages = shutil.ignore_patterns("*.ipynb", "*.yml", "*.scss")
     shutil.rmtree(SITE, ignore_errors=True)
     shutil.copytree(PROC, SITE, ignore=not_pages)
@@ -107,18 +134,23 @@ def nbconvert_docs():
             return f'href="{os.path.relpath(pages[target].address, folder)}' if target in pages else link[0]
         body = re.sub(r'href="(?!\w+:|#)([^"#]+\.ipynb)', address, page.body)
         body = body.replace(f'href="{cfg.doc_host}{cfg.doc_baseurl}/', f'href="{os.path.relpath(".", folder)}/')
+        near = [row[k] if 0 <= k < len(row) else None for k in (row.index(page) - 1, row.index(page) + 1)]
+        turn = "".join(f'<a rel="{rel}" href="{os.path.relpath(p.address, folder)}">{p.title}</a>' for rel, p in zip(("prev", "next"), near) if p)
         out = SITE / page.address
         out.write_text(shell.substitute(
-            title=page.title, description=page.description, body=body, contents=page.contents(),
+            title=html.escape(page.title), description=html.escape(page.description), body=body, contents=page.contents(), turn=turn,
+            card=f"{cfg.doc_host}{cfg.doc_baseurl}/images/social.jpg",
             sidebar=sidebar(order, pages, page), root=os.path.relpath(".", folder),
             site=cfg.title, repository=cfg.git_url), encoding="utf-8")
+    known = json.dumps([part for page in row for part in page.sections()], ensure_ascii=False, separators=(",", ":"))
+    (SITE / "search.js").write_text(f"window.KNOWN={known}", encoding="utf-8")
     print(f"{len(pages)} pages in {SITE.name}/, built with nbconvert; with Quarto installed, `make docs` builds the same pages with it")
 
 
 def llms_txt():
     "A plain list of the pages for readers that are programs."
     cfg = get_config()
-    pages = map(Page, sorted(PROC.rglob("*.ipynb"), key=lambda p: (p.parent, p.name != "index.ipynb", p.name)))
+    pages = (Page(PROC / name) for name in in_order(yaml.safe_load((REPO / "nbs/sidebar.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]))
     rows = [f"- [{p.title}]({cfg.doc_host}{cfg.doc_baseurl}/{p.address.as_posix()}): {p.description}\n" for p in pages]
     (SITE / "llms.txt").write_text(f"# {cfg.title}\n\n> {cfg.description}\n\n{''.join(rows)}", encoding="utf-8")
 
@@ -127,5 +159,6 @@ if __name__ == "__main__":
     os.chdir(REPO)
     os.environ["PYTHONWARNINGS"] = "ignore:Found cells containing imports:UserWarning"  # hidden set-up cells may
     (REPO / "README.md").write_text(readme.render(), encoding="utf-8")  # else nbdev_docs writes its own
+    write_sidebar()
     nbdev_docs() if shutil.which("quarto") and "--nbconvert" not in sys.argv else nbconvert_docs()
     llms_txt()
