@@ -229,7 +229,7 @@ def start(job: str, place: Place, prepare=lambda: None, log="log") -> Child:
         JOBS[job](place)
         code = 0
     except recipe.UserError as e:
-        os.write(2, f"{type(e).__name__}: {e}".encode(errors="replace"))
+        os.write(2, f"\n{type(e).__name__}: {e}".encode(errors="replace"))   # below a progress bar
         code = e.exit_code
     except BaseException: os.write(2, traceback.format_exc().encode(errors="replace"))
     finally: os._exit(code)

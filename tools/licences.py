@@ -8,15 +8,18 @@ from configparser import ConfigParser
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 REPO = Path(__file__).resolve().parents[1]
 
 def plain(name: str) -> str: return re.sub(r"[-_.]+", "-", name).lower()
 
 def required() -> list:
-    "Names of the requirements in settings.ini."
+    "Names of the requirements in settings.ini, of those for this Python."
     parser = ConfigParser(delimiters=["="], interpolation=None)
     parser.read(REPO / "settings.ini", encoding="utf-8")
-    return [plain(re.match(r"[\w.-]+", r)[0]) for r in parser["DEFAULT"]["requirements"].split()]
+    wanted = map(Requirement, parser["DEFAULT"]["requirements"].split())
+    return [plain(r.name) for r in wanted if r.marker is None or r.marker.evaluate()]
 
 def licence(about) -> str:
     "What a package says about its licence: the expression, the classifiers, or the first line of the text."
