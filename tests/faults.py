@@ -106,7 +106,8 @@ def _study(place):
     models = {"srcnn": dict(model="srcnn", steps=4, batch=1, patch=16, checkpoint=2)}
     said = dict(photos=str(place.photos), held_out=1, seeds=2, recipe=dict(size=16, networks=2, real=2, pool="random"), sets={"random": dict(init="random", steps=0), "distilled": dict(steps=3)}, models=models)
     found = study.run_study(study.study_from(said), place.out, 1)
-    assert not found.failed and not found.missing, found.failed
+    if found.failed: raise recipe.RunError(f"{len(found.failed)} cells failed, the first one because: {next(iter(found.failed.values()))}")   # as the command line does
+    assert not found.missing
 
 JOBS = {   # another command joins with one line here: a function of a `Place` that writes into `place.out`
     "distil": _distil,
