@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 import numpy as np, torch
+from filelock import FileLock
 from . import __version__
 from .core import atomic_write, folder_lock, json_sha256, log, read_json, rng, shared_dir, write_json
 from .data import Photos
@@ -152,8 +153,9 @@ def make_set(study: Study, out, name: str, seed: int, device="cpu"):
     photos, recipe = _opened(study)[0], study.sets[name].for_seed(seed)
     if recipe is None: return photos, dict(folder="", images=len(photos), pixels=1., bytes=1., set_seconds=0.)
     stem = re.sub(r"\W+", "-", name)[:60].strip("-").lower()
+    (Path(out)/"sets").mkdir(parents=True, exist_ok=True)
     folder = Path(out)/"sets"/f"{stem}-{recipe.seed}-{json_sha256([photos.fingerprint, recipe.to_dict()])[:10]}"
-    small = distill(photos, recipe, folder, RunOptions(device=device))
+    with FileLock(f"{folder}.lock"): small = distill(photos, recipe, folder, RunOptions(device=device))   # cells that share a set wait for each other
     shares = {unit: small.budget.shares[unit] / 100 for unit in ("pixels", "bytes")}
     return small.photos, dict(folder=folder.name, images=len(small), **shares, set_seconds=small.manifest["report"]["seconds"])
 
@@ -163,9 +165,10 @@ def run_cell(study: Study, out, cell: Cell, device="cpu") -> list:   # one row p
     chosen, source = study.models[cell.model], study.sets[cell.set]
     config = replace(chosen.config, seed=cell.seed, sampling=source.sampling)
     folder = Path(out)/"models"/json_sha256([photos.fingerprint, config.to_dict()])[:20]
+    folder.parent.mkdir(parents=True, exist_ok=True)
     def trained():
         net = make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "model"))
-        return train(net, photos, config, folder, device=device)
+        with FileLock(f"{folder}.lock"): return train(net, photos, config, folder, device=device)
     about = dict(set=cell.set, family=source.family or cell.set, **{f"set_{k}": v for k, v in source.at.items()}, model=cell.model, architecture=chosen.family or cell.model,
                  scale=config.scale, steps=config.steps, seed=cell.seed, **cost, model_folder=folder.name)
     return [{**about, "test": test, **score(study, out, test, config.scale, folder.name, lambda: trained().model, device)} for test in study.tests]
