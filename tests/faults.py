@@ -548,7 +548,7 @@ def publish(file, name, figures):
     "Put the figures of one command, and where it ran, into the table of the page."
     stored = core.read_json(file) if Path(file).exists() else {}
     words = [Path(sys.argv[0]).parent.name + "/" + Path(sys.argv[0]).name, *sys.argv[1:]]
-    words = words[:words.index("--publish")] if "--publish" in words else words   # comes last
+    words = words[:min(words.index(w) for w in ("--keep", "--publish") if w in words)]   # these come last
     where = dict(python=platform.python_version(), torch=torch.__version__, system=platform.system())
     core.write_json(file, dict(sorted({**stored, name: dict(figures, command="python " + " ".join(words), **where)}.items())))
 
