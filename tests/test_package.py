@@ -26,7 +26,8 @@ def metadata(wheel):
 
 def test_every_module_is_in_the_wheel(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {f"sr_distill/{p.name}" for p in REPO.glob("sr_distill/*.py")} == {n for n in names if n.startswith("sr_distill/")}
+    parts = [*REPO.glob("sr_distill/*.py"), *REPO.glob("sr_distill/studies/*.toml")]
+    assert {p.relative_to(REPO).as_posix() for p in parts} == {n for n in names if n.startswith("sr_distill/")}
     assert any(n.endswith("licenses/LICENSE") for n in names)
 
 
