@@ -9,7 +9,7 @@ __all__ = ['log', 'MOMENTS', 'rng', 'pick_device', 'atomic_path', 'atomic_write'
            'import_torchvision']
 
 # %% ../nbs/01_core.ipynb #00000003
-import base64, contextlib, errno, hashlib, io, json, logging, math, os, re, sys, zipfile
+import base64, contextlib, errno, hashlib, io, json, logging, math, os, re, sys, threading, zipfile
 from pathlib import Path
 import numpy as np, torch
 from filelock import FileLock, Timeout
@@ -49,7 +49,7 @@ def atomic_path(
 ):
     "A temporary path beside `path` that becomes `path` when the block ends well and vanishes when it does not."
     path = Path(path)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")   # two threads may fill one entry of a cache
     try:
         yield tmp
         with open(tmp, "rb+") as f: os.fsync(f.fileno())

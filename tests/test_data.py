@@ -1,12 +1,13 @@
 "Photos: odd and broken files, the cache, splits, downloads."
 import hashlib, http.server, io, os, signal, struct, subprocess, sys, threading, time, zipfile, zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
 from sr_distill import data
-from sr_distill.core import cache_dir
+from sr_distill.core import atomic_write, cache_dir
 from sr_distill.data import Cache, Photos, decode_image, download, image_files, lr_path_for, make_lr, photo_cache
 from sr_distill.recipe import RunError, UserError
 
@@ -209,6 +210,11 @@ def test_names_are_unique(tmp_path, cache):
     names = Photos.open(tmp_path).names
     assert len({n.lower() for n in names}) == 4 and names[0] == "x" and names[-1] == "y"
     assert data._unique(["A", "a", "a/b"]) == ["A", "a_2", "a_b"]
+
+
+def test_threads_may_write_one_file_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as pool: list(pool.map(lambda k: atomic_write(tmp_path / "entry", bytes([k % 8]) * 1000), range(400)))
+    assert len(set((tmp_path / "entry").read_bytes())) == 1 and [p.name for p in tmp_path.iterdir()] == ["entry"]
 
 
 def test_a_second_opening_decodes_nothing(folder, monkeypatch):
