@@ -240,11 +240,12 @@ def _check_input(model, photos, scale, lr_dir):
     stems = [Path(f).stem if f else n for f, n in zip(photos.files, photos.names)]
     return [lr_path_for(lr_dir, stem, scale, size) if lr_dir else None for stem, size in zip(stems, photos.sizes)]
 
-def _row(name, sr, hr, border, perceptual):
-    "All scores of one photo."
+def _row(name, sr, hr, border, perceptual, structural=True):
+    "All scores of one photo; SSIM is None where it is not asked for."
     h, w = hr.shape[:2]
     inner = [a[border:h - border, border:w - border] for a in (sr, hr)]
-    return {"name": name, **{f"{f.__name__}_{c}": f(sr, hr, border, c) for f in (psnr, ssim) for c in ("y", "rgb")}, "lpips": perceptual(*inner)}
+    return {"name": name, **{f"psnr_{c}": psnr(sr, hr, border, c) for c in ("y", "rgb")},
+            **{f"ssim_{c}": ssim(sr, hr, border, c) if structural else None for c in ("y", "rgb")}, "lpips": perceptual(*inner)}
 
 # %% ../nbs/05_metrics.ipynb #00000042
 def evaluate(
@@ -254,6 +255,7 @@ def evaluate(
     lr_dir=None,    # folder of LR files; None makes LR images by bicubic
     lpips="auto",   # name of a backbone, or an `LPIPS` to use again
     device=None,    # auto, cpu, cuda, mps; None: where the model is
+    ssim: bool = True,   # False leaves it out: on large photos it takes most of the time
 ) -> Evaluation:
     "Enlarge the LR copy of every photo and compare: border `scale` for all columns, grey photos as luma."
     files = _check_input(model, photos, scale, lr_dir)
@@ -269,6 +271,6 @@ def evaluate(
         hr, lr = photos.hr(i, scale), decode_image(file) if file else photos.lr(i, scale)
         if photos.is_gray[i]: hr, lr = hr[..., 0], lr.reshape(*lr.shape[:2], -1)[..., 0]
         elif lr.ndim == 2: lr = np.repeat(lr[..., None], 3, 2)
-        rows.append(_row(photos.names[i], upscale_image(model, np.asarray(lr), scale), np.asarray(hr), scale, perceptual))
+        rows.append(_row(photos.names[i], upscale_image(model, np.asarray(lr), scale), np.asarray(hr), scale, perceptual, ssim))
     name = Path(photos.source).name or str(photos.source)
     return Evaluation(name, scale, scale, str(lr_dir) if lr_dir else "bicubic", perceptual.net, perceptual.reason, rows)

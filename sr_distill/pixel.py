@@ -15,7 +15,7 @@ from .core import cache_dir, json_sha256, rng, to_tensor, to_uint8
 from .data import downscale, resize
 from .matching import flatten, fresh_network, gradient
 from .parallel import in_parallel
-from .patches import error_map, kmeans, sub_image_features, window_means, windows
+from .patches import kmeans, sub_image_features, window_errors, window_means, windows
 from .recipe import Recipe, TrainConfig, UserError
 from .train import train
 
@@ -104,13 +104,13 @@ def best_windows(
 # %% ../nbs/08_pixel.ipynb #0000001b
 def start_best(
     groups, g: int, recipe: Recipe,
-    score,   # of the windows of a photo that start at `ys`, `xs`: a function of the photo, ys and xs
+    score,   # of the windows of a photo that start at `ys`, `xs`: a function of the photo's number, ys and xs
 ) -> np.ndarray:
     "The sub-images of the group with the highest score, not overlapping within a photo."
     size, maps = recipe.size, {}
     for p in groups.photos_of(g):
         ys, xs = _starts(groups, p, recipe, score)
-        maps[p] = ys, xs, score(groups.photos[p], ys, xs)
+        maps[p] = ys, xs, np.array(score(p, ys, xs))
         if groups.grouping == "cluster": maps[p][2][~_inside(groups, g, p)] = -1
     if recipe.trim:
         worst = np.quantile(np.concatenate([m[m >= 0] for *_, m in maps.values()]), 1 - recipe.trim / 100)
@@ -136,13 +136,14 @@ def _inside(groups, g, p):
 # %% ../nbs/08_pixel.ipynb #0000001d
 def score_hardest(groups, recipe: Recipe):
     "Mean bicubic error of a window."
-    return lambda u8, ys, xs: window_means(error_map(u8, recipe.scale), ys, xs, recipe.size)
+    return lambda p, ys, xs: window_errors(groups.photos, p, recipe.scale, ys, xs, recipe.size)
 
 def score_loss(groups, recipe: Recipe):
     "Mean squared error of a briefly trained network on a window."
     net = _scout(groups, recipe)
     @torch.no_grad()
-    def score(u8, ys, xs):
+    def score(p, ys, xs):
+        u8 = groups.photos[p]
         h, w = (side // net.scale * net.scale for side in u8.shape[:2])
         hr = to_tensor(u8[:h, :w])
         rows = range(0, h, 256)   # in strips, or the features of a photo take gigabytes
@@ -156,8 +157,8 @@ def score_loss(groups, recipe: Recipe):
 def score_gradient(groups, recipe: Recipe):
     "Norm of the gradient that a window causes in a briefly trained network."
     net = _scout(groups, recipe)
-    def score(u8, ys, xs):
-        net = copy.deepcopy(trained)   # a thread has its own
+    def score(p, ys, xs):
+        net, u8 = copy.deepcopy(trained), groups.photos[p]   # a thread has its own
         return np.array([[float(flatten(gradient(net, to_tensor(u8[y:y+recipe.size, x:x+recipe.size]))).norm()) for x in xs] for y in ys])
     trained, score.step = net, recipe.size   # thousands of backward passes: windows side by side
     return score

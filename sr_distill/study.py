@@ -61,6 +61,7 @@ class Study:
     count: int = 0        # take that many photos, evenly spaced; 0 for all
     held_out: int = 0     # photos taken away for the test "held out"
     lpips: str = "none"   # backbone
+    ssim: bool = True     # False leaves it out: on large photos it takes most of the time
 
     def open(self):
         "(photos to learn from, held-out photos or None)."
@@ -86,7 +87,7 @@ def expand(
     return made
 
 # %% ../nbs/13a_study.ipynb #0000000e
-KNOWN = ("title", "photos", "count", "held_out", "seeds", "lpips", "tests", "recipe", "sets", "training", "models")
+KNOWN = ("title", "photos", "count", "held_out", "seeds", "lpips", "ssim", "tests", "recipe", "sets", "training", "models")
 
 def study_from(
     said: dict,        # a study file as read
@@ -102,7 +103,7 @@ def study_from(
     tests = {n: _path(p) for n, p in said.get("tests", {}).items()}
     if said.get("held_out"): tests = {"held out": "", **tests}
     if not tests: raise UserError(f"{where}: has no judge; give [tests] with names and folders, or held_out = N")
-    plain = {k: said[k] for k in ("title", "count", "held_out", "seeds", "lpips") if k in said}
+    plain = {k: said[k] for k in ("title", "count", "held_out", "seeds", "lpips", "ssim") if k in said}
     return Study(_path(said["photos"]), sets, models, tests, **plain)
 
 def load_study(file) -> Study:
@@ -176,10 +177,10 @@ def run_cell(study: Study, out, cell: Cell, device="cpu") -> list:   # one row p
 def score(study: Study, out, test: str, scale: int, name: str, model, device="cpu") -> dict:
     "What a model scores on one test; `model` is a function that gives it, called when it is not known yet."
     photos = _test_photos(study, test)
-    file = Path(out)/"scores"/f"{name}-{json_sha256([photos.fingerprint, scale, study.lpips])[:10]}.json"
+    file = Path(out)/"scores"/f"{name}-{json_sha256([photos.fingerprint, scale, study.lpips, study.ssim])[:10]}.json"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, evaluate(model(), photos, scale, lpips=study.lpips, device=device).mean)
+        write_json(file, evaluate(model(), photos, scale, lpips=study.lpips, device=device, ssim=study.ssim).mean)
     return read_json(file)
 
 # %% ../nbs/13a_study.ipynb #00000017
@@ -284,13 +285,13 @@ def _known_rows(out, about, cells):
     if not (Path(out)/"results.json").exists(): return {}
     old = Results.load(Path(out)/"results.json")
     same = lambda c: all(old.about[kind].get(name) == about[kind][name] for kind, name in (("sets", c.set), ("models", c.model)))
-    if any(old.about.get(k) != about[k] for k in ("photos_sha256", "tests_sha256", "lpips")): return {}
+    if any(old.about.get(k) != about[k] for k in ("photos_sha256", "tests_sha256", "lpips", "ssim")): return {}
     rows = {c: [r for r in old.rows if (r["set"], r["model"], r["seed"]) == (c.set, c.model, c.seed)] for c in cells if same(c)}
     return {c: r for c, r in rows.items() if r}
 
 def _about(study, photos):
     plain = lambda recipe: recipe and {k: Path(v).name if k == "prior" else v for k, v in recipe.to_dict().items()}   # no path of this machine
-    return dict(title=study.title, photos=len(photos), pixels=photos.pixels, photos_sha256=photos.fingerprint, tests_sha256={t: _test_photos(study, t).fingerprint for t in study.tests}, names=photos.names, seeds=study.seeds, tests=list(study.tests), lpips=study.lpips,
+    return dict(title=study.title, photos=len(photos), pixels=photos.pixels, photos_sha256=photos.fingerprint, tests_sha256={t: _test_photos(study, t).fingerprint for t in study.tests}, names=photos.names, seeds=study.seeds, tests=list(study.tests), lpips=study.lpips, ssim=study.ssim,
                 sets={n: dict(recipe=plain(s.recipe), sampling=s.sampling, once=s.once) for n, s in study.sets.items()}, models={n: m.config.to_dict() for n, m in study.models.items()},
                 versions=dict(sr_distill=__version__, torch=torch.__version__, python=platform.python_version()))
 

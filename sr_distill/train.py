@@ -18,7 +18,7 @@ from .core import atomic_write, check_like, folder_lock, load_state, pick_device
 from .models import count_parameters, load_model, save_model
 from .metrics import psnr, upscale_image
 from .parallel import Ranks, ahead, in_parallel
-from .patches import error_map, window_means, windows
+from .patches import window_errors, windows
 
 # %% ../nbs/06_train.ipynb #00000007
 def _symmetry(a, k):
@@ -54,7 +54,7 @@ class PatchSampler:
         scale, side = self.config.scale, self.side
         def one(i):
             ys, xs = (np.array(windows(length // scale, side, max(1, side // 2))) for length in self.photos.sizes[i])
-            error = window_means(error_map(self.photos[i], scale), scale * ys, scale * xs, self.config.patch).ravel()
+            error = window_errors(self.photos, i, scale, scale * ys, scale * xs, self.config.patch).ravel()
             return error, np.full(error.size, i), np.repeat(ys, len(xs)), np.tile(xs, len(ys))
         error, *self.windows = map(np.concatenate, zip(*in_parallel(one, range(len(self.photos)))))
         self.error = np.cumsum(np.maximum(error, 1e-12))
@@ -90,7 +90,21 @@ def learning_rate(
     else: share = down(1 - 4 * u, 1 / 25) if u < 1/4 else down((4 * u - 1) / 3, 1e-4)
     return config.lr * share
 
-# %% ../nbs/06_train.ipynb #0000001d
+# %% ../nbs/06_train.ipynb #0000001e
+class _Loss(torch.nn.Module):
+    "A model and its training loss in one."
+    def __init__(self, model, config):
+        super().__init__()
+        self.model, self.amp, self.compare = model, config.amp, F.l1_loss if config.loss == "l1" else F.mse_loss
+    def forward(self, lr, hr):
+        with torch.autocast(lr.device.type, enabled=self.amp): return self.compare(self.model(lr), hr)
+
+def _recorded(loss, config, device):
+    "Loss and gradient as CUDA graphs for batches of this shape."
+    sample = lambda side: torch.zeros(config.batch, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    return torch.cuda.make_graphed_callables(loss, (sample(config.patch // config.scale), sample(config.patch // config.scale * config.scale)))
+
+# %% ../nbs/06_train.ipynb #0000001f
 class Trainer:
     "A model in training and everything that a checkpoint must hold to go on."
     def __init__(self, model, config: TrainConfig, device="cpu", team=Ranks()):   # `team`: the processes that share each batch
@@ -100,9 +114,10 @@ class Trainer:
         if model.scale != config.scale: raise UserError(f"the model enlarges ×{model.scale} and --scale is {config.scale}; make them equal")
         self.model, self.config, self.step, self.history, self.losses, self.seconds = model.to(self.device), config, 0, [], [], 0.
         self.average = copy.deepcopy(self.model) if config.ema else None
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, fused=self.device.type == "cuda")
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp)
-        self.forward = self.model if team.size == 1 else torch.nn.parallel.DistributedDataParallel(self.model)
+        self.loss = _Loss(self.model if team.size == 1 else torch.nn.parallel.DistributedDataParallel(self.model), config)
+        if self.device.type == "cuda" and team.size == 1 and not config.amp: self.loss = _recorded(self.loss, config, self.device)
         n = config.batch // team.size
         self.share = slice(team.rank * n, (team.rank + 1) * n)
 
@@ -111,8 +126,7 @@ class Trainer:
     def update(self, lr, hr):
         "One step on a batch; the loss stays on the device."
         for group in self.optimizer.param_groups: group["lr"] = learning_rate(self.config, self.step)
-        with torch.autocast(self.device.type, enabled=self.config.amp):
-            loss = (F.l1_loss if self.config.loss == "l1" else F.mse_loss)(self.forward(lr), hr)
+        loss = self.loss(lr, hr)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         if self.config.clip:
@@ -122,14 +136,14 @@ class Trainer:
         self.scaler.update()
         if self.average: self._follow()
         self.step += 1
-        self.losses.append(loss.detach())
+        self.losses.append(loss.detach().clone())   # a recorded graph writes every loss to one place
 
     @torch.no_grad()
     def _follow(self):
         beta = min(self.config.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - beta)
 
-# %% ../nbs/06_train.ipynb #00000025
+# %% ../nbs/06_train.ipynb #00000027
 def validate(
     model,       # a model, or "bicubic"
     photos,      # held-out HR photos
@@ -141,10 +155,10 @@ def validate(
         return psnr(upscale_image(model, photos.lr(i, scale)[plane], scale), photos.hr(i, scale)[plane], scale)
     return float(np.mean([one(i) for i in range(len(photos))]))
 
-# %% ../nbs/06_train.ipynb #00000029
+# %% ../nbs/06_train.ipynb #0000002b
 LOG_EVERY = 20   # steps between two rows of the history
 
-# %% ../nbs/06_train.ipynb #0000002a
+# %% ../nbs/06_train.ipynb #0000002c
 def _mean_loss(trainer, out):
     "The mean loss since the last call; `RunError` when it is no number."
     mean, trainer.losses = float(trainer.team.mean(torch.stack(trainer.losses).mean().cpu())), []
@@ -162,7 +176,7 @@ def _row(trainer, val, out):
     trainer.history.append(row)
     return row
 
-# %% ../nbs/06_train.ipynb #0000002b
+# %% ../nbs/06_train.ipynb #0000002d
 COLUMNS = ("step", "loss", "lr", "val_psnr_y")
 
 def _csv(history):
@@ -179,7 +193,7 @@ def _read_csv(path):
         return [{**row, "step": int(row["step"]), "loss": row["loss"]} for row in rows]
     except (OSError, ValueError, OverflowError, KeyError, TypeError, csv.Error) as e: raise UserError(f"{path}: cannot be read ({e}); train again in a new folder") from None
 
-# %% ../nbs/06_train.ipynb #0000002c
+# %% ../nbs/06_train.ipynb #0000002e
 def plot_history(
     history: list,  # `TrainResult.history`
     bicubic=None,   # PSNR-Y of bicubic on the validation photos, dB
@@ -196,7 +210,7 @@ def plot_history(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/06_train.ipynb #0000002f
+# %% ../nbs/06_train.ipynb #00000031
 def _loop(trainer, sampler, val=None, callback=None, out=None, save=lambda: None):
     "From the trainer's step to the last one."
     config, begun = trainer.config, time.perf_counter() - trainer.seconds
@@ -211,7 +225,7 @@ def _loop(trainer, sampler, val=None, callback=None, out=None, save=lambda: None
             if trainer.step % config.checkpoint == 0 and trainer.step < config.steps: save()
     if trainer.average: trainer.model.load_state_dict(trainer.average.state_dict())
 
-# %% ../nbs/06_train.ipynb #00000030
+# %% ../nbs/06_train.ipynb #00000032
 @dataclass
 class TrainResult:
     "What `train` returns."
@@ -223,7 +237,7 @@ class TrainResult:
         last = ", ".join(f"{k} {v:.6g}" for k, v in self.history[-1].items() if k != "lr")
         return f"TrainResult({type(self.model).__name__} ×{self.model.scale}, {last}, {self.seconds:.1f} s)"
 
-# %% ../nbs/06_train.ipynb #00000033
+# %% ../nbs/06_train.ipynb #00000035
 CHECKPOINT = "checkpoint.pt"
 STATEFUL = ("model", "average", "optimizer", "scaler")
 PLAIN = ("step", "history", "seconds")
@@ -236,7 +250,7 @@ def _save(trainer, out, identity):
     state |= {name: getattr(trainer, name) for name in PLAIN}
     save_state(Path(out)/CHECKPOINT, state | dict(identity=identity, threads=torch.get_num_threads(), losses=[float(x) for x in trainer.losses]))
 
-# %% ../nbs/06_train.ipynb #00000034
+# %% ../nbs/06_train.ipynb #00000036
 def _identity(trainer, photos, val):
     "What makes two runs the same run."
     return dict(training=trainer.config.to_dict(), model=trainer.model.config, photos=photos.fingerprint, validation=val and val.fingerprint)
@@ -250,7 +264,7 @@ def _same(mine, theirs, out):
         what = f"{key} {theirs.get(key)} and this run has {mine[key]}" if key.startswith("--") else f"another choice of {key}"
         raise UserError(f"{out}: holds a run with {what}; give a new folder, or the same settings to go on")
 
-# %% ../nbs/06_train.ipynb #00000035
+# %% ../nbs/06_train.ipynb #00000037
 def _restore(trainer, out, identity):
     "Put `trainer` where the checkpoint in `out` stands; returns its number of threads, or None without a checkpoint."
     file = Path(out)/CHECKPOINT
@@ -282,7 +296,7 @@ def _threads(n):
     try: yield
     finally: torch.set_num_threads(before)
 
-# %% ../nbs/06_train.ipynb #00000037
+# %% ../nbs/06_train.ipynb #00000039
 def model_card(model, about: dict, history: list) -> str:
     "README of a trained model: a YAML header for model hubs, then what it is, what it learnt from and how to use it."
     kind, photos = model.config["name"], about["photos"]
@@ -304,7 +318,7 @@ tags: [super-resolution, {kind}]
 It learnt to undo antialiased bicubic reduction by {model.scale}; noise, blur and JPEG blocks are none of its business. `config.json` has every setting and the hash of the images it learnt from, whose licences may bind it; `history.csv` has its losses.
 """
 
-# %% ../nbs/06_train.ipynb #00000039
+# %% ../nbs/06_train.ipynb #0000003b
 def _finished(trainer, out, identity):
     "True when `out` holds the finished run, which is then loaded into `trainer`."
     if (Path(out)/CHECKPOINT).exists() or not (Path(out)/"config.json").exists(): return False
@@ -327,7 +341,7 @@ def _finish(trainer, out, photos, val):
     save_model(trainer.model, out, **report)
     (Path(out)/CHECKPOINT).unlink(missing_ok=True)
 
-# %% ../nbs/06_train.ipynb #0000003a
+# %% ../nbs/06_train.ipynb #0000003c
 def train(
     model,                # `models.SRCNN`, `VDSR` or `EDSR`; trained in place
     photos,               # `data.Photos` to learn from: real photos or the images of a distilled set

@@ -17,6 +17,7 @@ from sr_distill.core import rng, to_uint8
 from sr_distill.data import Photos, make_lr
 from sr_distill.metrics import evaluate
 from sr_distill.models import load_model, make_model
+from sr_distill.parallel import precision
 from sr_distill.recipe import RunError, TrainConfig, UserError
 from sr_distill.train import PatchSampler, Trainer, learning_rate, train, validate
 
@@ -297,5 +298,12 @@ def test_cuda(tmp_path):
     config = TrainConfig(**{**RUN, "amp": True, "steps": 100})
     result = train(model("edsr"), photos(), config, tmp_path, photos(seed=1), device="cuda")
     assert result.history[-1]["loss"] < result.history[0]["loss"] and next(result.model.parameters()).is_cuda
-    again = train(model("edsr"), photos(), config, tmp_path, photos(seed=1), device="cpu")
-    assert weights(again.model).equal(weights(result.model).cpu())
+    again = train(model("edsr"), photos(), config, tmp_path, photos(seed=1), device="cuda")
+    assert weights(again.model).equal(weights(result.model))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_recorded_steps_are_the_steps_of_the_cpu(tmp_path):
+    config = TrainConfig(**{**RUN, "steps": 60, "validate": 0, "clip": 0.1})
+    with precision(): losses = [[row["loss"] for row in train(model("edsr"), photos(), config, device=d).history] for d in ("cpu", "cuda")]
+    assert np.allclose(*losses, rtol=1e-3)
