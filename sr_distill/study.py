@@ -202,7 +202,7 @@ def _task(task):
     study, out, cell, device = task
     torch.set_num_threads(1)
     try: return (make_set(study, out, cell.set, cell.seed, device) and []) if cell.model is None else run_cell(study, out, cell, device)
-    except UserError as e: return str(e)
+    except (UserError, torch.OutOfMemoryError) as e: return str(e)
 
 def _order(study, cells):
     "The tasks that `cells` take, the making of each set just before the first seed that needs it."
