@@ -36,7 +36,7 @@ class PatchSampler:
         rows, self.columns = (np.array([size[k] // config.scale - self.side + 1 for size in photos.sizes]) for k in (0, 1))
         self.ends = np.cumsum(rows * self.columns)
         if config.sampling == "error": self._weigh()
-        self.photo = functools.lru_cache(64)(lambda i: (photos.lr(i, config.scale), photos[i]))   # maps kept open
+        self.photo = functools.lru_cache(64)(lambda i: (np.asarray(photos.lr(i, config.scale)), np.asarray(photos[i])))   # maps kept open
 
     def draw(self, t: int) -> np.ndarray:   # int [B,4]: photo, row and column in LR pixels, symmetry
         "Where the patches of batch `t` come from: every position of every photo is equally likely, or the likelier the harder."
