@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np, torch
 from filelock import FileLock
 from . import __version__
-from .core import atomic_write, folder_lock, json_sha256, log, read_json, rng, shared_dir, write_json
+from .core import atomic_write, folder_lock, json_sha256, log, pick_device, read_json, rng, shared_dir, write_json
 from .data import Photos
 from .distill import distill
 from .metrics import COLUMNS, evaluate
@@ -171,7 +171,7 @@ def run_cell(study: Study, out, cell: Cell, device="cpu") -> list:   # one row p
         net = make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "model"))
         with FileLock(f"{folder}.lock"): return train(net, photos, config, folder, device=device)
     about = dict(set=cell.set, family=source.family or cell.set, **{f"set_{k}": v for k, v in source.at.items()}, model=cell.model, architecture=chosen.family or cell.model,
-                 scale=config.scale, steps=config.steps, seed=cell.seed, **cost, model_folder=folder.name)
+                 scale=config.scale, steps=config.steps, seed=cell.seed, device=pick_device(str(device)).type, **cost, model_folder=folder.name)
     return [{**about, "test": test, **score(study, out, test, config.scale, folder.name, lambda: trained().model, device)} for test in study.tests]
 
 def score(study: Study, out, test: str, scale: int, name: str, model, device="cpu") -> dict:
