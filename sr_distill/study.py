@@ -7,7 +7,7 @@ __all__ = ['KNOWN', 'TrainingSet', 'Model', 'Study', 'expand', 'study_from', 'lo
            'score', 'run_study', 'done', 'Results', 'spread', 'plot_results', 'write_tables']
 
 # %% ../nbs/13a_study.ipynb #00000003
-import csv, html, io, itertools, multiprocessing, os, platform, re, statistics, sys, threading, time
+import csv, html, io, itertools, math, multiprocessing, os, platform, re, statistics, sys, threading, time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -387,8 +387,8 @@ def plot_results(
     import matplotlib.pyplot as plt
     models = results.unique("model")
     curves = any(len({r.get("pixels") for r in results.rows if r["family"] == f}) > 2 for f in results.unique("family"))
-    tall = 3.6 if curves else .9 + .26 * len(results.unique("set"))
-    fig, axes = plt.subplots(1, len(models), figsize=(min(14, 4.6 * len(models)), tall), squeeze=False, layout="constrained")
+    tall = 4.2 if curves else .9 + .26 * len(results.unique("set"))
+    fig, axes = plt.subplots(1, len(models), figsize=(min(14, 6.4 * len(models)), tall), squeeze=False, layout="constrained")
     for ax, model in zip(axes[0], models):
         (_plot_curves if curves else _plot_dots)(ax, results, model, metric, against)
         ax.set_title(model, fontsize=9)
@@ -396,25 +396,44 @@ def plot_results(
 
 def _plot_dots(ax, results, model, metric, against):
     names = [n for n in results.unique("set", model=model)]
+    distilled = lambda name: ((results.about["sets"].get(name) or {}).get("recipe") or {}).get("steps")
     for y, name in enumerate(names):
         v = list(results.values(name, model, metric=metric).values())
         ax.plot(v, [y] * len(v), ".", color="0.7", ms=4)
-        if v: ax.plot(statistics.mean(v), y, "o", color="C1" if "distil" in name else "C0", ms=6)
+        if v: ax.plot(statistics.mean(v), y, "o", color="C3" if distilled(name) else "C0", ms=6)
     ax.set_yticks(range(len(names)), names, fontsize=8); ax.invert_yaxis(); ax.grid(axis="x", alpha=.3)
     ax.set_xlabel(f"{COLUMNS[metric]}, mean of the tests", fontsize=8)
 
 def _plot_curves(ax, results, model, metric, against):
-    for k, family in enumerate(f for f in results.unique("family", model=model) if f != "bicubic"):
+    families, ends = [f for f in results.unique("family", model=model) if f != "bicubic"], []
+    for k, family in enumerate(families):
         points = []
         for name in results.unique("set", model=model, family=family):
             v = list(results.values(name, model, metric=metric).values())
             if v: points.append((100 * next(r[against] for r in results.rows if r["set"] == name), statistics.mean(v), statistics.stdev(v) if len(v) > 1 else 0))
         if not points: continue
         x, y, s = map(np.array, zip(*sorted(points)))
-        if len(x) == 1: ax.axhline(y[0], color=f"C{k}", ls="--", lw=1, label=family)
-        else: ax.plot(x, y, "o-", color=f"C{k}", ms=4, lw=1.5, label=family); ax.fill_between(x, y - s, y + s, color=f"C{k}", alpha=.15, lw=0)
-    ax.set_xscale("log"); ax.grid(alpha=.3); ax.legend(fontsize=7)
-    ax.set_xlabel(f"stored {against}, % of the photos'", fontsize=8); ax.set_ylabel(f"{COLUMNS[metric]}, mean of the tests", fontsize=8)
+        main = "distil" in family
+        style = dict(color="C3" if main else f"C{[0, 1, 2, 4, 5, 6, 7, 8, 9][k % 9]}", lw=2.4 if main else 1.4)
+        if len(x) == 1: ax.axhline(y[0], ls="--" if k else ":", **style)
+        else: ax.plot(x, y, "o-", ms=5 if main else 4, **style); ax.fill_between(x, y - s, y + s, color=style["color"], alpha=.15, lw=0)
+        ends.append((y[-1], family, style["color"]))
+    base = list(results.values("bicubic", model, metric=metric).values())
+    if base:
+        ax.axhline(base[0], color="0.6", lw=1); ends.append((base[0], "bicubic", "0.5"))
+        if base[0] > ax.get_ylim()[0]: ax.set_ylim(base[0] - .03 * (ax.get_ylim()[1] - base[0]))   # what is worse leaves the picture
+    _label(ax, ends)
+    ax.set_xscale("log"); ax.grid(alpha=.25); ax.spines[["top", "right"]].set_visible(False)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+    ax.set_xlabel(f"stored {against}, of the photos'", fontsize=8); ax.set_ylabel(f"{COLUMNS[metric]}, dB, mean of the tests" if "psnr" in metric else COLUMNS[metric], fontsize=8)
+
+def _label(ax, ends):
+    "Names at the right end of lines, at least a line of text apart."
+    low, high = ax.get_ylim()
+    gap, last = .045 * (high - low), -math.inf
+    for y, name, color in sorted(ends):
+        last = max(y, last + gap)
+        ax.annotate(name, (1.01, last), xycoords=("axes fraction", "data"), color=color, fontsize=8, va="center")
 
 # %% ../nbs/13a_study.ipynb #0000002b
 def write_tables(results: Results, folder, metrics=("psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb", "lpips")):
