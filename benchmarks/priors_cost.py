@@ -1,10 +1,10 @@
 """Seconds and peak memory of one latent step through each kind of prior: render, then GLaD's two-stage backward.
 
-    python benchmarks/priors_cost.py [WEIGHTS] [--device cpu] [--size 256] [--batch 4] [--resolution 512]
+    python benchmarks/priors_cost.py [WEIGHTS] [--device cpu] [--size 256] [--batch 4] [--resolution 512] [--publish]
 
 WEIGHTS is a folder with taef2_encoder.pth and taef2_decoder.pth; without it that row is left out.  The embedded prior is trained
 first where it is not cached.  The StyleGAN-XL has ImageNet's layout at the full resolution, and random weights.  Each row runs in
-a process of its own.
+a process of its own.  With --publish the rows also go to nbs/results/priors-cost.json, in the place of those of the same device.
 """
 import argparse
 import json
@@ -12,15 +12,18 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from sr_distill.core import rng
+from sr_distill.core import read_json, rng, write_json
 from sr_distill.data import Photos
 from sr_distill.latent import Latents, LatentSpace
 from sr_distill.priors import load_prior
 from sr_distill.stylegan import StyleGANXL, xl_config
+
+RESULTS = Path(__file__).resolve().parents[1]/"nbs/results/priors-cost.json"
 
 def anonymous():
     with open("/proc/self/status") as f: return next(1024 * int(line.split()[1]) for line in f if line.startswith("RssAnon"))
@@ -50,19 +53,25 @@ def measure(kind, args):
         space.project()
     on = False
     render, back = np.median(times, 0)
-    return dict(prior=kind, images=n, size=size, weights=sum(p.numel() for p in prior.parameters()), render=render / n, backward=back / n,
+    return dict(device=args.device, prior=kind, images=n, size=size, weights=sum(p.numel() for p in prior.parameters()), render=render / n, backward=back / n,
                 peak_above_weights=int(torch.cuda.max_memory_allocated()) if cuda else peak - base)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("weights", nargs="?"), p.add_argument("--device", default="cpu"), p.add_argument("--size", type=int, default=256)
     p.add_argument("--batch", type=int, default=4), p.add_argument("--resolution", type=int, default=512), p.add_argument("--only", help=argparse.SUPPRESS)
+    p.add_argument("--publish", action="store_true")
     args = p.parse_args()
     if args.only: return print(json.dumps(measure(args.only, args)))
     print(f"{args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}\n\n| prior | weights | image | render, s per image | backward, s per image | peak above weights, GB |\n|:--|--:|--:|--:|--:|--:|")
+    rows = []
     for kind in (["taef2"] if args.weights else []) + ["embedded", "stylegan-xl"]:
         done = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--only", kind], check=True, stdout=subprocess.PIPE, text=True)
         r = json.loads(done.stdout.splitlines()[-1])
+        rows.append(r)
         print(f"| {kind} | {r['weights'] / 1e6:.1f} M | {r['size']}² | {r['render']:.2f} | {r['backward']:.2f} | {r['peak_above_weights'] / 1e9:.2f} |", flush=True)
+    if args.publish:
+        kept = [r for r in read_json(RESULTS)["rows"] if r["device"] != args.device] if RESULTS.exists() else []
+        write_json(RESULTS, dict(rows=rows + kept))
 
 if __name__ == "__main__": main()
