@@ -7,8 +7,25 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")  # read when torch is first imported
+# read when torch is first imported; beside another process of this test run, one thread does twice the work of two
+if "PYTEST_XDIST_WORKER" in os.environ: os.environ["OMP_NUM_THREADS"] = "1"
+else: os.environ.setdefault("OMP_NUM_THREADS", "2")
 REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    "All tests: a process on each of up to four cores, where pytest-xdist is installed; `-n 0` for one process."
+    if "PYTEST_XDIST_WORKER" in os.environ or config.args_source is not config.ArgsSource.TESTPATHS: return   # these processes come here too
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if cores > 1 and getattr(config.option, "numprocesses", 0) is None and not config.option.usepdb:
+        config.option.numprocesses, config.option.dist = min(cores, 4), "loadgroup"
+
+def pytest_collection_modifyitems(items):
+    "The tests of a file share its fixtures, so one process runs them all; the notebooks go wherever there is time."
+    for item in items:
+        name = item.path.stem
+        if name != "test_notebooks": item.add_marker(pytest.mark.xdist_group("site" if name in ("test_browser", "test_docs") else name))
 
 
 @pytest.fixture(scope="session", autouse=True)
