@@ -315,8 +315,9 @@ def held_out_report(groups, recipe: Recipe, start, end, networks: int = 5, devic
     states = trajectories(replace(recipe, objective="layerwise"), groups.photos, {"held-out": networks}, device)   # SR networks, whatever was matched
     bank = GradientBank(groups.subset(chosen), replace(recipe, real=HELD_OUT_REAL, objective="layerwise"), states, "held-out", device).build()
     by_group = lambda images: torch.stack([to_tensor(images[g * recipe.ipc:(g + 1) * recipe.ipc], device) for g in chosen])
-    before, after = held_out_loss(by_group(start), bank), held_out_loss(by_group(end), bank)
-    return dict(networks=networks, groups=len(chosen), **{m: dict(before=before[m], after=after[m]) for m in before})
+    metrics = dict.fromkeys(["whole", "layerwise", *({recipe.objective} - {"features"})])   # features are no gradients
+    before, after = held_out_loss(by_group(start), bank, metrics), held_out_loss(by_group(end), bank, metrics)
+    return dict(networks=networks, groups=len(chosen), **{m: dict(before=before[m], after=after[m]) for m in metrics})
 
 # %% ../nbs/11_distill.ipynb #00000025
 PART_BYTES = 4 << 30   # pixels, gradient and Adam's moments of one part, at most
