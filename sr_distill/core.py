@@ -96,8 +96,8 @@ def read_json(path) -> dict:
 # %% ../nbs/01_core.ipynb #0000001a
 def save_state(path, state: dict):
     "Write tensors and plain values to `path` in one piece."
-    with atomic_path(path) as tmp:
-        try: torch.save(state, tmp)
+    with atomic_path(path) as tmp, open(tmp, "wb") as f:   # a file object: a name would be written into the archive
+        try: torch.save(state, f)
         except RuntimeError as e: raise OSError(errno.ENOSPC, str(e).splitlines()[0]) from e   # how PyTorch reports a full disk
 
 def load_state(path) -> dict:

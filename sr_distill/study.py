@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np, torch
 from filelock import FileLock
 from . import __version__
-from .core import atomic_write, folder_lock, json_sha256, log, pick_device, read_json, rng, shared_dir, write_json
+from .core import atomic_write, folder_lock, json_sha256, log, make_folder, pick_device, read_json, rng, shared_dir, write_json
 from .data import Photos
 from .distill import distill
 from .metrics import COLUMNS, evaluate
@@ -155,8 +155,7 @@ def make_set(study: Study, out, name: str, seed: int, device="cpu"):
     photos, recipe = _opened(study)[0], study.sets[name].for_seed(seed)
     if recipe is None: return photos, dict(folder="", images=len(photos), pixels=1., bytes=1., set_seconds=0.)
     stem = re.sub(r"\W+", "-", name)[:60].strip("-").lower()
-    (Path(out)/"sets").mkdir(parents=True, exist_ok=True)
-    folder = Path(out)/"sets"/f"{stem}-{recipe.seed}-{json_sha256([photos.fingerprint, recipe.to_dict()])[:10]}"
+    folder = make_folder(Path(out)/"sets")/f"{stem}-{recipe.seed}-{json_sha256([photos.fingerprint, recipe.to_dict()])[:10]}"
     with FileLock(f"{folder}.lock"): small = distill(photos, recipe, folder, RunOptions(device=device))   # cells that share a set wait for each other
     shares = {unit: small.budget.shares[unit] / 100 for unit in ("pixels", "bytes")}
     return small.photos, dict(folder=folder.name, images=len(small), **shares, set_seconds=small.manifest["report"]["seconds"])
@@ -166,8 +165,7 @@ def run_cell(study: Study, out, cell: Cell, device="cpu") -> list:   # one row p
     photos, cost = make_set(study, out, cell.set, cell.seed, device)
     chosen, source = study.models[cell.model], study.sets[cell.set]
     config = replace(chosen.config, seed=cell.seed, sampling=source.sampling)
-    folder = Path(out)/"models"/json_sha256([photos.fingerprint, config.to_dict()])[:20]
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(Path(out)/"models")/json_sha256([photos.fingerprint, config.to_dict()])[:20]
     def trained():
         net = make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "model"))
         with FileLock(f"{folder}.lock"): return train(net, photos, config, folder, device=device)
@@ -180,7 +178,7 @@ def score(study: Study, out, test: str, scale: int, name: str, model, device="cp
     photos = _test_photos(study, test)
     file = Path(out)/"scores"/f"{name}-{json_sha256([photos.fingerprint, scale, study.lpips, study.ssim])[:10]}.json"
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         write_json(file, evaluate(model(), photos, scale, lpips=study.lpips, device=device, ssim=study.ssim).mean)
     return read_json(file)
 
@@ -257,7 +255,7 @@ def run_study(
     jobs = jobs or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1 if str(device) == "cpu" else 1)
     photos, _ = _opened(study)
     for test in study.tests: _test_photos(study, test)   # what cannot be read is said now
-    for folder in ("sets", "models", "scores"): (out/folder).mkdir(parents=True, exist_ok=True)
+    for folder in ("sets", "models", "scores"): make_folder(out/folder)
     with folder_lock(out):
         rows = [dict(set="bicubic", family="bicubic", model=name, architecture=m.family or name, scale=m.config.scale, steps=m.config.steps, seed=0, test=test,
                      **score(study, out, test, m.config.scale, "bicubic", lambda: "bicubic", device)) for name, m in study.models.items() for test in study.tests]
