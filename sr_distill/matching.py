@@ -200,6 +200,7 @@ def trajectories(
                                        patch=min(48, side) // recipe.scale * recipe.scale)
         key = json_sha256([photos.fingerprint, torch.device(device).type, name, recipe.seed, points[name], config.to_dict()])
         folder = make_folder(cache_dir()/"trajectories"/key[:20])
+        with contextlib.suppress(OSError): os.utime(folder)   # used now
         with contextlib.suppress(UserError): return list(load_state(folder/"states.pt").values())
         states, net = {}, fresh_network(recipe, "trajectory", name)
         def keep(step, row, model):

@@ -240,7 +240,7 @@ def _check_input(model, photos, scale, lr_dir):
     stems = [Path(f).stem if f else n for f, n in zip(photos.files, photos.names)]
     return [lr_path_for(lr_dir, stem, scale, size) if lr_dir else None for stem, size in zip(stems, photos.sizes)]
 
-def _row(name, sr, hr, border, perceptual, structural=True):
+def _row(name, sr, hr, border, perceptual, structural):
     "All scores of one photo; SSIM is None where it is not asked for."
     h, w = hr.shape[:2]
     inner = [a[border:h - border, border:w - border] for a in (sr, hr)]

@@ -110,7 +110,6 @@ class Trainer:
     def __init__(self, model, config: TrainConfig, device="cpu", team=Ranks()):   # `team`: the processes that share each batch
         self.device, self.team = pick_device(str(device)), team
         if config.batch % team.size: raise UserError(f"--batch {config.batch} cannot be shared evenly by {team.size} processes; give a multiple of {team.size}")
-        if config.amp and self.device.type != "cuda": raise UserError(f"--amp works on CUDA only and this run is on {self.device.type}; leave it out or give --device cuda")
         if model.scale != config.scale: raise UserError(f"the model enlarges ×{model.scale} and --scale is {config.scale}; make them equal")
         self.model, self.config, self.step, self.history, self.losses, self.seconds = model.to(self.device), config, 0, [], [], 0.
         self.average = copy.deepcopy(self.model) if config.ema else None
@@ -122,6 +121,10 @@ class Trainer:
         self.share = slice(team.rank * n, (team.rank + 1) * n)
 
     result = property(lambda self: self.average or self.model, doc="the model to validate and to save")
+
+    def check(self):
+        "`UserError` when the device cannot make the steps; a finished run is read on any."
+        if self.config.amp and self.device.type != "cuda": raise UserError(f"--amp works on CUDA only and this run is on {self.device.type}; leave it out or give --device cuda")
 
     def update(self, lr, hr):
         "One step on a batch; the loss stays on the device."
@@ -353,7 +356,9 @@ def train(
     team=Ranks(),         # `parallel.ranks()` to share each batch among the processes of torchrun, all of which call this
 ) -> TrainResult:
     "Train `model`; with `out`, the same call goes on where a killed one stopped. Raises `UserError`, `RunError`."
-    trainer, sampler = Trainer(model, config, device, team), PatchSampler(photos, config)
+    trainer = Trainer(model, config, device, team)
+    if out is None or not (Path(out)/"config.json").exists(): trainer.check()
+    sampler = PatchSampler(photos, config)
     if out is None: _loop(trainer, sampler, val, callback)
     else:
         with folder_lock(out) if team.first else contextlib.nullcontext():
