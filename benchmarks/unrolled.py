@@ -4,7 +4,7 @@
     python benchmarks/unrolled.py PHOTOS OUT --steps 0 --train 5 --tests SET5 SET14 VAL     train on both, compare: OUT/results.json
     python benchmarks/unrolled.py --check                             seconds on a CPU: is all of this computed right?
 
-PHOTOS is a folder of HR photos; both parts may share one call.  A pool of training runs of the network, spread over the whole
+PHOTOS is a folder of HR photos; both parts may share one call.  A pool of training runs of one or more networks, spread over the whole
 one-cycle schedule (or over what comes after --first), goes on while the images change (truncated backpropagation, as in
 arXiv 2311.07025).  A step of distillation takes one run, makes a few training steps that are differentiated (the library's own:
 same patches, loss, clipping and Adam, both moments differentiated), measures the error on real patches, and pulls it back to
@@ -165,18 +165,18 @@ def distil(args):
     photos, stream = Photos.open(args.photos), functools.partial(rng, args.seed, "unrolled")
     groups = Groups(photos, "image", args.size, args.size // 2)
     ipc = ipc_for_budget(args.budget, len(groups), args.size, photos.pixels)
-    first = start_images(groups, Recipe(init=args.start, size=args.size, ipc=ipc, steps=0, network=args.network, seed=args.seed))
+    first = start_images(groups, Recipe(init=args.start, size=args.size, ipc=ipc, steps=0, network=args.networks[0], seed=args.seed))
     store(args.out/"start", first)
     start, real = to_tensor(first, device), real_patches(photos, args.target, args.seed, device)
-    images, size = start.clone(), {**MODELS[args.network], **{n: v for n in ("depth", "width") if (v := getattr(args, n))}}
-    learner = Learner(TrainConfig.for_model(args.network, **size, steps=length, batch=BATCH, patch=PATCH, seed=args.seed), args.size, args.soft, device)
-    optimizer, step_of = torch.optim.Adam([images], lr=args.lr), learner.meta
+    images = start.clone()
+    learners = [Learner(TrainConfig.for_model(m, **MODELS[m], steps=length, batch=BATCH, patch=PATCH, seed=args.seed), args.size, args.soft, device) for m in args.networks]
+    optimizer, replayed = torch.optim.Adam([images], lr=args.lr), {}
     places = lambda *names: draw_places(len(images), args.size, (k, BATCH), stream("places", *names)).to(device)
-    def begin(position, *names):   # a new run on the images as they are, trained up to there
+    def begin(learner, position, *names):   # a new run on the images as they are, trained up to there
         state, t = learner.fresh(*names), 0
         while t + k <= position: state, t = learner.unroll(state, *learner.cut(images, places(*names, t)), learner.rates(t, k)).detach(), t + k
-        return state, t
-    pool = [begin(args.first + (length - args.first) * j // args.pool, "pool", j) for j in range(args.pool)]
+        return learner, state, t
+    pool = [begin(learners[j % len(learners)], args.first + (length - args.first) * j // args.pool, "pool", j) for j in range(args.pool)]
     print(f"{len(images)} images of {args.size}² from {len(photos)} photos; the pool is ready after {time.time() - began:.0f} s", flush=True)
     log, norms, warm, done = [], [], time.time(), 0.
     for step in range(args.steps):
@@ -184,23 +184,24 @@ def distil(args):
         if done >= 1: break
         optimizer.param_groups[0]["lr"] = args.lr * (.5 + .5 * math.cos(math.pi * done))
         run = int(torch.randint(len(pool), (), generator=stream("run", step)))
-        state, t = pool[run]
+        learner, state, t = pool[run]
         some = torch.randint(PATCHES, (args.real,), generator=stream("real", step)).to(device)
         inputs = [state, learner.rates(t, k, args.anneal), places(step), *(x[some] for x in real)]
-        if args.record and not step: step_of = recorded(learner.meta, images, *inputs)
+        if args.record and learner not in replayed: replayed[learner] = recorded(learner.meta, images, *inputs)
+        step_of = replayed.get(learner, learner.meta)
         error, gradient, new = step_of(images, *inputs)
         norm = float(gradient.norm())
         if math.isfinite(norm):
             norms.append(norm)
             images.grad = gradient * min(1, statistics.median(norms[-50:]) / max(norm, 1e-30))   # clipped at what is usual
             if step % 20 == 0:   # against the start images: same run, same batches
-                log.append(dict(step=step, position=t, error=float(error), start=float(step_of(start, *inputs)[0]), norm=norm, seconds=round(time.time() - began, 1)))
+                log.append(dict(step=step, network=learner.config.model, position=t, error=float(error), start=float(step_of(start, *inputs)[0]), norm=norm, seconds=round(time.time() - began, 1)))
                 log[-1].update(gain=log[-1]["start"] - log[-1]["error"], moved=255 * float((images - start).abs().mean()))
-                print(" ".join(f"{n} {v:.5g}" for n, v in log[-1].items()), flush=True)
+                print(" ".join(f"{n} {v:.5g}" if n != "network" else v for n, v in log[-1].items()), flush=True)
             if args.anneal: new = learner.unroll(state, *learner.cut(images, inputs[2]), learner.rates(t, k)).detach()
             optimizer.step()
             images.clamp_(0, 1)
-        pool[run] = (new, t + k) if math.isfinite(norm) and t + 2 * k <= length else begin(args.first, "later", step)
+        pool[run] = (learner, new, t + k) if math.isfinite(norm) and t + 2 * k <= length else begin(learner, args.first, "later", step)
         if step % 100 == 99: store(args.out/"images", to_uint8(images))
     store(args.out/"images", to_uint8(images))
     settings = {n: v for n, v in vars(args).items() if n not in ("photos", "out", "tests", "train", "jobs", "check")}
@@ -284,8 +285,7 @@ def main():
     p.add_argument("--unroll", type=int, default=10, help="training steps in each")
     p.add_argument("--lr", type=float, default=.003, help="of the images, falls along half a cosine")
     p.add_argument("--minutes", type=float, default=0, help="end the distillation then, start and pool included")
-    p.add_argument("--network", default="edsr", choices=MODELS)
-    p.add_argument("--depth", type=int), p.add_argument("--width", type=int)
+    p.add_argument("--networks", nargs="+", default=["edsr"], choices=MODELS, help="in the pool, in turn")
     p.add_argument("--soft", type=float, default=.02, help="width of the soft sign")
     p.add_argument("--anneal", action="store_true", help="let the learning rate fall to 0 within the unrolled steps")
     p.add_argument("--record", action="store_true", help="replay the steps as a CUDA graph")

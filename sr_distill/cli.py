@@ -138,18 +138,19 @@ def _evaluate(model, hr_dir, scale, lr_dir, lpips, json_file, device, skip_bad, 
 @cli.command("study")
 @click.argument("file")
 @click.argument("out")
+@click.option("--scale", default="", help="one of the scales that FILE names, as quick; without it FILE as it stands")
 @click.option("--jobs", type=int, default=0, help="processes; 0 for one per core  [0]")
 @click.option("--minutes", type=float, default=0, help="begin nothing after so many minutes; the same command goes on later")
 @click.option("--device", type=click.Choice(DEVICES), default="cpu", help="where to compute  [cpu]")
 @common
-def _study(file, out, jobs, minutes, device, debug):
+def _study(file, out, scale, jobs, minutes, device, debug):
     """Compare many training sets, models and seeds: FILE is a TOML file or the name of a study of the package.
 
     OUT receives results.csv, results.json, tables.md, report.html and every set and model; the same command goes on where it was stopped.
     """
     _alone()
     from sr_distill.study import load_study, run_study, write_tables
-    result = run_study(load_study(file), out, jobs, minutes, device)
+    result = run_study(load_study(file, scale), out, jobs, minutes, device)
     write_tables(result, out)
     click.echo(f"\n{result}\n\nreport: {out}/report.html")
     if result.failed: raise UserError(f"{len(result.failed)} cells failed, the first one because: {next(iter(result.failed.values()))}")
