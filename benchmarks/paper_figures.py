@@ -1,10 +1,12 @@
-"""The paper's Figures 3 and 4 from a finished `sr_distill study paper OUT`: how images evolve, and what trained models make of a photo.
+"""The paper's Figures 3 and 4: how images evolve over the steps, and what trained models make of a photo.
 
-    python benchmarks/paper_figures.py OUT VAL --publish     nbs/images/paper-evolution.webp, nbs/images/paper-crops.webp
+    python benchmarks/paper_figures.py evolution PHOTOS --publish      five recipes on two photos: nbs/images/paper-evolution.webp
+    python benchmarks/paper_figures.py crops OUT VAL --publish         nbs/images/paper-crops.webp
 
-OUT holds the study's sets and models, VAL the photos that it was judged by.  Only photos that are CC0 are shown.
+PHOTOS and VAL are the folders photos/train and photos/val; only photos that are CC0 are shown.  OUT is a folder that
+`sr_distill study prior OUT` filled: its EDSRs for ×4 are asked.  Without --publish both write into the working folder.
 """
-import argparse, io, json, math
+import argparse, io, json, math, os, tempfile
 from pathlib import Path
 
 import matplotlib
@@ -12,70 +14,70 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt, numpy as np
 from PIL import Image
 
-from sr_distill.core import atomic_write
+from sr_distill.core import atomic_write, shared_dir
 from sr_distill.data import Photos
-from sr_distill.distill import DistilledSet
+from sr_distill.distill import distill
 from sr_distill.metrics import psnr, upscale_image
 from sr_distill.models import load_model
 from sr_distill.patches import window_errors
+from sr_distill.recipe import Recipe
 
-IMAGES = Path(__file__).parents[1]/"nbs/images"
-GROUP, VAL = "0004", ("0001", "0003")   # kitten-on-lawn among the photos; judged by two of the tests
-EVOLVE = ("noise init, IPC 1", "downscaled init, random networks", "downscaled init, trained networks", "hardest init, magnitude, hard target", "latent distillation, large")
-TRAINED = ("original", "downscaled, small", "hardest, small", "downscaled init, trained networks", "GAN inversion, large", "latent distillation, large")
+TRAIN, VAL = ("0004", "0006"), ("0001", "0003")   # kitten-on-lawn and motherboard-circuits; judged by two of the tests
+COMMON = dict(size=128, objective="whole", networks=6, steps=100)
+RECIPES = {"noise, random networks": dict(init="noise", pool="random"), "downscaled, random networks": dict(init="downscaled", pool="random"),
+           "downscaled, trained networks": dict(init="downscaled"), "hardest, magnitude, hard target": dict(init="hardest", objective="magnitude", target="hard", lr=.003),
+           "latents, trained networks": dict(space="latent", init="downscaled", invert=10)}
+TRAINED = ("all photos", "downscaled", "hardest crops", "GAN inversion", "latent distilled", "pixel distilled")
 
-def row_of(rows, name): return next(r for r in rows if r["set"] == name and r["seed"] == 0)
-
-def evolution(out, rows, columns=7):
-    "A line per set, a column per snapshot, log-spaced from the start to the last step."
-    fig, axes = plt.subplots(len(EVOLVE), columns, figsize=(1.35 * columns, 1.55 * len(EVOLVE)), layout="constrained")
-    for line, name in zip(axes, EVOLVE):
-        trace = DistilledSet.load(out/"sets"/row_of(rows, name)["folder"]).trace
-        image = next(i for i, n in enumerate(trace.names) if n.startswith(GROUP))
-        wanted = np.unique(np.round(np.geomspace(1, len(trace), columns)).astype(int) - 1)
-        frames = sorted({*wanted, *range(len(trace))}, key=lambda k: (k not in wanted, k))[:columns]
-        for ax, k in zip(line, sorted(frames)):
-            ax.imshow(trace.frame(k)[image]); ax.set_title(f"step {trace.steps[k]}", fontsize=7)
+def evolution(folder, prior, columns=6):
+    "A line per recipe, for each photo a column per snapshot, log-spaced from the start to the last step."
+    photos = Photos.open(folder)
+    photos = photos.subset([photos.names.index(n) for n in TRAIN])
+    fig, axes = plt.subplots(len(RECIPES), columns * len(TRAIN), figsize=(.95 * columns * len(TRAIN), 1.2 * len(RECIPES)), layout="constrained")
+    for line, (name, given) in zip(axes, RECIPES.items()):
+        recipe = Recipe(**{**COMMON, **given, **({"prior": str(prior)} if given.get("space") else {})})
+        trace = distill(photos, recipe, tempfile.mkdtemp()).trace
+        wanted = {min(range(len(trace)), key=lambda k: abs(trace.steps[k] - s)) for s in (0, 3, 10, 30, 60, 100)}
+        for j in range(len(TRAIN)):
+            for ax, k in zip(line[j * columns:], sorted(wanted)): ax.imshow(trace.frame(k)[j]); ax.set_title(f"step {trace.steps[k]}", fontsize=6)
         for ax in line: ax.axis("off")
-        line[0].text(0, 1.22, name, transform=line[0].transAxes, fontsize=8, fontweight="bold")
+        line[0].text(0, 1.3, name, transform=line[0].transAxes, fontsize=7, fontweight="bold")
     return fig
 
-def crops(out, rows, folder, side=160, scale=4):
+def crops(out, folder, side=160, scale=4):
     "A line per photo: its hardest window as it is, enlarged by bicubic, and by an EDSR trained on each set."
+    rows = [r for r in json.loads((out/"results.json").read_text())["rows"] if r["scale"] == scale and "model_folder" in r]
+    seed = max(r["seed"] for r in rows)
+    models = {"bicubic": "bicubic", **{n: load_model(out/"models"/next(r["model_folder"] for r in rows if (r["set"], r["seed"]) == (n, seed))) for n in TRAINED}}
     photos = Photos.open(folder)
-    fig, axes = plt.subplots(len(VAL), 2 + len(TRAINED), figsize=(1.5 * (2 + len(TRAINED)), 1.8 * len(VAL)), layout="constrained")
+    fig, axes = plt.subplots(len(VAL), 1 + len(models), figsize=(1.4 * (1 + len(models)), 1.7 * len(VAL)), layout="constrained")
     for line, name in zip(axes, VAL):
         i = photos.names.index(name)
         hr, lr = np.asarray(photos.hr(i, scale)), np.asarray(photos.lr(i, scale))
         ys, xs = (np.arange(0, n - side + 1, side // 2) for n in hr.shape[:2])
         y, x = np.unravel_index(np.argmax(window_errors(photos, i, scale, ys, xs, side)), (len(ys), len(xs)))
-        cut = lambda image: image[ys[y]:ys[y] + side, xs[x]:xs[x] + side]
-        models = {"bicubic": "bicubic", **{n: load_model(out/"models"/next(r["model_folder"] for r in rows if r["set"] == n and r["model"] == "EDSR ×4" and r["seed"] == 0)) for n in TRAINED}}
-        pictures = {"photo": hr, **{n: upscale_image(m, lr, scale) for n, m in models.items()}}
-        for ax, (label, image) in zip(line, pictures.items()):
-            shown = cut(image)
-            ax.imshow(shown); ax.axis("off")
-            value = psnr(np.ascontiguousarray(shown), np.ascontiguousarray(cut(hr)), 0, "rgb")
-            ax.set_title(label.replace(", ", ",\n").replace("networks,\n", "networks, ") + (f"\n{value:.2f} dB" if math.isfinite(value) else "\n"), fontsize=6.5)
+        cut = lambda image: np.ascontiguousarray(image[ys[y]:ys[y] + side, xs[x]:xs[x] + side])
+        for ax, (label, image) in zip(line, {"photo": hr, **{n: upscale_image(m, lr, scale) for n, m in models.items()}}.items()):
+            ax.imshow(cut(image)); ax.axis("off")
+            value = psnr(cut(image), cut(hr), 0, "rgb")
+            ax.set_title(label + (f"\n{value:.2f} dB" if math.isfinite(value) else "\n"), fontsize=7)
     return fig
 
-def webp(fig, quality=80):
+def store(fig, name, publish):
     png, small = io.BytesIO(), io.BytesIO()
     fig.savefig(png, dpi=130); plt.close(fig)
-    Image.open(png).convert("RGB").save(small, "WEBP", quality=quality)
-    return small.getvalue()
+    Image.open(png).convert("RGB").save(small, "WEBP", quality=80)
+    file = (Path(__file__).parents[1]/"nbs/images" if publish else Path("."))/name
+    atomic_write(file, small.getvalue())
+    print(f"{os.path.relpath(file)}: {len(small.getvalue()) / 1e3:.0f} kB")
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("out", type=Path), p.add_argument("val", type=Path)
-    p.add_argument("--publish", action="store_true", help="write into nbs/images instead of OUT")
+    p.add_argument("figure", choices=("evolution", "crops")), p.add_argument("folders", nargs="+", type=Path)
+    p.add_argument("--publish", action="store_true")
     args = p.parse_args()
-    rows = json.loads((args.out/"results.json").read_text())["rows"]
-    rows = [r for r in rows if "model_folder" in r]
-    place = IMAGES if args.publish else args.out
-    for name, make in (("paper-evolution", lambda: evolution(args.out, rows)), ("paper-crops", lambda: crops(args.out, rows, args.val))):
-        data = webp(make())
-        atomic_write(place/f"{name}.webp", data)
-        print(f"{place/name}.webp: {len(data) / 1e3:.0f} kB")
+    if args.figure == "evolution": fig = evolution(*args.folders, shared_dir()/"data/weights/taef2_encoder.pth")
+    else: fig = crops(*args.folders)
+    store(fig, f"paper-{args.figure}.webp", args.publish)
 
 if __name__ == "__main__": main()

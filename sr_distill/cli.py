@@ -75,14 +75,14 @@ def _distill(photos, out, skip_bad, debug, **given):
     `torchrun --nproc_per_node=N -m sr_distill distill …` shares the work among N processes.
     """
     recipe, options = Recipe(**chosen(Recipe, given)), RunOptions(**chosen(RunOptions, given))
-    from sr_distill import distill as room
+    from sr_distill import distill as loop
     from sr_distill.data import Photos
     from sr_distill.parallel import ranks
     with ranks().one_by_one(): photos = Photos.open(photos, skip_bad)   # decoded once
-    result = room.distill(photos, recipe, out, options)
+    result = loop.distill(photos, recipe, out, options)
     if not ranks().first: return
     click.echo(f"{out}: {len(result)} images of {recipe.size}², {result.budget}")
-    click.echo(room.summary(result.manifest["report"]))
+    click.echo(loop.summary(result.manifest["report"]))
 
 # %% ../nbs/14_cli.ipynb #0000000d
 @cli.command("train")

@@ -39,7 +39,7 @@ def _native_weight_gradient(x, gy, k):
     like = x.new_empty(gy.shape[1], x.shape[1], k, k)
     return torch.ops.aten.convolution_backward(gy, x, like, None, (1, 1), (k // 2, k // 2), (1, 1), False, (0, 0), 1, (False, True, False))[1]
 
-# %% ../nbs/07a_convolution.ipynb #0000000b
+# %% ../nbs/07a_convolution.ipynb #0000000d
 THIN = 8   # output channels below which a vector unit of 16 numbers is mostly idle
 
 def _conv_on_cpu(x, w, bias=None):
@@ -64,7 +64,7 @@ def _weight_gradient_on_cpu(x, gy, k):
     rows = lambda t: t.permute(0, 2, 3, 1).flatten(0, 2)
     return (rows(gy).T @ rows(x))[..., None, None]
 
-# %% ../nbs/07a_convolution.ipynb #00000011
+# %% ../nbs/07a_convolution.ipynb #00000013
 def _columns(x, k, groups):
     "Images [N,C,H,W] as [G, N/G, C·k·k, H·W]."
     return (F.unfold(x, k, padding=k // 2) if k > 1 else x.flatten(2)).unflatten(0, (groups, -1))
@@ -81,7 +81,7 @@ def _conv_by_group(x, w):
     columns = (turned[:, None] @ x.flatten(2).unflatten(0, (groups, -1))).flatten(0, 1)
     return F.fold(columns, x.shape[-2:], k, padding=k // 2) if k > 1 else columns.unflatten(2, x.shape[-2:])
 
-# %% ../nbs/07a_convolution.ipynb #00000016
+# %% ../nbs/07a_convolution.ipynb #00000018
 class _Conv(torch.autograd.Function):
     "A convolution with a constant kernel."
     @staticmethod
@@ -105,7 +105,7 @@ class _WeightGradient(torch.autograd.Function):
         x, gy = ctx.saved_tensors
         return conv(gy, _flip(u)) if ctx.needs_input_grad[0] else None, conv(x, u), None, None
 
-# %% ../nbs/07a_convolution.ipynb #00000017
+# %% ../nbs/07a_convolution.ipynb #00000019
 class _Layer(torch.autograd.Function):
     "A layer; weights [G,O,C,k,k], equal for all groups, get a gradient for each group."
     @staticmethod
@@ -125,7 +125,7 @@ class _Layer(torch.autograd.Function):
 
 def _bias_gradient(gy, groups): return gy.unflatten(0, (groups, -1)).sum((1, 3, 4)) if groups else gy.sum((0, 2, 3))
 
-# %% ../nbs/07a_convolution.ipynb #00000019
+# %% ../nbs/07a_convolution.ipynb #0000001b
 class rerouted(TorchFunctionMode):
     "A block in which the convolutions of any network are these ones."
     def __init__(self,

@@ -298,7 +298,7 @@ class Run:
         self.losses[:self.done] = state["losses"].to(self.losses)
         self.space.load_state_dict(state["space"])
 
-# %% ../nbs/11_distill.ipynb #00000020
+# %% ../nbs/11_distill.ipynb #00000023
 def how_far(
     start,   # uint8 images [size,size,3] before
     end,     # and after
@@ -319,7 +319,7 @@ def held_out_report(groups, recipe: Recipe, start, end, networks: int = 5, devic
     before, after = held_out_loss(by_group(start), bank, metrics), held_out_loss(by_group(end), bank, metrics)
     return dict(networks=networks, groups=len(chosen), **{m: dict(before=before[m], after=after[m]) for m in metrics})
 
-# %% ../nbs/11_distill.ipynb #00000025
+# %% ../nbs/11_distill.ipynb #00000028
 PART_BYTES = 4 << 30   # pixels, gradient and Adam's moments of one part, at most
 
 def together(recipe: Recipe) -> str:
@@ -338,7 +338,7 @@ def cut_parts(
     n = 1 if together(recipe) else min(groups, max(processes, -(-groups // fit)))
     return [(groups * i // n, groups * (i + 1) // n) for i in range(n)]
 
-# %% ../nbs/11_distill.ipynb #00000027
+# %% ../nbs/11_distill.ipynb #0000002a
 def _identity(photos, recipe): return dict(recipe=recipe.to_dict(), photos=photos.fingerprint)
 
 def _claim(out, identity, parts, snapshots):
@@ -357,7 +357,7 @@ def _claim(out, identity, parts, snapshots):
     for place in (out, out/"images", out/"LR"/f"X{mine['scale']}"): sweep(place)
     write_json(make_folder(state)/"run.json", {**identity, "parts": other.get("parts") or parts, "snapshots": other.get("snapshots") or snapshots})
 
-# %% ../nbs/11_distill.ipynb #00000028
+# %% ../nbs/11_distill.ipynb #0000002b
 @dataclass(frozen=True)
 class Part:
     "Some groups of a run, and where their state lies: start.npy, before.npy, checkpoint.pt, trace/, part.json and, when it is done, end.npy; what the disk spoilt counts as missing."
@@ -383,7 +383,7 @@ class Part:
         if found is None or len(found) != (self.last - self.first) * recipe.ipc: self.store("start", start_images(groups, recipe, range(self.first, self.last)))
         return self.images("start")
 
-# %% ../nbs/11_distill.ipynb #00000029
+# %% ../nbs/11_distill.ipynb #0000002c
 def _pool(state, photos, recipe, device, team):
     "The networks to match in, made once for all processes and all restarts."
     path = state/"pool.pt"
@@ -408,7 +408,7 @@ def _sources(groups, recipe, states, device, team):
     with team.one_by_one(): bank.open()
     return lambda part: BankSource(bank.build(part.first, part.last), part.first)
 
-# %% ../nbs/11_distill.ipynb #0000002a
+# %% ../nbs/11_distill.ipynb #0000002d
 def _names(groups, recipe):
     stems = [groups.name(g) for g in range(len(groups))]
     return stems if recipe.ipc == 1 else [f"{stem}_{k:03d}" for stem in stems for k in range(recipe.ipc)]
@@ -420,7 +420,7 @@ def _manifest(photos, recipe, images, report):
     versions = dict(sr_distill=__version__, python=platform.python_version(), **{name: version(name) for name in ("torch", "numpy", "pillow")})
     return dict(_identity(photos, recipe), budget=budget.to_dict(), source=str(photos.source), sources=sources, versions=versions, report=report, metrics=[])
 
-# %% ../nbs/11_distill.ipynb #0000002d
+# %% ../nbs/11_distill.ipynb #00000030
 READ_EVERY = 10   # steps between two looks at the loss
 
 def run_steps(
@@ -456,7 +456,7 @@ def run_steps(
                 if stopped or last or (run.done // run.recipe.outer) % max(1, options.checkpoint // run.recipe.outer) == 0: save()
                 if stopped and not last: raise RunError(f"stopped at step {run.done} of {steps}; start the same run again to go on")
 
-# %% ../nbs/11_distill.ipynb #0000002e
+# %% ../nbs/11_distill.ipynb #00000031
 def _go_on(run, part, options):
     "Put `run` where the checkpoint of its part stands, if there is one and the snapshots up to there are in order."
     path = part.folder/"checkpoint.pt"
@@ -491,7 +491,7 @@ def _trace(state, parts, groups, recipe, options):
     write_json(folder/"trace.json", dict(steps=marks, losses=[round(float(x), 6) for x in losses], names=_names(groups, recipe)[:TRACE_IMAGES]))
     return Trace(folder)
 
-# %% ../nbs/11_distill.ipynb #00000030
+# %% ../nbs/11_distill.ipynb #00000033
 def _latents(parts, prior, start):
     "The latents of all parts as one, and what the report says of them."
     found = [Latents.load(p.folder/"latents.safetensors", prior) for p in parts]
@@ -502,7 +502,7 @@ def _latents(parts, prior, start):
     inversion = {**reports[0]["inversion"], "psnr": stages, "mean": {k: round(float(np.mean(v)), 3) for k, v in stages.items()}}
     return latents, dict(prior=reports[0]["prior"], inversion=inversion, stored=latent_budget(latents, start))
 
-# %% ../nbs/11_distill.ipynb #00000032
+# %% ../nbs/11_distill.ipynb #00000035
 def footprint(
     groups, recipe: Recipe,
     parts: list,         # as `cut_parts` makes them
@@ -518,7 +518,7 @@ def footprint(
     return dict(images=largest * per * image * 4 * (4 if recipe.optimizer == "adam" else 3), work=min(at_once, largest * per) * image_bytes(net, recipe.size),
                 bank=bank, photos=int(3 * groups.photos.pixels * (1 + 1 / recipe.scale**2)))
 
-# %% ../nbs/11_distill.ipynb #00000035
+# %% ../nbs/11_distill.ipynb #00000038
 def distill(
     photos,                          # `data.Photos`
     recipe: Recipe,                  # every choice that decides the result
@@ -539,7 +539,7 @@ def distill(
         if team.first: shutil.rmtree(out/".run", ignore_errors=True)
         return DistilledSet.load(out)
 
-# %% ../nbs/11_distill.ipynb #00000036
+# %% ../nbs/11_distill.ipynb #00000039
 def _settled(path, groups, options):
     "The parts, and the options with the number of snapshots, that a run started with; they stay what they are."
     settled = read_json(path)
@@ -574,7 +574,7 @@ def _said(sizes):
     gb = {what: f"{size / 1e9:.2g} GB" if size > 1e9 else f"{size / 1e6:.0f} MB" for what, size in sizes.items()}
     return f"memory: about {gb['images']} for images and optimiser, {gb['work']} to work in; disk: {gb['bank']} for real gradients, {gb['photos']} for decoded photos"
 
-# %% ../nbs/11_distill.ipynb #00000043
+# %% ../nbs/11_distill.ipynb #00000046
 def open_photos(path, skip_bad: bool = False) -> Photos:
     "The photos of a folder or source by name; those of a distilled set are its images, checked."
     if (Path(path)/"manifest.json").exists(): return DistilledSet.load(path).photos

@@ -169,7 +169,7 @@ def make_model(
 
 # %% ../nbs/04_models.ipynb #00000041
 def save_model(
-    model: nn.Module,  # any model of this room
+    model: nn.Module,  # any model of this module
     folder,            # created when missing
     **about,           # anything else worth keeping in config.json
 ) -> Path:             # the folder
