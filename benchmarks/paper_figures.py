@@ -41,7 +41,7 @@ def evolution(folder, prior, columns=6):
         for j in range(len(TRAIN)):
             for ax, k in zip(line[j * columns:], sorted(wanted)): ax.imshow(trace.frame(k)[j]); ax.set_title(f"step {trace.steps[k]}", fontsize=6)
         for ax in line: ax.axis("off")
-        line[0].text(0, 1.3, name, transform=line[0].transAxes, fontsize=7, fontweight="bold")
+        line[0].text(0, 1.3, name, transform=line[0].transAxes, fontsize=7, fontweight="bold").set_in_layout(False)
     return fig
 
 def crops(out, folder, side=160, scale=4):

@@ -235,7 +235,7 @@ def train_autoencoder(
         model = SmallAutoencoder(config, f"embedded autoencoder trained on {len(photos)} photos").start_linear(crops).to(device)
     weights = list(model.parameters())
     adam = torch.optim.Adam(weights, config.lr, betas=(0.9, 0.99))
-    for step in tqdm(range(config.steps), desc="training the embedded prior", leave=False):
+    for step in tqdm(range(config.steps), desc="training the embedded prior", leave=False, disable=None):
         adam.param_groups[0]["lr"] = config.lr * min(1, step / 20) * (1 - step / config.steps)
         g = rng(config.seed, "batch", step)
         x = crops[torch.randint(len(crops), (config.batch,), generator=g)].to(device)

@@ -125,12 +125,16 @@ def _train(set_, out, val, device, skip_bad, debug, **given):
 def _evaluate(model, hr_dir, scale, lr_dir, lpips, json_file, device, skip_bad, debug):
     """Judge MODEL, a folder that train made, or `bicubic`, on the HR photos in HR_DIR."""
     _alone()
-    from sr_distill.distill import open_photos
+    from sr_distill.core import log
+    from sr_distill.distill import learnt_from, open_photos
     from sr_distill.metrics import evaluate
     from sr_distill.models import load_model
     judged = model if model == "bicubic" else load_model(model)
     if scale and model != "bicubic" and int(scale) != judged.scale: raise UserError(f"--scale {scale}: the model in {model} is for ×{judged.scale}; leave --scale out")
-    result = evaluate(judged, open_photos(hr_dir, skip_bad), int(scale or 2) if model == "bicubic" else judged.scale, lr_dir, lpips, device)
+    photos = open_photos(hr_dir, skip_bad)
+    met = [] if model == "bicubic" else learnt_from(model, photos)
+    if met: log.warning("%s: the model has learnt from %d of these %d photos, %s among them; judge it by others", hr_dir, len(met), len(photos), met[0])
+    result = evaluate(judged, photos, int(scale or 2) if model == "bicubic" else judged.scale, lr_dir, lpips, device)
     if json_file: result.save(json_file)
     click.echo(result)
 
@@ -160,9 +164,10 @@ def _study(file, out, scale, jobs, minutes, device, debug):
 @click.argument("path")
 @common
 def _inspect(path, debug):
-    """Say what PATH is, a distilled set, a trained model or a folder of photos, and check it."""
+    """Say what PATH is, a distilled set, a trained model, what a study left or a folder of photos, and check it."""
     from sr_distill.distill import describe
-    click.echo(describe(path))
+    from sr_distill.study import Results
+    click.echo(Results.load(f"{path}/results.json") if os.path.exists(f"{path}/results.json") else describe(path))
 
 # %% ../nbs/14_cli.ipynb #00000013
 def main(args=None) -> int:

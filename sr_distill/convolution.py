@@ -39,7 +39,7 @@ def _native_weight_gradient(x, gy, k):
     like = x.new_empty(gy.shape[1], x.shape[1], k, k)
     return torch.ops.aten.convolution_backward(gy, x, like, None, (1, 1), (k // 2, k // 2), (1, 1), False, (0, 0), 1, (False, True, False))[1]
 
-# %% ../nbs/07a_convolution.ipynb #0000000d
+# %% ../nbs/07a_convolution.ipynb #0000000b
 THIN = 8   # output channels below which a vector unit of 16 numbers is mostly idle
 
 def _conv_on_cpu(x, w, bias=None):

@@ -281,7 +281,7 @@ def _fetch(url, path, size):
     try:
         request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
         with _open_url(request) as reply, open(path, "ab" if reply.status == 206 else "wb") as f:
-            with tqdm(total=size, initial=f.tell(), desc=path.name, unit="B", unit_scale=True, disable=size < 1 << 20) as bar:
+            with tqdm(total=size, initial=f.tell(), desc=path.name, unit="B", unit_scale=True, disable=None if size >= 1 << 20 else True) as bar:
                 while f.tell() < size and (piece := reply.read(min(1 << 20, size - f.tell()))): bar.update(f.write(piece))
             have = f.tell()
         if have < size: raise ConnectionError("the connection ended early")
@@ -306,7 +306,7 @@ def _unpack(archive, target, limit):
             for m in members: _check_member(m, archive)
             if sum(m.file_size for m in members) > limit: raise UserError(f"{archive}: unpacks to more than {limit} bytes, which is no photo set; delete the file")
             make_folder(partial)
-            for m in tqdm(members, desc=target.name, unit=" files", disable=len(members) < 20):
+            for m in tqdm(members, desc=target.name, unit=" files", disable=None if len(members) >= 20 else True):
                 with z.open(m) as source, open(partial/PurePosixPath(m.filename).name, "xb") as f: shutil.copyfileobj(source, f)
         os.replace(partial, target)
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as e:   # RuntimeError: encrypted, or packed in a way that zipfile does not know
@@ -393,7 +393,7 @@ def _open_photo(file):
 def _in_threads(fn, items, desc):
     "The results of `fn` for all items, a few at once, with a progress bar when there are many."
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        return list(tqdm(pool.map(fn, items), total=len(items), desc=desc, leave=False, disable=len(items) < 20))
+        return list(tqdm(pool.map(fn, items), total=len(items), desc=desc, leave=False, disable=None if len(items) >= 20 else True))
 
 def _open_photos(files, skip_bad):
     "All photos of `files` that can be read; `UserError` listing the others unless `skip_bad`."

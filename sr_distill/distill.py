@@ -6,7 +6,7 @@
 __all__ = ['TRACE_IMAGES', 'FORMAT', 'HELD_OUT_GROUPS', 'HELD_OUT_REAL', 'PART_BYTES', 'READ_EVERY', 'snapshot_steps', 'Trace',
            'DistilledSet', 'read_manifest', 'summary', 'card', 'make_optimizer', 'rate', 'Run', 'how_far',
            'held_out_report', 'together', 'cut_parts', 'Part', 'run_steps', 'footprint', 'distill', 'open_photos',
-           'describe']
+           'learnt_from', 'describe']
 
 # %% ../nbs/11_distill.ipynb #00000003
 import contextlib, html, json, math, platform, re, shutil, time, zipfile
@@ -450,6 +450,7 @@ def run_steps(
                 loss = run.loss()
                 if not np.isfinite(loss): raise RunError(f"the matching loss is {loss} at step {run.done}; start in a new folder with a smaller --lr than {run.recipe.lr}, the last checkpoint is kept in {part.folder}")
                 bar.set_postfix(loss=f"{loss:.4g}")
+                if bar.disable and run.done % options.checkpoint == 0 and ranks().first: log.info("distil: step %d of %d, loss %.4g", run.done, steps, loss)   # for who reads a log
                 if callback: callback(run.done, loss, images)
             if run.done % run.recipe.outer == 0 or last:
                 stopped = getattr(callback, "stopped", False)
@@ -579,6 +580,13 @@ def open_photos(path, skip_bad: bool = False) -> Photos:
     "The photos of a folder or source by name; those of a distilled set are its images, checked."
     if (Path(path)/"manifest.json").exists(): return DistilledSet.load(path).photos
     return Photos.open(path, skip_bad)
+
+def learnt_from(model, photos: Photos) -> list:   # names
+    "Which of `photos` the model in this folder has met, in training or through the distilled set that it trained on; a set that is gone cannot say."
+    about = read_json(Path(model)/"config.json").get("photos") or {}
+    made = Path(about.get("source", ""))
+    met = {s["sha256"] for s in read_manifest(made)["sources"]} if (made/"manifest.json").exists() else photos.sha256 if about.get("sha256") == photos.fingerprint else ()
+    return [name for name, sha256 in zip(photos.names, photos.sha256) if sha256 in met]
 
 def describe(path) -> str:
     "What `path` is: a distilled set, a trained model or photos; `UserError` when it is damaged or none of them."

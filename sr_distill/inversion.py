@@ -82,7 +82,7 @@ def choose_classes(
         x = to_tensor(image).to(means)
         best = (thumbs - small(x)).square().mean(1).topk(min(SHORT_LIST, len(means)), largest=False).indices
         return int(best[distance(means[best].to(like), x.to(like).expand(len(best), -1, -1, -1)).argmin()])
-    return [choose(image) for image in tqdm(images, desc="choosing classes", leave=False, disable=len(images) < 20)]
+    return [choose(image) for image in tqdm(images, desc="choosing classes", leave=False, disable=None if len(images) >= 20 else True)]
 
 # %% ../nbs/10b_inversion.ipynb #00000013
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ class Inversion:
         restore_optimizer(self.optimizer, state["optimizer"])
         self.done, self.psnr, self.losses = state["done"], state["psnr"], state["losses"]
 
-# %% ../nbs/10b_inversion.ipynb #00000028
+# %% ../nbs/10b_inversion.ipynb #00000029
 @dataclass(repr=False)
 class Inverted:
     "What an inversion gives: latents (with the tuned prior, if any), and how near they come."
@@ -272,7 +272,7 @@ class Inverted:
     def __repr__(self):
         return f"Inverted({len(self.latents)} images, RGB PSNR " + ", ".join(f"{k} {v:.2f}" for k, v in self.report["mean"].items()) + f" dB; {self.note})"
 
-# %% ../nbs/10b_inversion.ipynb #00000029
+# %% ../nbs/10b_inversion.ipynb #0000002a
 def _check_inversion(images, prior, config, classes):
     "`UserError` for what cannot be inverted."
     if images.ndim != 4 or images.dtype != np.uint8 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
@@ -292,7 +292,7 @@ def _resume(path, identity):
     if state.get("identity") != identity: raise UserError(f"{path}: belongs to an inversion of other images, another prior or other settings; delete it or give another folder")
     return state
 
-# %% ../nbs/10b_inversion.ipynb #0000002a
+# %% ../nbs/10b_inversion.ipynb #0000002b
 def invert(
     images: np.ndarray,    # uint8 [N,s,s,3]
     prior: Prior,          # runs where it is, in its float type
@@ -324,7 +324,7 @@ def invert(
             if callback: callback(stage, len(work.losses[stage]), loss)
     return Inverted(work.space.latents, work.psnr, work.losses, work.classes, work.distance.note, time.perf_counter() - began)
 
-# %% ../nbs/10b_inversion.ipynb #0000003e
+# %% ../nbs/10b_inversion.ipynb #0000003f
 def check_prior(prior: Prior, recipe: Recipe):
     "`UserError` when `prior` cannot do what `recipe` asks of it."
     if not prior.resolution: prior.check_size(recipe.size)

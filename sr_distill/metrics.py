@@ -267,7 +267,7 @@ def evaluate(
         perceptual = LPIPS("none")
         perceptual.reason = f"{tiny} is smaller than its {LPIPS.smallest} pixels"
     rows = []
-    for i, file in enumerate(tqdm(files, desc=f"evaluate ×{scale}", unit="photo", leave=False, disable=photos.pixels < 10e6)):
+    for i, file in enumerate(tqdm(files, desc=f"evaluate ×{scale}", unit="photo", leave=False, disable=None if photos.pixels >= 10e6 else True)):
         hr, lr = photos.hr(i, scale), decode_image(file) if file else photos.lr(i, scale)
         if photos.is_gray[i]: hr, lr = hr[..., 0], lr.reshape(*lr.shape[:2], -1)[..., 0]
         elif lr.ndim == 2: lr = np.repeat(lr[..., None], 3, 2)

@@ -277,12 +277,12 @@ def run_study(
         known = _known_rows(out, results.about, cells)
         results.rows += sum(known.values(), [])
         tasks = _order(study, [c for c in cells if c not in known])
-        for n, (cell, found) in enumerate(_finished(study, out, tasks, jobs, device, began + 60 * minutes if minutes else float("inf")), 1):
+        for cell, found in _finished(study, out, tasks, jobs, device, began + 60 * minutes if minutes else float("inf")):
             if isinstance(found, str): results.failed[str(cell)] = found; log.warning("%s: %s", cell, found); continue
             results.rows += found
             results.missing = [str(c) for c in cells if c not in done(results)]
             results.save(out)
-            if found: log.info("%d of %d, %.0f min: %s: %s", n, len(tasks), (time.time() - began) / 60, cell, ", ".join(f"{r['test']} {r['psnr_rgb']:.2f}" for r in found))
+            if found: log.info("%d of %d trainings, %.0f min: %s: %s", len(cells) - len(results.missing), len(cells), (time.time() - began) / 60, cell, ", ".join(f"{r['test']} {r['psnr_rgb']:.2f}" for r in found))
         results.rows.sort(key=lambda r: (list(study.models).index(r["model"]), ["bicubic", *study.sets].index(r["set"]), r["seed"], list(study.tests).index(r["test"])))
         results.missing = [str(c) for c in cells if c not in done(results)]
         results.save(out)

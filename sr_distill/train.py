@@ -14,7 +14,7 @@ import numpy as np, torch, torch.nn.functional as F
 from tqdm.auto import tqdm
 import sr_distill
 from .recipe import RunError, TrainConfig, UserError
-from .core import atomic_write, check_like, folder_lock, load_state, pick_device, read_json, restore_optimizer, restoring, rng, save_state, sweep, to_tensor
+from .core import atomic_write, check_like, folder_lock, load_state, log, pick_device, read_json, restore_optimizer, restoring, rng, save_state, sweep, to_tensor
 from .models import count_parameters, load_model, save_model
 from .metrics import psnr, upscale_image
 from .parallel import Ranks, ahead, in_parallel
@@ -217,7 +217,7 @@ def plot_history(
 def _loop(trainer, sampler, val=None, callback=None, out=None, save=lambda: None):
     "From the trainer's step to the last one."
     config, begun = trainer.config, time.perf_counter() - trainer.seconds
-    with tqdm(total=config.steps, initial=trainer.step, desc="train", unit="step", leave=False, delay=1, disable=not trainer.team.first) as bar:
+    with tqdm(total=config.steps, initial=trainer.step, desc="train", unit="step", leave=False, delay=1, disable=None if trainer.team.first else True) as bar:
         for lr, hr in ahead(lambda t: sampler(t, trainer.device, trainer.share), range(trainer.step, config.steps), trainer.device):
             trainer.update(lr, hr)
             row = _row(trainer, val, out)
@@ -225,7 +225,9 @@ def _loop(trainer, sampler, val=None, callback=None, out=None, save=lambda: None
             bar.update()
             if row: bar.set_postfix({k: f"{v:.4g}" for k, v in trainer.history[-1].items() if k != "step"})
             if callback: callback(trainer.step, row, trainer.model)
-            if trainer.step % config.checkpoint == 0 and trainer.step < config.steps: save()
+            if trainer.step % config.checkpoint == 0 and trainer.step < config.steps:
+                save()
+                if bar.disable and trainer.team.first: log.info("train: step %d of %d", trainer.step, config.steps)   # for who reads a log
     if trainer.average: trainer.model.load_state_dict(trainer.average.state_dict())
 
 # %% ../nbs/06_train.ipynb #00000032

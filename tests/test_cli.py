@@ -118,3 +118,20 @@ def test_wrong_scale_for_a_model(call, photos):
 
 def test_debug_shows_the_traceback(photos):
     with pytest.raises(Exception, match="no such folder"): main(["distill", "nowhere", "out", "--debug"])
+
+
+def test_a_model_judged_by_what_it_learnt_from_says_so(call, photos, caplog):
+    assert call("distill", photos, "set", *TINY)[0] == 0
+    assert call("train", "set", "model", "--model", "edsr", "--depth", 1, "--width", 8, "--steps", 3, "--patch", 16, "--batch", 2, "--device", "cpu")[0] == 0
+    assert call("evaluate", "model", photos, "--lpips", "none")[0] == 0
+    assert "the model has learnt from 2 of these 2 photos, a among them" in caplog.text
+    caplog.clear()
+    (photos / "a.png").rename(photos.parent / "c.png")
+    assert call("evaluate", "model", photos, "--lpips", "none")[0] == 0 and "1 of these 1 photos, b among them" in caplog.text
+
+
+def test_inspect_a_study(call, photos, tmp_path):
+    (tmp_path / "tiny.toml").write_text(f'title = "Tiny"\nphotos = "{photos}"\nheld_out = 1\nseeds = 1\n[sets]\nall = {{all = true}}\n[models]\nVDSR = {{model = "vdsr", depth = 3, width = 8, steps = 2, batch = 1, patch = 16}}\n')
+    assert call("study", tmp_path / "tiny.toml", "out", "--jobs", 1)[0] == 0
+    code, out, _ = call("inspect", "out")
+    assert code == 0 and "trained on" in out and "bicubic" in out
