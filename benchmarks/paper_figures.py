@@ -6,7 +6,7 @@
 PHOTOS and VAL are the folders photos/train and photos/val; only photos that are CC0 are shown.  OUT is a folder that
 `sr_distill study prior OUT` filled: its EDSRs for ×4 are asked.  Without --publish both write into the working folder.
 """
-import argparse, io, json, math, os, tempfile
+import argparse, io, json, math, os
 from pathlib import Path
 
 import matplotlib
@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt, numpy as np
 from PIL import Image
 
-from sr_distill.core import atomic_write, shared_dir
+from sr_distill.core import atomic_write, cache_dir, json_sha256, shared_dir
 from sr_distill.data import Photos
 from sr_distill.distill import distill
 from sr_distill.metrics import psnr, upscale_image
@@ -36,12 +36,12 @@ def evolution(folder, prior, columns=6):
     fig, axes = plt.subplots(len(RECIPES), columns * len(TRAIN), figsize=(.95 * columns * len(TRAIN), 1.2 * len(RECIPES)), layout="constrained")
     for line, (name, given) in zip(axes, RECIPES.items()):
         recipe = Recipe(**{**COMMON, **given, **({"prior": str(prior)} if given.get("space") else {})})
-        trace = distill(photos, recipe, tempfile.mkdtemp()).trace
+        trace = distill(photos, recipe, cache_dir()/"figures"/json_sha256([photos.fingerprint, recipe.to_dict()])[:20]).trace   # made once
         wanted = {min(range(len(trace)), key=lambda k: abs(trace.steps[k] - s)) for s in (0, 3, 10, 30, 60, 100)}
         for j in range(len(TRAIN)):
-            for ax, k in zip(line[j * columns:], sorted(wanted)): ax.imshow(trace.frame(k)[j]); ax.set_title(f"step {trace.steps[k]}", fontsize=6)
+            for ax, k in zip(line[j * columns:], sorted(wanted)): ax.imshow(trace.frame(k)[j]); ax.set_title(f"\nstep {trace.steps[k]}", fontsize=6)
         for ax in line: ax.axis("off")
-        line[0].text(0, 1.3, name, transform=line[0].transAxes, fontsize=7, fontweight="bold").set_in_layout(False)
+        line[0].text(0, 1.19, name, transform=line[0].transAxes, fontsize=7, fontweight="bold").set_in_layout(False)
     return fig
 
 def crops(out, folder, side=160, scale=4):
