@@ -12,7 +12,9 @@ the pixels.
 
 The sign in the gradient of an L1 loss has no derivative; backwards, and only there, it counts as d / sqrt(d² + soft²).
 The error is 10·log10 of the MSE: the MSE's direction, in dB, so that early and late runs weigh alike.  `gain` in the log is how
-much lower it is than after the same steps on the start images.  With --anneal the learning rate falls to 0 within the unrolled
+much lower it is than after the same steps on the start images.  With --expert M it is trajectory matching (Cazenavette et al. 2022,
+arXiv 2203.11932) instead: the steps begin in a state of a training on real patches, and the error is the distance to the weights
+that this expert has M steps later, relative to how far it went.  With --anneal the learning rate falls to 0 within the unrolled
 steps, so that the error shows what was learnt and not the noise of a high rate; the run itself goes on unannealed.
 On the CPU equal arguments give equal images; CUDA adds some gradients in any order.
 """
@@ -125,6 +127,21 @@ class Learner:
         error = 10 * F.mse_loss(self.answer(new[0], lr), hr).log10()
         return error.detach(), torch.autograd.grad(error, images)[0], new.detach()
 
+    def follow(self, images, state, rates, places, goal):
+        "The same, with the distance to an expert's later weights as error, relative to how far the expert went."
+        images = images.detach().requires_grad_()
+        new = self.unroll(state, *self.cut(images, places), rates, graph=True)
+        error = (new[0] - goal).square().sum() / (state[0] - goal).square().sum()
+        return error.detach(), torch.autograd.grad(error, images)[0], new.detach()
+
+    def expert(self, lr, hr, k, length, stream):
+        "States of a training on real patches, every `k` steps."
+        states = [self.fresh("expert")]
+        for t in range(0, length, k):
+            some = torch.randint(len(lr), (k, BATCH), generator=stream("expert", self.config.model, t)).to(lr.device)
+            states.append(self.unroll(states[-1], lr[some], hr[some], self.rates(t, k)).detach())
+        return states
+
 def recorded(fn, *sample):
     "`fn` as a CUDA graph for arguments of these shapes."
     static, side = [x.clone() for x in sample], torch.cuda.Stream()
@@ -176,19 +193,26 @@ def distil(args):
         state, t = learner.fresh(*names), 0
         while t + k <= position: state, t = learner.unroll(state, *learner.cut(images, places(*names, t)), learner.rates(t, k)).detach(), t + k
         return learner, state, t
-    pool = [begin(learners[j % len(learners)], args.first + (length - args.first) * j // args.pool, "pool", j) for j in range(args.pool)]
+    ahead = args.expert // k
+    paths = [learner.expert(*real, k, length, stream) for learner in learners] if ahead else []
+    pool = [] if ahead else [begin(learners[j % len(learners)], args.first + (length - args.first) * j // args.pool, "pool", j) for j in range(args.pool)]
     print(f"{len(images)} images of {args.size}² from {len(photos)} photos; the pool is ready after {time.time() - began:.0f} s", flush=True)
     log, norms, warm, done = [], [], time.time(), 0.
     for step in range(args.steps):
         done = max(step / args.steps, (time.time() - began) / 60 / args.minutes if args.minutes else 0)
         if done >= 1: break
         optimizer.param_groups[0]["lr"] = args.lr * (.5 + .5 * math.cos(math.pi * done))
-        run = int(torch.randint(len(pool), (), generator=stream("run", step)))
-        learner, state, t = pool[run]
-        some = torch.randint(PATCHES, (args.real,), generator=stream("real", step)).to(device)
-        inputs = [state, learner.rates(t, k, args.anneal), places(step), *(x[some] for x in real)]
-        if args.record and learner not in replayed: replayed[learner] = recorded(learner.meta, images, *inputs)
-        step_of = replayed.get(learner, learner.meta)
+        run = int(torch.randint(len(paths or pool), (), generator=stream("run", step)))
+        if ahead:
+            j = int(torch.randint(args.first // k, length // k - ahead + 1, (), generator=stream("time", step)))
+            learner, state, t, goal = learners[run], paths[run][j], j * k, [paths[run][j + ahead][0]]
+        else:
+            learner, state, t = pool[run]
+            some = torch.randint(PATCHES, (args.real,), generator=stream("real", step)).to(device)
+            goal = [x[some] for x in real]
+        inputs, step_of = [state, learner.rates(t, k, args.anneal), places(step), *goal], learner.follow if ahead else learner.meta
+        if args.record and learner not in replayed: replayed[learner] = recorded(step_of, images, *inputs)
+        step_of = replayed.get(learner, step_of)
         error, gradient, new = step_of(images, *inputs)
         norm = float(gradient.norm())
         if math.isfinite(norm):
@@ -198,10 +222,10 @@ def distil(args):
                 log.append(dict(step=step, network=learner.config.model, position=t, error=float(error), start=float(step_of(start, *inputs)[0]), norm=norm, seconds=round(time.time() - began, 1)))
                 log[-1].update(gain=log[-1]["start"] - log[-1]["error"], moved=255 * float((images - start).abs().mean()))
                 print(" ".join(f"{n} {v:.5g}" if n != "network" else v for n, v in log[-1].items()), flush=True)
-            if args.anneal: new = learner.unroll(state, *learner.cut(images, inputs[2]), learner.rates(t, k)).detach()
+            if args.anneal and not ahead: new = learner.unroll(state, *learner.cut(images, inputs[2]), learner.rates(t, k)).detach()
             optimizer.step()
             images.clamp_(0, 1)
-        pool[run] = (learner, new, t + k) if math.isfinite(norm) and t + 2 * k <= length else begin(learner, args.first, "later", step)
+        if not ahead: pool[run] = (learner, new, t + k) if math.isfinite(norm) and t + 2 * k <= length else begin(learner, args.first, "later", step)
         if step % 100 == 99: store(args.out/"images", to_uint8(images))
     store(args.out/"images", to_uint8(images))
     settings = {n: v for n, v in vars(args).items() if n not in ("photos", "out", "tests", "train", "jobs", "check")}
@@ -266,12 +290,16 @@ def check():
         exact = learner(loss="mse")
         state = exact.unroll(state, lr, hr, exact.rates(0, k)).detach()
         value = lambda x: exact.meta(x, state, exact.rates(k, k), places, lr[0], hr[0])
-        gradient, shift = value(images)[1], torch.zeros_like(images)
-        pixel = np.unravel_index(int(gradient.abs().argmax()), gradient.shape)
-        slope, shift[pixel] = float(gradient[pixel]), 1e-5
-        measured = float(value(images + shift)[0] - value(images - shift)[0]) / 2e-5
-        print(f"{model}: gradient {slope:.8g}, finite difference {measured:.8g}")
-        assert abs(slope - measured) < 1e-4 * abs(measured), "gradient"
+        path = exact.expert(lr.flatten(0, 1), hr.flatten(0, 1), k, 2 * k, functools.partial(rng, 0))
+        assert len(path) == 3 and not torch.equal(path[0], path[2])
+        follows = lambda x: exact.follow(x, path[1], exact.rates(k, k), places, path[2][0])
+        for what, value in (("error", value), ("distance to the expert", follows)):
+            gradient, shift = value(images)[1], torch.zeros_like(images)
+            pixel = np.unravel_index(int(gradient.abs().argmax()), gradient.shape)
+            slope, shift[pixel] = float(gradient[pixel]), 1e-5
+            measured = float(value(images + shift)[0] - value(images - shift)[0]) / 2e-5
+            print(f"{model}, {what}: gradient {slope:.8g}, finite difference {measured:.8g}")
+            assert abs(slope - measured) < 1e-4 * abs(measured), "gradient"
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -286,6 +314,7 @@ def main():
     p.add_argument("--lr", type=float, default=.003, help="of the images, falls along half a cosine")
     p.add_argument("--minutes", type=float, default=0, help="end the distillation then, start and pool included")
     p.add_argument("--networks", nargs="+", default=["edsr"], choices=MODELS, help="in the pool, in turn")
+    p.add_argument("--expert", type=int, default=0, metavar="M", help="trajectory matching: end where a training on real patches is M steps later")
     p.add_argument("--soft", type=float, default=.02, help="width of the soft sign")
     p.add_argument("--anneal", action="store_true", help="let the learning rate fall to 0 within the unrolled steps")
     p.add_argument("--record", action="store_true", help="replay the steps as a CUDA graph")
