@@ -105,9 +105,9 @@ def study_from(
     scale="",          # one of the file's `scales`
 ) -> Study:
     "A `Study` from plain data; `UserError` names the entry that is wrong."
-    scales = said.get("scales", {})
-    if scale and scale not in scales: raise UserError(f"{where}: has no scale {scale!r}; " + (f"it has: {', '.join(scales)}" if scales else "leave --scale out"))
-    said = overlaid(said, scales.get(scale, {}))
+    scales = said["scales"] if isinstance(said.get("scales"), dict) else {}
+    if scale and not isinstance(scales.get(scale), dict): raise UserError(f"{where}: has no scale {scale!r}; " + (f"it has: {', '.join(scales)}" if scales else "leave --scale out"))
+    if scale: said = overlaid(said, scales[scale])
     unknown = [k for k in said if k not in KNOWN]
     missing = [k for k in ("photos", "sets", "models") if not said.get(k)]
     if unknown or missing: raise UserError(f"{where}: " + (f"{unknown[0]!r} is unknown; known are {', '.join(KNOWN)}" if unknown else f"has no {missing[0]!r}; add it"))

@@ -10,7 +10,7 @@ import pytest
 
 from sr_distill.cli import main
 from sr_distill.recipe import Recipe, UserError, expect_error
-from sr_distill.study import Results, load_study, run_study
+from sr_distill.study import Results, load_study, run_study, tomllib
 
 FILE = """
 title = "Tiny"
@@ -74,6 +74,7 @@ def test_the_command_leaves_tables_and_a_report(file, tmp_path, capsys):
     assert main(["study", str(file()), str(out), "--jobs", "1", "--minutes", "0.000001"]) == 0       # nothing but bicubic
     assert len(json.loads((out / "results.json").read_text())["missing"]) == 8
     assert main(["study", str(file()), str(out), "--jobs", "1"]) == 0
+    assert main(["study", str(file()), str(out), "--scale", "huge"]) == 2 and "has no scale 'huge'; leave --scale out" in capsys.readouterr().err
     assert {"results.json", "results.csv", "tables.md", "report.html"} <= {p.name for p in out.iterdir()}
     assert "16 training steps" not in capsys.readouterr().out and "distilled" in (out / "tables.md").read_text()
 
@@ -101,8 +102,11 @@ def test_every_study_of_the_package_is_well_formed(monkeypatch, tmp_path):
     from importlib.resources import files
     monkeypatch.setenv("SR_DISTILL_SHARED", str(tmp_path))
     names = [f.name[:-5] for f in (files("sr_distill") / "studies").iterdir() if f.name.endswith(".toml")]
-    for name in names:
-        study = load_study(name)
+    scales = {"paper": ("quick", "laptop", "paper")}
+    for name, scale in [(n, s) for n in names for s in ("", *scales.get(n, ()))]:
+        study = load_study(name, scale)
         assert study.title and study.tests and any(s.recipe is None for s in study.sets.values()) and any(s.recipe and not s.recipe.steps for s in study.sets.values()), name
         for s in study.sets.values(): assert s.recipe is None or isinstance(s.for_seed(2), Recipe)
+    assert {s for n in names for s in tomllib.loads((files("sr_distill") / f"studies/{n}.toml").read_text(encoding="utf-8")).get("scales", {})} == set(scales["paper"])
+    assert load_study("paper", "quick").photos == "embedded" and load_study("paper", "paper").tests["DIV2K"] == "div2k-valid"
     assert "prior" in names and "prior" in str(expect_error(UserError, load_study, "nowhere"))
