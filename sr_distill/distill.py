@@ -582,10 +582,12 @@ def open_photos(path, skip_bad: bool = False) -> Photos:
     return Photos.open(path, skip_bad)
 
 def learnt_from(model, photos: Photos) -> list:   # names
-    "Which of `photos` the model in this folder has met, in training or through the distilled set that it trained on; a set that is gone cannot say."
-    about = read_json(Path(model)/"config.json").get("photos") or {}
-    made = Path(about.get("source", ""))
-    met = {s["sha256"] for s in read_manifest(made)["sources"]} if (made/"manifest.json").exists() else photos.sha256 if about.get("sha256") == photos.fingerprint else ()
+    "Which of `photos` the model in this folder has met, in training or through the distilled set that it trained on; a set that is gone or damaged cannot say."
+    about = read_json(Path(model)/"config.json").get("photos")
+    source, sha256 = (about.get("source"), about.get("sha256")) if isinstance(about, dict) else (None, None)
+    met = photos.sha256 if sha256 == photos.fingerprint else []
+    if isinstance(source, str) and source and (Path(source)/"manifest.json").exists():
+        with contextlib.suppress(UserError): met = [s.get("sha256") for s in read_manifest(source)["sources"] if isinstance(s, dict)]
     return [name for name, sha256 in zip(photos.names, photos.sha256) if sha256 in met]
 
 def describe(path) -> str:

@@ -128,6 +128,9 @@ def test_a_model_judged_by_what_it_learnt_from_says_so(call, photos, caplog):
     caplog.clear()
     (photos / "a.png").rename(photos.parent / "c.png")
     assert call("evaluate", "model", photos, "--lpips", "none")[0] == 0 and "1 of these 1 photos, b among them" in caplog.text
+    caplog.clear()
+    (photos.parent / "set/manifest.json").write_text("{")                                   # a spoilt set says nothing, and spoils no judgement
+    assert call("evaluate", "model", photos, "--lpips", "none")[0] == 0 and "learnt from" not in caplog.text
 
 
 def test_inspect_a_study(call, photos, tmp_path):
