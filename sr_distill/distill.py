@@ -20,7 +20,9 @@ from .core import atomic_path, atomic_write, check_like, data_uri, file_sha256, 
 from .data import Photos, _decode, decode_image, encode_png, make_lr, store_array, stored_array
 from .matching import BankSource, GradientBank, LiveSource, choose_chunk, fresh_network, held_out_loss, image_bytes, match, network_pool, shapes, trajectories
 from .inversion import check_prior, make_space
+from .labels import get_teacher, redraw
 from .latent import Latents, latent_budget
+from .metrics import psnr
 from .models import count_parameters, load_model
 from .parallel import precision, ranks
 from .patches import Budget, Groups, ipc_for_budget
@@ -190,8 +192,9 @@ def _check_manifest(manifest):
 # %% ../nbs/11_distill.ipynb #00000011
 def summary(report: dict) -> str:
     "What a report says, in sentences: how far the images moved, and the matching loss on unseen networks."
-    loss, latent = report.get("matching_loss") or {}, report.get("latent")
+    loss, latent, labels = report.get("matching_loss") or {}, report.get("latent"), report.get("labels")
     moved = [f"Distillation changed {report['moved']['share']:.0%} of the 8-bit values, by {report['moved']['mean']:.1f} grey levels on average."] if "moved" in report else []
+    if labels: moved.append(f"What is stored is what a teacher, {labels['model']['name']}, made of their LR copies, {labels['psnr']:.1f} dB from them.")
     if latent: moved.insert(0, f"Inversion in the prior {latent['prior']['name']} gives the start images at {list(latent['inversion']['mean'].values())[-1]:.1f} dB.")
     return " ".join(moved + [f"Matching loss ({m}) on {loss['networks']} unseen networks: {v['before']:.4g} before, {v['after']:.4g} after ({v['after'] / v['before'] - 1:+.0%})."
                              for m, v in loss.items() if isinstance(v, dict)])
@@ -345,7 +348,7 @@ def _claim(out, identity, parts, snapshots):
     "Make `out` this run's: `UserError` when it holds something else."
     state, manifest = out/".run", out/"manifest.json"
     if manifest.exists(): other = read_manifest(out)
-    elif (state/"run.json").exists(): other = read_json(state/"run.json")
+    elif (state/"run.json").exists() and len(list(state.iterdir())) > 1: other = read_json(state/"run.json")   # with nothing beside it, a start that was refused
     else:
         strangers = [p.name for p in out.iterdir() if p.name not in (".lock", ".run")]
         if strangers: raise UserError(f"{out}: holds {strangers[0]!r}, which is not of this run; give an empty or a new folder")
@@ -555,7 +558,7 @@ def _make(out, photos, groups, recipe, options, callback, device, began):
     bounds, options = _settled(state/"run.json", len(groups), options)
     if team.first and recipe.steps: log.info(_said(footprint(groups, recipe, bounds, options.chunk, device)))
     parts = [Part(state/f"part-{i:04d}", *bound) for i, bound in enumerate(bounds)]
-    with team.one_by_one(): prior = load_prior(recipe.prior, photos, device) if recipe.space == "latent" else None
+    with team.one_by_one(): prior, teacher = load_prior(recipe.prior, photos, device) if recipe.space == "latent" else None, get_teacher(photos, recipe, device)
     if prior: check_prior(prior, recipe)
     source = _sources(groups, recipe, _pool(state, photos, recipe, device, team) if recipe.steps else [], device, team)
     for part in parts[team.rank::team.size]:
@@ -565,9 +568,10 @@ def _make(out, photos, groups, recipe, options, callback, device, began):
     start, before, end = ([image for part in parts for image in part.images(name)] for name in ("start", "before", "end"))
     latents, latent = _latents(parts, prior, np.stack(start)) if prior else (None, None)
     judged = held_out_report(groups, recipe, before, end, options.held_out, device) if options.held_out and recipe.steps else None
+    images = redraw(end, teacher) if teacher else np.stack(end)
+    labels = dict(labels=dict(model=teacher.config, psnr=round(float(np.mean([psnr(a, b, 0, "rgb") for a, b in zip(images, end)])), 2))) if teacher else {}
     report = dict(moved=how_far(before, end), seconds=round(time.perf_counter() - began, 1), device=str(device), chunk=read_json(parts[0].folder/"part.json")["chunk"],
-                  threads=torch.get_num_threads(), processes=team.size, matching_loss=judged, **(dict(latent=latent) if latent else {}))
-    images = np.stack(end)
+                  threads=torch.get_num_threads(), processes=team.size, matching_loss=judged, **labels, **(dict(latent=latent) if latent else {}))
     if latents: latents.save(out/"latents.safetensors", 16)
     DistilledSet(images, _names(groups, recipe), _manifest(photos, recipe, images, report), _trace(state, parts, groups, recipe, options)).save(out, options.lr_images)
 
@@ -575,7 +579,7 @@ def _said(sizes):
     gb = {what: f"{size / 1e9:.2g} GB" if size > 1e9 else f"{size / 1e6:.0f} MB" for what, size in sizes.items()}
     return f"memory: about {gb['images']} for images and optimiser, {gb['work']} to work in; disk: {gb['bank']} for real gradients, {gb['photos']} for decoded photos"
 
-# %% ../nbs/11_distill.ipynb #00000046
+# %% ../nbs/11_distill.ipynb #00000048
 def open_photos(path, skip_bad: bool = False) -> Photos:
     "The photos of a folder or source by name; those of a distilled set are its images, checked."
     if (Path(path)/"manifest.json").exists(): return DistilledSet.load(path).photos

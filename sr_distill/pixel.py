@@ -171,7 +171,8 @@ def _scout(groups, recipe):
     side = min(min(size) for size in groups.photos.sizes)
     config = TrainConfig.for_model(recipe.network, scale=recipe.scale, steps=SCOUT_STEPS, seed=recipe.seed, patch=min(48, side) // recipe.scale * recipe.scale)
     folder = cache_dir()/"scouts"/json_sha256([groups.photos.fingerprint, config.to_dict()])[:20]
-    return train(fresh_network(replace(recipe, objective="layerwise"), "scout"), groups.photos, config, folder, device="cpu").model
+    one = lambda net: train(net, groups.photos, config, folder, device="cpu").model   # on one core: sums in another order round differently
+    return in_parallel(one, [fresh_network(replace(recipe, objective="layerwise"), "scout")])[0]
 
 # %% ../nbs/08_pixel.ipynb #00000020
 def start_error(groups, g: int, recipe: Recipe) -> np.ndarray:

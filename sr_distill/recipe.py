@@ -102,6 +102,8 @@ class Recipe:
     lr_features: float  = option(0.1, "latent space: learning rate of the features, where --layer is given", low=0)
     lr_generator: float = option(0.0, "latent space: learning rate of the generator's weights, 0 to keep them", low=0)
     schedule: str  = option("cosine", "learning rate over the steps; DC keeps it constant", ("cosine", "constant"))
+    labels: str    = option("own", "what the stored images show: own (what the steps made of them), teacher (what an EDSR that learns from all the photos makes of their LR copies), or the folder of a trained model that does it")
+    teacher_steps: int = option(6000, "training steps of that teacher", low=1)
     seed: int      = option(0, "fixes every random choice", low=0)
 
     def __post_init__(self):
@@ -109,6 +111,7 @@ class Recipe:
         if self.size % self.scale: raise UserError(f"--size {self.size} is not a multiple of --scale {self.scale}; give a multiple")
         if self.budget is not None and not 0 < self.budget <= 100: raise UserError(f"--budget {self.budget} is no percentage; give a number above 0 and up to 100")
         if self.objective == "features" and (self.outer > 1 or self.inner): raise UserError("--objective features matches random features, which do not learn; leave --outer and --inner out")
+        if self.labels != "own" and self.space == "latent": raise UserError(f"--labels {self.labels} writes pixels that no latent has; leave it out, or give --space pixel")
         if self.inner and self.outer == 1: raise UserError("--inner trains the network between two matching steps, so it needs --outer 2 or more")
 
     @property

@@ -40,7 +40,7 @@ class TrainingSet:
     def for_seed(self, seed: int):
         "The recipe for one seed; choices without chance are made once."
         if self.recipe is None: return None
-        by_chance = self.recipe.steps or self.recipe.init not in ("downscaled", "hardest")
+        by_chance = self.recipe.steps or self.recipe.init not in ("downscaled", "hardest") or self.recipe.labels == "teacher"
         return replace(self.recipe, seed=seed if by_chance and not self.once else 0)
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _training_set(shared, family, at, given):
     sampling, everything, family, once = (given.pop(k) for k in ("sampling", "all", "family", "once"))
     TrainConfig(sampling=sampling)
     if everything and given: raise UserError(f"is all photos and takes no {sorted(given)[0]!r}; leave it out")
-    recipe = None if everything else Recipe.from_dict({k: _path(v) if k == "prior" else v for k, v in {**shared, **given}.items()})
+    recipe = None if everything else Recipe.from_dict({k: _path(v) if k in ("prior", "labels") else v for k, v in {**shared, **given}.items()})
     return TrainingSet(recipe, sampling, family, at, once)
 
 def _model(shared, family, at, given):
@@ -302,14 +302,14 @@ def _known_rows(out, about, cells):
     return {c: r for c, r in rows.items() if r}
 
 def _about(study, photos):
-    plain = lambda recipe: recipe and {k: Path(v).name if k == "prior" else v for k, v in recipe.to_dict().items()}   # no path of this machine
+    plain = lambda recipe: recipe and {k: Path(v).name if k in ("prior", "labels") else v for k, v in recipe.to_dict().items()}   # no path of this machine
     return dict(title=study.title, photos=len(photos), pixels=photos.pixels, photos_sha256=photos.fingerprint, tests_sha256={t: _test_photos(study, t).fingerprint for t in study.tests}, names=photos.names, seeds=study.seeds, tests=list(study.tests), lpips=study.lpips, ssim=study.ssim,
                 sets={n: dict(recipe=plain(s.recipe), sampling=s.sampling, once=s.once) for n, s in study.sets.items()}, models={n: m.config.to_dict() for n, m in study.models.items()},
                 versions=dict(sr_distill=__version__, torch=torch.__version__, python=platform.python_version()))
 
 # %% ../nbs/13a_study.ipynb #00000020
 # what makes a set of no steps
-SELECTION = ("space", "init", "trim", "grouping", "clusters", "scale", "size", "ipc", "budget", "prior", "invert", "tune", "layer")
+SELECTION = ("space", "init", "trim", "grouping", "clusters", "scale", "size", "ipc", "budget", "prior", "invert", "tune", "layer", "labels", "teacher_steps")
 
 @dataclass(repr=False)
 class Results:

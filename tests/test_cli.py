@@ -48,6 +48,16 @@ def test_help_needs_no_torch():
 def test_every_command_has_help(call, command): assert call(command, "--help")[0] == 0
 
 
+def test_labels_by_a_teacher(call, photos):
+    teach = [*TINY, "--labels", "teacher", "--teacher-steps", "3"]
+    assert call("distill", photos, "set", *teach)[0] == 0 and "what a teacher, edsr, made" in open("set/README.md").read()
+    assert call("train", "set", "model", "--model", "edsr", "--depth", 1, "--width", 8, "--steps", 3, "--patch", 16, "--batch", 2, "--device", "cpu")[0] == 0
+    assert call("distill", photos, "next", *TINY, "--labels", "model")[0] == 0                # a student teaches
+    refused(call("distill", photos, "other", *TINY, "--labels", "nowhere"), "nowhere", "no such folder")
+    refused(call("distill", photos, "other", *TINY, "--labels", "model", "--scale", "4"), "enlarges ×2", "make them equal")
+    assert not os.path.exists("other/.run/pool.pt")                                           # said before the work
+
+
 def test_the_whole_way(call, photos):
     assert call("distill", photos, "set", *TINY)[0] == 0
     assert call("distill", photos, "set", *TINY)[0] == 0                                    # done already
