@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['get_teacher', 'redraw']
 
-# %% ../nbs/10c_labels.ipynb #2f685742
+# %% ../nbs/10c_labels.ipynb #00000003
 import numpy as np
 from .core import cache_dir, json_sha256, rng
 from .data import make_lr
@@ -15,7 +15,7 @@ from .parallel import in_parallel
 from .recipe import Recipe, TrainConfig, UserError
 from .train import _symmetry, train
 
-# %% ../nbs/10c_labels.ipynb #3696d03c
+# %% ../nbs/10c_labels.ipynb #00000009
 def get_teacher(
     photos,          # `data.Photos` to learn from
     recipe: Recipe,  # labels, teacher_steps, scale and seed
@@ -34,7 +34,7 @@ def get_teacher(
     net = make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "teacher"))
     return in_parallel(lambda net: train(net, photos, config, folder, device=device).model, [net], device)[0]   # on one core: sums in another order round differently
 
-# %% ../nbs/10c_labels.ipynb #1ce6d49a
+# %% ../nbs/10c_labels.ipynb #0000000e
 def redraw(
     images,  # uint8 [N,size,size,3]
     model,   # an SR model

@@ -8,7 +8,7 @@ __all__ = ['KNOWN', 'SELECTION', 'TrainingSet', 'Model', 'Study', 'expand', 'ove
            'spread', 'plot_results', 'write_tables']
 
 # %% ../nbs/13a_study.ipynb #00000003
-import csv, html, io, itertools, math, multiprocessing, os, platform, re, statistics, sys, threading, time
+import csv, html, io, itertools, math, multiprocessing, os, platform, statistics, sys, threading, time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -167,8 +167,7 @@ def make_set(study: Study, out, name: str, seed: int, device="cpu"):
     "The training photos of a set, made if they are not there, and what they cost: folder, images, shares of pixels and bytes, seconds."
     photos, recipe = _opened(study)[0], study.sets[name].for_seed(seed)
     if recipe is None: return photos, dict(folder="", images=len(photos), pixels=1., bytes=1., set_seconds=0.)
-    stem = re.sub(r"\W+", "-", name)[:60].strip("-").lower()
-    folder = make_folder(Path(out)/"sets")/f"{stem}-{recipe.seed}-{json_sha256([photos.fingerprint, recipe.to_dict()])[:10]}"
+    folder = make_folder(Path(out)/"sets")/f"{recipe.init}-{recipe.steps}-steps-{recipe.seed}-{json_sha256([photos.fingerprint, recipe.to_dict()])[:10]}"   # sets that differ in sampling alone are one
     with FileLock(f"{folder}.lock"): small = distill(photos, recipe, folder, RunOptions(device=device))   # cells that share a set wait for each other
     shares = {unit: small.budget.shares[unit] / 100 for unit in ("pixels", "bytes")}
     return small.photos, dict(folder=folder.name, images=len(small), **shares, set_seconds=small.manifest["report"]["seconds"])
@@ -223,10 +222,11 @@ def _order(study, cells):
         some = list(some)
         for name in dict.fromkeys(c.set for c in some):
             recipe = study.sets[name].for_seed(seed)
-            if recipe and (name, recipe.seed) not in made: made.add((name, recipe.seed)); tasks.append(Cell(name, None, seed))
+            if recipe and recipe not in made: made.add(recipe); tasks.append(Cell(name, None, seed))
         tasks += some
     return tasks
 
+# %% ../nbs/13a_study.ipynb #0000001e
 def _finished(study, out, tasks, jobs, device, deadline):
     "Pairs (task, rows or message) as they come; nothing is begun after `deadline`."
     call = lambda cell: (study, out, cell, device)
@@ -238,7 +238,8 @@ def _finished(study, out, tasks, jobs, device, deadline):
         finally: torch.set_num_threads(threads)
         return
     waiting, running, made = list(tasks), {}, set()
-    ready = lambda c: c.model is None or study.sets[c.set].recipe is None or (c.set, study.sets[c.set].for_seed(c.seed).seed) in made
+    recipe = lambda c: study.sets[c.set].for_seed(c.seed)
+    ready = lambda c: c.model is None or recipe(c) is None or recipe(c) in made
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_worker) as pool:
         while waiting or running:
             for cell in [c for c in waiting if ready(c)][:jobs - len(running)] if time.time() < deadline else []:
@@ -247,7 +248,7 @@ def _finished(study, out, tasks, jobs, device, deadline):
             if not running: return
             for done in wait(running, return_when=FIRST_COMPLETED).done:
                 cell = running.pop(done)
-                if cell.model is None: made.add((cell.set, study.sets[cell.set].for_seed(cell.seed).seed))
+                if cell.model is None: made.add(recipe(cell))
                 yield cell, done.result()
 
 def _worker():
@@ -255,7 +256,7 @@ def _worker():
     sys.stderr = open(os.devnull, "w")
     threading.Thread(target=lambda: multiprocessing.parent_process().join() or os._exit(1), daemon=True).start()
 
-# %% ../nbs/13a_study.ipynb #0000001d
+# %% ../nbs/13a_study.ipynb #0000001f
 def run_study(
     study: Study,
     out,                # folder for sets, models, scores and results
@@ -307,7 +308,7 @@ def _about(study, photos):
                 sets={n: dict(recipe=plain(s.recipe), sampling=s.sampling, once=s.once) for n, s in study.sets.items()}, models={n: m.config.to_dict() for n, m in study.models.items()},
                 versions=dict(sr_distill=__version__, torch=torch.__version__, python=platform.python_version()))
 
-# %% ../nbs/13a_study.ipynb #00000020
+# %% ../nbs/13a_study.ipynb #00000022
 # what makes a set of no steps
 SELECTION = ("space", "init", "trim", "grouping", "clusters", "scale", "size", "ipc", "budget", "prior", "invert", "tune", "layer", "labels", "teacher_steps")
 
@@ -395,7 +396,7 @@ class Results:
     def _repr_html_(self): return self.html()
     def __repr__(self): return self.markdown() + (f"\n\n{len(self.missing)} cells are not done yet" if self.missing else "")
 
-# %% ../nbs/13a_study.ipynb #00000021
+# %% ../nbs/13a_study.ipynb #00000023
 def finding(p: dict) -> str:   # `Results.paired` → better, worse, no difference, or not shown
     "A paired difference in words: one below two standard errors is none, and one seed shows nothing."
     if p["n"] < 2: return "not shown"
@@ -416,7 +417,7 @@ def spread(values: list, metric: str = "psnr_rgb") -> str:
     if not values: return "–"
     return f"{statistics.mean(values):.{digits}f}" + (f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else "")
 
-# %% ../nbs/13a_study.ipynb #00000029
+# %% ../nbs/13a_study.ipynb #0000002b
 def plot_results(
     results: Results,
     metric: str = "psnr_rgb",
@@ -474,7 +475,7 @@ def _label(ax, ends):
         last = max(y, last + gap)
         ax.annotate(name, (1.01, last), xycoords=("axes fraction", "data"), color=color, fontsize=8, va="center")
 
-# %% ../nbs/13a_study.ipynb #0000002c
+# %% ../nbs/13a_study.ipynb #0000002e
 def write_tables(results: Results, folder, metrics=("psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb", "lpips")):
     "tables.md, and report.html with the same tables and the figure, nothing beside it."
     figure, image, folder = plot_results(results), io.BytesIO(), Path(folder)
