@@ -25,6 +25,7 @@ networks = 1
 "all photos" = {{all = true}}
 "by error" = {{all = true, sampling = "error"}}
 hardest = {{init = "hardest", steps = 0}}
+"hardest, by error" = {{init = "hardest", steps = 0, sampling = "error"}}
 distilled = {{steps = 2, pool = "random"}}
 [training]
 batch = 2
@@ -51,7 +52,8 @@ def without_time(rows): return [{k: v for k, v in r.items() if k != "set_seconds
 def test_two_processes_give_the_digits_of_one(file, tmp_path):
     study = load_study(file())
     one, two = run_study(study, tmp_path / "one", jobs=1), run_study(study, tmp_path / "two", jobs=2)
-    assert not one.missing and len(one.rows) == 2 + 4 * 2 and without_time(one.rows) == without_time(two.rows)
+    assert not one.missing and len(one.rows) == 2 + 5 * 2 and without_time(one.rows) == without_time(two.rows)
+    for out in ("one", "two"): assert len([p for p in (tmp_path / out / "sets").iterdir() if p.is_dir()]) == 2   # ways to draw share a set
 
 
 def test_killed_and_gone_on(file, tmp_path):
@@ -72,7 +74,7 @@ def test_killed_and_gone_on(file, tmp_path):
 def test_the_command_leaves_tables_and_a_report(file, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["study", str(file()), str(out), "--jobs", "1", "--minutes", "0.000001"]) == 0       # nothing but bicubic
-    assert len(json.loads((out / "results.json").read_text())["missing"]) == 8
+    assert len(json.loads((out / "results.json").read_text())["missing"]) == 10
     assert main(["study", str(file()), str(out), "--jobs", "1"]) == 0
     assert main(["study", str(file()), str(out), "--scale", "huge"]) == 2 and "has no scale 'huge'; leave --scale out" in capsys.readouterr().err
     assert {"results.json", "results.csv", "tables.md", "report.html"} <= {p.name for p in out.iterdir()}
