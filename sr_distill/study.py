@@ -403,8 +403,11 @@ def finding(p: dict) -> str:   # `Results.paired` → better, worse, no differen
     return "no difference" if abs(p["mean"]) < 2 * p["se"] else "better" if p["mean"] > 0 else "worse"
 
 def table_markdown(head, *rows) -> str:
-    "Rows of text as a Markdown table, the first column left-aligned."
-    return "\n".join("| " + " | ".join(r) + " |" for r in (head, [":--", *["--:"] * (len(head) - 1)], *rows))
+    "Rows as a Markdown table; columns of numbers are right-aligned."
+    rows = [[str(cell) for cell in row] for row in rows]
+    number = lambda column: all(cell[:1] in "0123456789+-−–" or cell in ("", "not shown") for cell in column)
+    rule = ["--:" if number(column) else ":--" for column in zip(*rows)] or [":--"] * len(head)
+    return "\n".join("| " + " | ".join(r) + " |" for r in (map(str, head), rule, *rows))
 
 def table_html(caption: str, head, *rows) -> str:
     "Rows of text as an HTML table."
@@ -445,7 +448,7 @@ def _plot_dots(ax, results, model, metric, against):
     ax.set_xlabel(f"{COLUMNS[metric]}, mean of the tests", fontsize=8)
 
 def _plot_curves(ax, results, model, metric, against):
-    families, ends = [f for f in results.unique("family", model=model) if f != "bicubic"], []
+    families, ends, marks = [f for f in results.unique("family", model=model) if f != "bicubic"], [], set()
     for k, family in enumerate(families):
         points = []
         for name in results.unique("set", model=model, family=family):
@@ -456,7 +459,7 @@ def _plot_curves(ax, results, model, metric, against):
         main = "distil" in family
         style = dict(color="C3" if main else f"C{[0, 1, 2, 4, 5, 6, 7, 8, 9][k % 9]}", lw=2.4 if main else 1.4)
         if len(x) == 1: ax.axhline(y[0], ls="--" if k else ":", **style)
-        else: ax.plot(x, y, "o-", ms=5 if main else 4, **style); ax.fill_between(x, y - s, y + s, color=style["color"], alpha=.15, lw=0)
+        else: ax.plot(x, y, "o-", ms=5 if main else 4, **style); ax.fill_between(x, y - s, y + s, color=style["color"], alpha=.15, lw=0); marks |= {float(f"{v:.2g}") for v in x}
         ends.append((y[-1], family, style["color"]))
     base = list(results.values("bicubic", model, metric=metric).values())
     if base:
@@ -464,7 +467,8 @@ def _plot_curves(ax, results, model, metric, against):
         if base[0] > ax.get_ylim()[0]: ax.set_ylim(base[0] - .03 * (ax.get_ylim()[1] - base[0]))   # what is worse leaves the picture
     _label(ax, ends)
     ax.set_xscale("log"); ax.grid(alpha=.25); ax.spines[["top", "right"]].set_visible(False)
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+    if len(marks) < 8: ax.set_xticks(sorted(marks)); ax.minorticks_off()   # the budgets themselves
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g} %"); ax.tick_params(labelsize=8)
     ax.set_xlabel(f"stored {against}, of the photos'", fontsize=8); ax.set_ylabel(f"{COLUMNS[metric]}, dB, mean of the tests" if "psnr" in metric else COLUMNS[metric], fontsize=8)
 
 def _label(ax, ends):
