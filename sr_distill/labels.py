@@ -40,10 +40,8 @@ def redraw(
     model,   # an SR model
 ):           # uint8 [N,size,size,3]
     "What `model` makes of the LR copies of images: the mean of its answers to all eight flips and rotations."
-    def back(a, k):   # undoes `_symmetry`
-        a = a[::-1 if k & 2 else 1, ::-1 if k & 1 else 1]
-        return a.swapaxes(0, 1) if k & 4 else a
+    undo = (0, 1, 2, 3, 4, 6, 5, 7)   # the symmetry that undoes each
     def one(image):
         lr = make_lr(image, model.scale)
-        return sum(back(upscale_image(model, np.ascontiguousarray(_symmetry(lr, k)), model.scale).astype(np.uint16), k) for k in range(8))
+        return sum(_symmetry(upscale_image(model, np.ascontiguousarray(_symmetry(lr, k)), model.scale).astype(np.uint16), undo[k]) for k in range(8))
     return np.stack([((total + 4) // 8).astype(np.uint8) for total in in_parallel(one, list(images), next(model.parameters()).device)])
