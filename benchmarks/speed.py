@@ -1,7 +1,7 @@
 """What distillation costs: against the reference loop, against the bare convolutions, and as photos, size and IPC grow.
 
     python benchmarks/speed.py PHOTOS OUT                   about 25 minutes on 2 CPU cores, 40 photos of 2K
-    python benchmarks/speed.py PHOTOS OUT --only rates      one section: rates, curve, scaling, input or job
+    python benchmarks/speed.py PHOTOS OUT --only rates      one section: rates, curve, scaling, input, pages or job
     python benchmarks/speed.py PHOTOS OUT --device cuda     the same on a GPU, with the TF32 comparison; for some 20 photos
 
 PHOTOS is a folder of HR photos.  Results go to OUT/speed-cpu.json (speed-cuda.json), section by section; with --publish
@@ -16,6 +16,7 @@ curve    Does a step of the library do what a step of the reference does?  The s
 scaling  Seconds per step and peak anonymous memory with 10, 20, 40, 80 photos (80: with copies turned by 90 degrees), with
          the image size and with IPC, each in a process of its own.
 input    Training patches per second: from the decoded cache, and decoding a PNG for each patch.
+pages    Enlarging a 512² image ×2 with a VDSR, with PyTorch's pages of 2 MiB and without, each in a process of its own.
 job      The default recipe at 150 steps on all photos: bank, steps, and the loss on unseen networks over time.
 """
 import argparse
@@ -40,6 +41,7 @@ from sr_distill.core import rng, to_tensor, to_uint8, write_json
 from sr_distill.data import Photos, downscale
 from sr_distill.distill import Run, distill, rate
 from sr_distill.matching import BankSource, GradientBank, fresh_network, held_out_loss, match, mean_gradient, network_pool, trajectories
+from sr_distill.metrics import upscale_image
 from sr_distill.models import make_model
 from sr_distill.parallel import in_parallel, precision
 from sr_distill.patches import Groups
@@ -252,6 +254,20 @@ def input_(photos, out, device):
     return dict(seconds=times, patches_per_second=rate, times_as_fast=rate["cached"] / rate["decoding"])
 
 
+def enlarge():
+    net, lr = make_model("vdsr", 2, 8, 32), np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
+    return in_turn(dict(enlarge=lambda: upscale_image(net, lr, 2)), 1)["enlarge"]["median"]
+
+def pages(photos, out, device, rounds=3):
+    took = {large: [] for large in "10"}
+    for _ in range(rounds):
+        for large in took:
+            env = {**os.environ, "THP_MEM_ALLOC_ENABLE": large}
+            took[large].append(float(subprocess.run([sys.executable, __file__, ".", str(out), "--enlarge"], check=True, stdout=subprocess.PIPE, text=True, env=env).stdout))
+    large, small = (statistics.median(took[large]) for large in "10")
+    return dict(large=large, small=small, ratio=small / large, rounds=took)
+
+
 def job(photos, out, device, steps=150, networks=10):
     "The default recipe at half its steps, watched from outside: what the loss on unseen networks is after how many seconds."
     recipe, marks = Recipe(steps=steps, networks=networks), []
@@ -299,7 +315,7 @@ def gpu(photos, out, device):
     return tables
 
 
-SECTIONS = dict(rates=rates, curve=curve, scaling=scaling, input=input_, job=job)
+SECTIONS = dict(rates=rates, curve=curve, scaling=scaling, input=input_, pages=pages, job=job)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -308,7 +324,9 @@ def main():
     p.add_argument("--only", nargs="+", choices=[*SECTIONS, "gpu"])
     p.add_argument("--publish", action="store_true", help="also write nbs/results/")
     p.add_argument("--measure", nargs=2, type=int, metavar=("SIZE", "IPC"), help=argparse.SUPPRESS)
+    p.add_argument("--enlarge", action="store_true", help=argparse.SUPPRESS)
     args = p.parse_args()
+    if args.enlarge: return print(enlarge())
     args.out.mkdir(parents=True, exist_ok=True)
     if args.measure: return print(json.dumps(measure(args.photos, *args.measure, args.device)))
     photos, file = Photos.open(args.photos), args.out / f"speed-{args.device}.json"
