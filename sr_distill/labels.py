@@ -7,13 +7,13 @@ __all__ = ['get_teacher', 'redraw']
 
 # %% ../nbs/10c_labels.ipynb #00000003
 import numpy as np
-from .core import cache_dir, json_sha256, rng
+from .core import rng
 from .data import make_lr
 from .metrics import upscale_image
 from .models import load_model, make_model
 from .parallel import in_parallel
 from .recipe import Recipe, TrainConfig, UserError
-from .train import _symmetry, train
+from .train import _symmetry, helper_network
 
 # %% ../nbs/10c_labels.ipynb #00000009
 def get_teacher(
@@ -27,12 +27,9 @@ def get_teacher(
         model = load_model(recipe.labels).to(device)
         if model.scale != recipe.scale: raise UserError(f"--labels {recipe.labels}: the model enlarges ×{model.scale} and --scale is {recipe.scale}; make them equal")
         return model
-    side = min(min(size) for size in photos.sizes)
-    config = TrainConfig.for_model("edsr", depth=4, width=32, scale=recipe.scale, steps=recipe.teacher_steps, batch=16, patch=min(48, side) // recipe.scale * recipe.scale,
+    config = TrainConfig.for_model("edsr", depth=4, width=32, scale=recipe.scale, steps=recipe.teacher_steps, batch=16, patch=48,
                                    sampling="error", seed=recipe.seed)
-    folder = cache_dir()/"teachers"/json_sha256([photos.fingerprint, str(device), config.to_dict()])[:20]
-    net = make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "teacher"))
-    return in_parallel(lambda net: train(net, photos, config, folder, device=device).model, [net], device)[0]   # on one core: sums in another order round differently
+    return helper_network("teachers", make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "teacher")), photos, config, device)
 
 # %% ../nbs/10c_labels.ipynb #0000000e
 def redraw(

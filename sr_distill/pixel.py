@@ -11,13 +11,13 @@ __all__ = ['SCOUT_STEPS', 'SCORES', 'STARTS', 'PixelSpace', 'start_noise', 'star
 import copy, math
 from dataclasses import replace
 import numpy as np, torch
-from .core import cache_dir, json_sha256, rng, to_tensor, to_uint8
+from .core import rng, to_tensor, to_uint8
 from .data import downscale, resize
 from .matching import flatten, fresh_network, gradient
 from .parallel import in_parallel
 from .patches import kmeans, sub_image_features, window_errors, window_means, windows
 from .recipe import Recipe, TrainConfig, UserError
-from .train import train
+from .train import helper_network
 
 # %% ../nbs/08_pixel.ipynb #00000007
 class PixelSpace:
@@ -167,12 +167,9 @@ SCOUT_STEPS = 1000
 SCORES = {"hardest": score_hardest, "loss": score_loss, "gradient": score_gradient}
 
 def _scout(groups, recipe):
-    "A network of the recipe's kind, trained on the photos for `SCOUT_STEPS`; kept in the cache."
-    side = min(min(size) for size in groups.photos.sizes)
-    config = TrainConfig.for_model(recipe.network, scale=recipe.scale, steps=SCOUT_STEPS, seed=recipe.seed, patch=min(48, side) // recipe.scale * recipe.scale)
-    folder = cache_dir()/"scouts"/json_sha256([groups.photos.fingerprint, config.to_dict()])[:20]
-    one = lambda net: train(net, groups.photos, config, folder, device="cpu").model   # on one core: sums in another order round differently
-    return in_parallel(one, [fresh_network(replace(recipe, objective="layerwise"), "scout")])[0]
+    "A network of the recipe's kind, trained on the photos for `SCOUT_STEPS`."
+    config = TrainConfig.for_model(recipe.network, scale=recipe.scale, steps=SCOUT_STEPS, seed=recipe.seed, patch=48)
+    return helper_network("scouts", fresh_network(replace(recipe, objective="layerwise"), "scout"), groups.photos, config)
 
 # %% ../nbs/08_pixel.ipynb #00000020
 def start_error(groups, g: int, recipe: Recipe) -> np.ndarray:

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['LOG_EVERY', 'PatchSampler', 'learning_rate', 'Trainer', 'validate', 'plot_history', 'TrainResult', 'model_card',
-           'train']
+           'train', 'helper_network']
 
 # %% ../nbs/06_train.ipynb #00000003
 import contextlib, copy, csv, functools, io, math, platform, time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
+from filelock import FileLock
 from tqdm.auto import tqdm
 import sr_distill
 from .recipe import RunError, TrainConfig, UserError
-from .core import atomic_write, check_like, folder_lock, load_state, log, pick_device, read_json, restore_optimizer, restoring, rng, save_state, sweep, to_tensor
+from .core import atomic_write, cache_dir, check_like, folder_lock, json_sha256, load_state, log, make_folder, pick_device, read_json, restore_optimizer, restoring, rng, save_state, sweep, to_tensor
 from .models import count_parameters, load_model, save_model
 from .metrics import psnr, upscale_image
 from .parallel import Ranks, ahead, in_parallel
@@ -373,3 +374,17 @@ def train(
                     if team.first: _finish(trainer, out, photos, val)
             team.wait()
     return TrainResult(trainer.model, trainer.history, trainer.seconds)
+
+# %% ../nbs/06_train.ipynb #00000050
+def helper_network(
+    kind: str,            # "scouts" or "teachers": its place in the cache
+    model,                # as it begins
+    photos,               # `data.Photos` to learn from
+    config: TrainConfig,  # the patch shrinks to the smallest photo
+    device="cpu",
+):                        # the trained model
+    "`model`, trained on `photos` now or at an earlier call, by this process or another."
+    side = min(min(size) for size in photos.sizes)
+    config = replace(config, patch=min(config.patch, side) // config.scale * config.scale)
+    folder = make_folder(cache_dir()/kind)/json_sha256([photos.fingerprint, str(device), config.to_dict()])[:20]
+    with FileLock(f"{folder}.lock"): return in_parallel(lambda net: train(net, photos, config, folder, device=device).model, [model], device)[0]
