@@ -1,12 +1,14 @@
-"""The paper's Figures 3 and 4: how images evolve over the steps, and what trained models make of a photo.
+"""The paper's Figures 3 and 4: how images evolve over the steps, and what trained models make of a photo; and the leaderboard's smallest set.
 
     python benchmarks/paper_figures.py evolution PHOTOS --publish      five recipes on two photos: nbs/images/paper-evolution.webp
     python benchmarks/paper_figures.py crops OUT VAL --publish         nbs/images/paper-crops.webp
+    python benchmarks/paper_figures.py smallest OUT PHOTOS --publish   nbs/images/paper-smallest.webp
 
 PHOTOS and VAL are the folders photos/train and photos/val; only photos that are CC0 are shown.  OUT is a folder that
-`sr_distill study prior OUT` filled: its EDSRs for ×4 are asked.  Without --publish both write into the working folder.
+`sr_distill study prior OUT` filled, for crops (its EDSRs for ×4 are asked), or `sr_distill study smallest OUT`, for smallest.
+Without --publish the figures are written into the working folder.
 """
-import argparse, io, json, math, os
+import argparse, csv, io, json, math, os
 from pathlib import Path
 
 import matplotlib
@@ -16,7 +18,7 @@ from PIL import Image
 
 from sr_distill.core import atomic_write, cache_dir, json_sha256, shared_dir
 from sr_distill.data import Photos
-from sr_distill.distill import distill
+from sr_distill.distill import DistilledSet, distill
 from sr_distill.metrics import psnr, upscale_image
 from sr_distill.models import load_model
 from sr_distill.patches import window_errors
@@ -63,6 +65,21 @@ def crops(out, folder, side=160, scale=4):
             ax.set_title(label + (f"\n{value:.2f} dB" if math.isfinite(value) else "\n"), fontsize=7)
     return fig
 
+def smallest(out, folder, steps=(0, 10, 60, 600)):
+    "A column per image of the distilled set of seed 0: the photo made small, the image after some steps, and what the teacher makes of the last."
+    row = next(r for r in json.loads((out/"results.json").read_text())["rows"] if (r["set"], r["seed"]) == ("distilled", 0))
+    made = DistilledSet.load(out/"sets"/row["folder"])
+    shown = sorted(f.name for f in folder.glob("*.png"))[:row["images"]]   # the start takes photos in the order of their names
+    free = {r["file"] for r in csv.DictReader((folder.parent/"manifest.csv").open()) if r["split"] == "train" and r["licence"].startswith("CC0")}
+    assert free.issuperset(shown), "a photo of the set is not CC0"
+    lines = {f"step {s}" if s else "photo, shrunk": made.trace.frame(min(range(len(made.trace)), key=lambda k: abs(made.trace.steps[k] - s))) for s in steps}
+    lines["stored"] = [made.photos[i] for i in range(row["images"])]
+    fig, axes = plt.subplots(len(lines), row["images"], figsize=(.8 * row["images"], .87 * len(lines)), layout="constrained")
+    for line, (name, images) in zip(axes, lines.items()):
+        for ax, image in zip(line, images): ax.imshow(image); ax.set_xticks([]); ax.set_yticks([])
+        line[0].set_ylabel(name, fontsize=8)
+    return fig
+
 def store(fig, name, publish):
     png, small = io.BytesIO(), io.BytesIO()
     fig.savefig(png, dpi=130); plt.close(fig)
@@ -73,11 +90,11 @@ def store(fig, name, publish):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("figure", choices=("evolution", "crops")), p.add_argument("folders", nargs="+", type=Path)
+    p.add_argument("figure", choices=("evolution", "crops", "smallest")), p.add_argument("folders", nargs="+", type=Path)
     p.add_argument("--publish", action="store_true")
     args = p.parse_args()
     if args.figure == "evolution": fig = evolution(*args.folders, shared_dir()/"data/weights/taef2_encoder.pth")
-    else: fig = crops(*args.folders)
+    else: fig = {"crops": crops, "smallest": smallest}[args.figure](*args.folders)
     store(fig, f"paper-{args.figure}.webp", args.publish)
 
 if __name__ == "__main__": main()
