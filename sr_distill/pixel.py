@@ -70,7 +70,7 @@ def _tile(u8, k, n):
     return u8[h*r//rows:h*(r+1)//rows, w*c//cols:w*(c+1)//cols]
 
 def start_downscaled(groups, g: int, recipe: Recipe) -> np.ndarray:
-    "Whole photos, or equal tiles of them, reduced to the synthetic size."
+    "Whole photos, or equal tiles of them, reduced to the synthetic size; where a group has more photos than images, its first by name."
     sources = groups.photos_of(g)
     tiles = -(-recipe.ipc // len(sources))   # tiles that each photo is cut into
     picks = [(sources[j % len(sources)], j // len(sources)) for j in range(recipe.ipc)]
