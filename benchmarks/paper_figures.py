@@ -74,10 +74,10 @@ def smallest(out, folder, steps=(0, 10, 60, 600)):
     assert free.issuperset(shown), "a photo of the set is not CC0"
     lines = {f"step {s}" if s else "photo, shrunk": made.trace.frame(min(range(len(made.trace)), key=lambda k: abs(made.trace.steps[k] - s))) for s in steps}
     lines["stored"] = [made.photos[i] for i in range(row["images"])]
-    fig, axes = plt.subplots(len(lines), row["images"], figsize=(.8 * row["images"], .87 * len(lines)), layout="constrained")
+    fig, axes = plt.subplots(len(lines), row["images"], figsize=(.8 * row["images"] + 1, .84 * len(lines)), layout="constrained")
     for line, (name, images) in zip(axes, lines.items()):
         for ax, image in zip(line, images): ax.imshow(image); ax.set_xticks([]); ax.set_yticks([])
-        line[0].set_ylabel(name, fontsize=8)
+        line[0].set_ylabel(name.replace(", ", ",\n").replace(" ", "\n"), fontsize=15, rotation=0, ha="right", va="center")
     return fig
 
 def store(fig, name, publish):
