@@ -72,7 +72,8 @@ def smallest(out, folder, steps=(0, 10, 60, 600)):
     shown = sorted(f.name for f in folder.glob("*.png"))[:row["images"]]   # the start takes photos in the order of their names
     free = {r["file"] for r in csv.DictReader((folder.parent/"manifest.csv").open()) if r["split"] == "train" and r["licence"].startswith("CC0")}
     assert free.issuperset(shown), "a photo of the set is not CC0"
-    lines = {f"step {s}" if s else "photo, shrunk": made.trace.frame(min(range(len(made.trace)), key=lambda k: abs(made.trace.steps[k] - s))) for s in steps}
+    near = [min(range(len(made.trace)), key=lambda k: abs(made.trace.steps[k] - s)) for s in steps]
+    lines = {f"step {made.trace.steps[k]}" if k else "photo, shrunk": made.trace.frame(k) for k in near}
     lines["stored"] = [made.photos[i] for i in range(row["images"])]
     fig, axes = plt.subplots(len(lines), row["images"], figsize=(.8 * row["images"] + 1, .84 * len(lines)), layout="constrained")
     for line, (name, images) in zip(axes, lines.items()):
