@@ -29,7 +29,7 @@ COMMON = dict(size=128, objective="whole", networks=6, steps=100)
 RECIPES = {"noise, random networks": dict(init="noise", pool="random"), "downscaled, random networks": dict(init="downscaled", pool="random"),
            "downscaled, trained networks": dict(init="downscaled"), "hardest, magnitude, hard target": dict(init="hardest", objective="magnitude", target="hard", lr=.003),
            "latents, trained networks": dict(space="latent", init="downscaled", invert=10)}
-TRAINED = ("all photos", "downscaled", "hardest crops", "GAN inversion", "latent distilled", "pixel distilled")
+TRAINED = ("all photos", "downscaled", "hardest crops", "inversion", "latent distilled", "pixel distilled")
 
 def evolution(folder, prior, columns=6):
     "A line per recipe, for each photo a column per snapshot, log-spaced from the start to the last step."

@@ -80,10 +80,8 @@ def verdict(result: Comparison) -> str:
     rivals = [n for n in names if n not in ("bicubic", "distilled", "all photos")]
     if "distilled" not in names or not rivals: return ""
     best = max(rivals, key=result.gain)
-    delta = result.gain("distilled", best)
-    what = "beats" if delta > .05 else "falls behind" if delta < -.05 else "is on a par with"
-    text = f"Distilled {what} the best selection of the same budget, {best}, by {delta:+.2f} dB (RGB PSNR, one seed; less than 0.05 dB counts as a tie)."
-    return text + (f" Against all photos at equal steps: {result.gain('distilled', 'all photos'):+.2f} dB." if "all photos" in names else "")
+    against = {f"the best selection of the same budget, {best}": best, **({"all photos at equal steps": "all photos"} if "all photos" in names else {})}
+    return "Distilled against " + "; against ".join(f"{what}: {result.gain('distilled', rival):+.2f} dB" for what, rival in against.items()) + ". RGB PSNR of one seed: another can turn a tenth or two round; a study with more says what is sure."
 
 # %% ../nbs/13b_demo.ipynb #00000014
 def _crops(comparison, photo, scale, side):

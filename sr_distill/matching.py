@@ -140,7 +140,7 @@ def match(
         return tuple(map(torch.cat, zip(*(_all_groups(net, images[p], [t[p] for t in targets], metric) for p in parts))))
     return tuple(map(torch.stack, zip(*results)))
 
-# %% ../nbs/07b_matching.ipynb #00000026
+# %% ../nbs/07b_matching.ipynb #00000024
 GRAPH_FACTOR = {"cpu": 3}   # bytes held by a double backward pass, per byte of layer outputs; measured on SRCNN, VDSR and EDSR
 ONE_PASS_FACTOR = 8         # the same where all groups go in one pass: columns take more
 
@@ -168,7 +168,7 @@ def choose_chunk(
     "How many images a CPU core or the GPU may take through `net` at once."
     return max(1, (memory or memory_for(next(net.parameters()).device)) // image_bytes(net, size))
 
-# %% ../nbs/07b_matching.ipynb #0000002a
+# %% ../nbs/07b_matching.ipynb #00000028
 def _prune(keep, limit):
     "Delete the folders beside `keep` that were used longest ago until they take at most `limit` bytes."
     banks = sorted((b for b in keep.parent.iterdir() if b.is_dir() and b != keep), key=lambda b: b.stat().st_mtime, reverse=True)
@@ -177,7 +177,7 @@ def _prune(keep, limit):
         total += sum(f.stat().st_size for f in bank.iterdir())
         if total > limit: shutil.rmtree(bank, ignore_errors=True)
 
-# %% ../nbs/07b_matching.ipynb #0000002b
+# %% ../nbs/07b_matching.ipynb #00000029
 TRAJECTORY_STEPS = 200   # length of the short training runs that pool networks come from
 
 def fresh_network(recipe: Recipe, *names):
@@ -211,7 +211,7 @@ def trajectories(
         return list(states.values())
     return sum(in_parallel(one, points, device), [])
 
-# %% ../nbs/07b_matching.ipynb #0000002c
+# %% ../nbs/07b_matching.ipynb #0000002a
 def network_pool(
     recipe: Recipe,     # pool, networks and seed
     photos,             # to train trajectories on
@@ -231,7 +231,7 @@ def network_pool(
         raise UserError(f"{recipe.pool}: holds {net.config}, not the {recipe.network} ×{recipe.scale} of this recipe; give --network and --scale to match")
     return [net.state_dict()]
 
-# %% ../nbs/07b_matching.ipynb #00000031
+# %% ../nbs/07b_matching.ipynb #00000033
 def mean_gradient(
     net,            # SR network, on its device
     numbers,        # which images
@@ -256,7 +256,7 @@ def unflatten(flat, net) -> list:
     "Vectors [G,P] as a list of tensors [G, *shape], the layout of `statistic`."
     return [piece.view(len(flat), *shape) for piece, shape in zip(flat.split([s.numel() for s in shapes(net)], 1), shapes(net))]
 
-# %% ../nbs/07b_matching.ipynb #00000035
+# %% ../nbs/07b_matching.ipynb #00000037
 HARD = .05, .002   # share of a group's sub-images that are called hard, and of outliers above them
 
 def sample_real(
@@ -272,7 +272,7 @@ def sample_real(
         weights = np.isin(np.arange(len(weights)), np.argsort(-weights, kind="stable")[out:out + top]).astype(float)
     return groups.sample(g, recipe.real, generator, weights)
 
-# %% ../nbs/07b_matching.ipynb #00000039
+# %% ../nbs/07b_matching.ipynb #0000003b
 class GradientBank:
     "Real gradients of every group in every network of a pool, computed once and kept on disk."
     def __init__(self,
@@ -346,7 +346,7 @@ class GradientBank:
         fits = self.device.type == "cuda" and self.nbytes < torch.cuda.mem_get_info(self.device)[0] / 4
         return torch.from_numpy(np.array(self.rows)).to(self.device) if fits else False
 
-# %% ../nbs/07b_matching.ipynb #0000003a
+# %% ../nbs/07b_matching.ipynb #0000003c
 def _checksum(row): return zlib.crc32(np.ascontiguousarray(row)) or 1
 
 def _batches(items, n): return [items[i:i+n] for i in range(0, len(items), n)]
@@ -363,7 +363,7 @@ def _open_map(path, dtype, shape):
             with open(tmp, "rb+") as f: os.posix_fallocate(f.fileno(), 0, tmp.stat().st_size)
     return np.lib.format.open_memmap(path, mode="r+"), True
 
-# %% ../nbs/07b_matching.ipynb #00000040
+# %% ../nbs/07b_matching.ipynb #00000042
 class BankSource:
     "Networks of a fixed pool, in shuffled rounds, with their banked gradients."
     def __init__(self,
@@ -380,7 +380,7 @@ class BankSource:
     def targets(self, groups) -> list: return self.bank.targets(self.k, slice(self.first + groups.start, self.first + groups.stop))
     def finish(self, step: int, images): pass
 
-# %% ../nbs/07b_matching.ipynb #00000041
+# %% ../nbs/07b_matching.ipynb #00000043
 class LiveSource:
     "A new network every `outer` steps, trained on the synthetic images in between; real gradients are computed on the spot."
     def __init__(self, groups, recipe: Recipe, states, device="cpu", first: int = 0):   # `first`: the group that the run calls 0
@@ -412,7 +412,7 @@ class LiveSource:
             for p, g in zip(self.net.parameters(), unflatten(flat[None], self.net)): p.grad = g[0]
             optimizer.step()
 
-# %% ../nbs/07b_matching.ipynb #00000046
+# %% ../nbs/07b_matching.ipynb #00000048
 def held_out_loss(
     images,  # [G,I,3,H,W] in [0,1], the synthetic images of the bank's groups
     bank,    # a built `GradientBank` of unseen networks

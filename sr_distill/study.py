@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KNOWN', 'SELECTION', 'TrainingSet', 'Model', 'Study', 'expand', 'overlaid', 'study_from', 'load_study', 'Cell',
-           'make_set', 'run_cell', 'score', 'run_study', 'done', 'Results', 'finding', 'table_markdown', 'table_html',
-           'spread', 'plot_results', 'write_tables']
+           'make_set', 'run_cell', 'score', 'run_study', 'done', 'Results', 't_limit', 'finding', 'table_markdown',
+           'table_html', 'spread', 'plot_results', 'write_tables']
 
 # %% ../nbs/13a_study.ipynb #00000003
 import csv, html, io, itertools, math, multiprocessing, os, platform, statistics, sys, threading, time
@@ -362,7 +362,7 @@ class Results:
 
     def gains(self, model: str, test: str = "mean", metric: str = "psnr_rgb") -> list:
         "Rows of text: what the steps of each distilled set added to its start, in pairs of trainings with one seed."
-        lines = [["distilled", "began as", "difference", "seeds", "the steps made it"]]
+        lines = [["distilled", "began as", "difference", "seeds", "distilled is"]]
         for name in self.unique("set", model=model):
             if not ((self.about["sets"].get(name) or {}).get("recipe") or {}).get("steps"): continue
             p = self.paired(name, self.start(name), model, test, metric)
@@ -397,10 +397,17 @@ class Results:
     def __repr__(self): return self.markdown() + (f"\n\n{len(self.missing)} cells are not done yet" if self.missing else "")
 
 # %% ../nbs/13a_study.ipynb #00000023
-def finding(p: dict) -> str:   # `Results.paired` → better, worse, no difference, or not shown
-    "A paired difference in words: one below two standard errors is none, and one seed shows nothing."
+def t_limit(
+    n: int,     # paired seeds, 2 or more
+) -> float:     # in standard errors
+    "How far from 0 a mean of `n` differences must be to count: beyond it chance leads in one case of twenty (Student's t, two-sided)."
+    from scipy.special import stdtrit
+    return float(stdtrit(n - 1, .975))
+
+def finding(p: dict) -> str:   # `Results.paired` → better, worse, no difference found, or not shown
+    "A paired difference in words: what chance could have made, by `t_limit`, is none, and one seed shows nothing."
     if p["n"] < 2: return "not shown"
-    return "no difference" if abs(p["mean"]) < 2 * p["se"] else "better" if p["mean"] > 0 else "worse"
+    return "no difference found" if abs(p["mean"]) <= t_limit(p["n"]) * p["se"] else "better" if p["mean"] > 0 else "worse"
 
 def table_markdown(head, *rows) -> str:
     "Rows as a Markdown table; columns of numbers are right-aligned."
