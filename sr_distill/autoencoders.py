@@ -12,6 +12,7 @@ import hashlib, re, zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch, torch.nn.functional as F
+from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import nn
@@ -19,6 +20,7 @@ from tqdm.auto import tqdm
 from .recipe import UserError
 from .core import atomic_write, cache_dir, import_torchvision, json_sha256, make_folder, rng, to_tensor
 from .data import resize
+from .parallel import in_parallel
 
 # %% ../nbs/09a_autoencoders.ipynb #00000007
 def weights_sha256(module: nn.Module) -> str:  # the same on every device and for every float type
@@ -251,19 +253,19 @@ def train_autoencoder(
 def embedded_prior(
     photos,                # `data.Photos`
     config=SmallConfig(),
-    device="cpu",
 ) -> SmallAutoencoder:
-    "The autoencoder of these photos: from the cache, or trained now (about two minutes on two cores)."
+    "The autoencoder of these photos: from the cache, or trained now, on a CPU core, so that it is the same everywhere (a minute or two)."
     key = json_sha256({"photos": photos.fingerprint, "config": asdict(config), "version": 1})
     path = make_folder(cache_dir()/"priors")/f"{key[:32]}.safetensors"
     model = SmallAutoencoder(config, f"embedded autoencoder trained on {len(photos)} photos")
-    try:
-        model.load_state_dict(read_weights(path))
-        with safe_open(path, "pt") as f: sound = (f.metadata() or {}).get("identity") == model.identity
-    except (UserError, RuntimeError): sound = False
-    if not sound:
-        model = train_autoencoder(photos, config, device)
-        atomic_write(path, save(model.state_dict(), {"identity": model.identity}))
+    with FileLock(f"{path}.lock"):
+        try:
+            model.load_state_dict(read_weights(path))
+            with safe_open(path, "pt") as f: sound = (f.metadata() or {}).get("identity") == model.identity
+        except (UserError, RuntimeError): sound = False
+        if not sound:
+            model, = in_parallel(lambda c: train_autoencoder(photos, c), [config], torch.device("cpu"))
+            atomic_write(path, save(model.state_dict(), {"identity": model.identity}))
     return model.eval().requires_grad_(False)
 
 # %% ../nbs/09a_autoencoders.ipynb #00000035

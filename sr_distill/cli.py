@@ -10,7 +10,7 @@ import functools, logging, os, sys
 from dataclasses import fields
 import click
 from . import __version__
-from .recipe import DEVICES, SCALES, Recipe, RunOptions, TrainConfig, UserError
+from .recipe import DEVICE_HELP, SCALES, Recipe, RunError, RunOptions, TrainConfig, UserError
 
 # %% ../nbs/14_cli.ipynb #00000006
 def flags(
@@ -90,7 +90,7 @@ def _distill(photos, out, skip_bad, debug, **given):
 @click.argument("out")
 @flags(TrainConfig)
 @click.option("--val", metavar="PHOTOS", help="photos for the validation curve")
-@click.option("--device", type=click.Choice(DEVICES), default="auto", help="where to compute  [auto]")
+@click.option("--device", default="auto", help=f"{DEVICE_HELP}  [auto]")
 @skip_bad
 @common
 def _train(set_, out, val, device, skip_bad, debug, **given):
@@ -119,7 +119,7 @@ def _train(set_, out, val, device, skip_bad, debug, **given):
 @click.option("--lr-dir", help="folder of LR images; without it they are made from HR by bicubic")
 @click.option("--lpips", default="auto", help="LPIPS backbone: auto, alex, vgg, squeeze or none  [auto]")
 @click.option("--json", "json_file", metavar="FILE", help="also write everything there")
-@click.option("--device", type=click.Choice(DEVICES), default="auto", help="where to compute  [auto]")
+@click.option("--device", default="auto", help=f"{DEVICE_HELP}  [auto]")
 @skip_bad
 @common
 def _evaluate(model, hr_dir, scale, lr_dir, lpips, json_file, device, skip_bad, debug):
@@ -143,9 +143,9 @@ def _evaluate(model, hr_dir, scale, lr_dir, lpips, json_file, device, skip_bad, 
 @click.argument("file")
 @click.argument("out")
 @click.option("--scale", default="", help="one of the scales that FILE names, as quick; without it FILE as it stands")
-@click.option("--jobs", type=int, default=0, help="processes; 0 for one per core  [0]")
+@click.option("--jobs", type=int, default=0, help="processes; 0 for one per CPU core, or a single one where a GPU computes  [0]")
 @click.option("--minutes", type=float, default=0, help="begin nothing after so many minutes; the same command goes on later")
-@click.option("--device", type=click.Choice(DEVICES), default="cpu", help="where to compute  [cpu]")
+@click.option("--device", default="cpu", help=f"{DEVICE_HELP}  [cpu]")
 @common
 def _study(file, out, scale, jobs, minutes, device, debug):
     """Compare many training sets, models and seeds: FILE is a TOML file or the name of a study of the package.
@@ -157,7 +157,7 @@ def _study(file, out, scale, jobs, minutes, device, debug):
     result = run_study(load_study(file, scale), out, jobs, minutes, device)
     write_tables(result, out)
     click.echo(f"\n{result}\n\nreport: {out}/report.html")
-    if result.failed: raise UserError(f"{len(result.failed)} cells failed, the first one because: {next(iter(result.failed.values()))}")
+    if result.failed: raise RunError(f"{len(result.failed)} cells failed, the first one because: {next(iter(result.failed.values()))}")
 
 # %% ../nbs/14_cli.ipynb #00000010
 @cli.command("inspect")
@@ -170,6 +170,8 @@ def _inspect(path, debug):
     click.echo(Results.load(f"{path}/results.json") if os.path.exists(f"{path}/results.json") else describe(path))
 
 # %% ../nbs/14_cli.ipynb #00000013
+def _is_memory(e): return isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(e)   # PyTorch's on GPU and CPU, without its import
+
 def main(args=None) -> int:
     "Run the command line and return its exit code."
     args, rank = sys.argv[1:] if args is None else list(args), int(os.environ.get("RANK", 0))
@@ -180,6 +182,7 @@ def main(args=None) -> int:
     except (Exception, KeyboardInterrupt, click.Abort) as e:
         if "--debug" in args: raise
         if isinstance(e, UserError): text, code = str(e), e.exit_code
+        elif _is_memory(e): text, code = f"out of memory ({' '.join(str(e).split())[:120]}); give a smaller --batch, --patch or --size, fewer --jobs or --device cpu: what is finished is kept", RunError.exit_code
         elif isinstance(e, (KeyboardInterrupt, click.Abort)): text, code = "interrupted; the same command goes on from the last checkpoint", 130
         else: text, code = f"{type(e).__name__}: {e}; this should not happen, please report it with the output of --debug", 1
         click.echo(f"sr_distill{f' (process {rank})' if rank else ''}: {text}", err=True)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['log', 'MOMENTS', 'rng', 'pick_device', 'atomic_path', 'atomic_write', 'make_folder', 'sweep', 'write_json',
            'read_json', 'save_state', 'load_state', 'restoring', 'check_like', 'restore_optimizer', 'folder_lock',
-           'file_sha256', 'json_sha256', 'cache_dir', 'shared_dir', 'to_tensor', 'to_uint8', 'show_images', 'data_uri',
-           'import_torchvision']
+           'file_sha256', 'json_sha256', 'cache_dir', 'shared_dir', 'check_u8', 'to_tensor', 'to_uint8', 'show_images',
+           'data_uri', 'import_torchvision']
 
 # %% ../nbs/01_core.ipynb #00000003
 import base64, contextlib, errno, hashlib, io, json, logging, math, os, re, sys, threading, zipfile
@@ -34,11 +34,11 @@ def pick_device(
 ) -> torch.device:
     "The device called `name`; `UserError` when this machine does not have it."
     have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto": name = next(kind for kind in ("cuda", "mps", "cpu") if have[kind])
+    if name == "auto": name = "cuda" if have["cuda"] else "cpu"   # never mps: it cannot distil
     if name == "cuda" and "LOCAL_RANK" in os.environ: name = f"cuda:{int(os.environ['LOCAL_RANK']) % max(1, torch.cuda.device_count())}"   # under torchrun
     kind, _, index = name.partition(":")
     if kind not in have: raise UserError(f"--device {name!r} is unknown; choose one of: auto, {', '.join(have)}")
-    if not have[kind] or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
+    if not have[kind] or index and not index.isdigit() or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
         raise UserError(f"--device {name}: this machine or this build of PyTorch has no such device; use --device auto or cpu")
     return torch.device(name)
 
@@ -145,13 +145,14 @@ def restore_optimizer(optimizer, state: dict):
 @contextlib.contextmanager
 def folder_lock(
     folder,  # created when missing
+    wait=False,
 ):
-    "Hold `folder` for this process; `UserError` when another living process holds it."
+    "Hold `folder` for this process; when another living process holds it, `UserError`, or `wait` for it."
     folder = Path(folder)
     if folder.exists() and not folder.is_dir(): raise UserError(f"{folder}: is a file; give a folder to write to")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder/".lock", timeout=0)
+        lock = FileLock(folder/".lock", timeout=-1 if wait else 0)
         lock.acquire()
     except Timeout: raise UserError(f"{folder}: another sr_distill process is writing here; wait for it, or give another folder") from None
     except OSError as e: raise UserError(f"{folder}: cannot be written to ({e.strerror or e}); give a folder of your own") from None
@@ -186,12 +187,23 @@ def shared_dir():
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 # %% ../nbs/01_core.ipynb #00000036
+def check_u8(
+    a,              # an array
+    ndims=(2, 3),   # its dimensions: 2 for [H,W], 3 for [H,W,C], 4 for [N,H,W,C]
+    channels=(3,),
+):
+    "`UserError` unless `a` holds 8-bit images of such a shape."
+    if not isinstance(a, np.ndarray) or a.dtype != np.uint8 or a.ndim not in ndims or (a.ndim > 2 and a.shape[-1] not in channels):
+        got = f"{a.dtype} {list(a.shape)}" if isinstance(a, np.ndarray) else type(a).__name__
+        raise UserError(f"expected 8-bit images, uint8 {' or '.join({2: '[H,W]', 3: '[H,W,3]', 4: '[N,H,W,3]'}[n] for n in ndims)}, got {got}; values of 0..1 become bytes by (255 * a).round().astype('uint8')")
+
 def to_tensor(
     u8,            # uint8 array [H,W,3] or [N,H,W,3]
     device="cpu",  # bytes travel there and become numbers there; CUDA does not wait for them
 ) -> torch.Tensor:  # float32 [N,3,H,W] in [0,1]
     "An image or a stack of images as a float batch."
     a = np.array(u8, copy=True)
+    check_u8(a, (3, 4), (1, 3))
     x = torch.from_numpy(a if a.ndim == 4 else a[None])
     if torch.device(device).type == "cuda": x = x.pin_memory()
     return x.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous().float().div_(255)

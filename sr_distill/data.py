@@ -8,7 +8,7 @@ __all__ = ['EXTENSIONS', 'FORMATS', 'DECODER', 'EMBEDDED', 'DIV2K_URL', 'DIV2K',
            'embedded_files', 'image_files', 'download', 'find_files', 'Photos', 'lr_path_for']
 
 # %% ../nbs/02_data.ipynb #00000003
-import contextlib, functools, hashlib, html, http.client, importlib.util, io, os, re, shutil, stat, threading, urllib.error, urllib.request, zipfile, zlib
+import contextlib, functools, hashlib, html, http.client, importlib.util, io, os, re, shutil, stat, threading, time, urllib.error, urllib.request, zipfile, zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,7 +16,7 @@ import numpy as np, torch, torch.nn.functional as F
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 from .recipe import UserError, RunError
-from .core import atomic_path, cache_dir, data_uri, file_sha256, folder_lock, json_sha256, log, make_folder, rng, to_tensor, to_uint8
+from .core import atomic_path, cache_dir, check_u8, data_uri, file_sha256, folder_lock, json_sha256, log, make_folder, rng, to_tensor, to_uint8
 
 # %% ../nbs/02_data.ipynb #00000007
 def resize(
@@ -191,14 +191,18 @@ class Cache:
         with self.lock:
             make_folder(self.folder)
             store_array(path, a)
-            self.used += path.stat().st_size
-            stored = np.lib.format.open_memmap(path, mode="r")
+            try: stored, size = np.lib.format.open_memmap(path, mode="r"), path.stat().st_size
+            except FileNotFoundError: return a   # another process has already made room
+            self.used += size
             if self.used > self.limit: self._prune()
         return stored
 
     def _files(self):
         for entry in os.scandir(self.folder):
-            with contextlib.suppress(FileNotFoundError): yield entry.stat().st_mtime_ns, entry.stat().st_size, Path(entry.path)
+            with contextlib.suppress(FileNotFoundError):
+                about = entry.stat()
+                if not entry.name.startswith(".") or about.st_mtime < time.time() - 86400:   # another process is writing it; a day later it is a dead one's
+                    yield about.st_mtime_ns, about.st_size, Path(entry.path)
 
     def _prune(self):
         files = sorted(self._files())
@@ -329,9 +333,10 @@ def download(
         if target.is_dir():   # killed between unpacking and removing
             archive.unlink(missing_ok=True)
             return target
-        if shutil.disk_usage(archive.parent).free < 2 * record["size"]:
-            raise UserError(f"{archive.parent}: {name} needs {2 * record['size'] / 1e9:.1f} GB of free space; set SR_DISTILL_CACHE to a folder with more")
-        if not archive.exists() or archive.stat().st_size < record["size"]: _fetch(base_url.rstrip("/") + "/" + record["file"], archive, record["size"])
+        have = archive.stat().st_size if archive.exists() else 0
+        if shutil.disk_usage(archive.parent).free < (need := 2 * record["size"] - have):
+            raise UserError(f"{archive.parent}: {name} needs {need / 1e9:.1f} GB of free space; set SR_DISTILL_CACHE to a folder with more")
+        if have < record["size"]: _fetch(base_url.rstrip("/") + "/" + record["file"], archive, record["size"])
         if file_sha256(archive) != record["sha256"]:
             archive.unlink()
             raise RunError(f"{archive}: was not what {name} should be (its sha256 differs) and is deleted; run the same command again to download it anew")
@@ -462,6 +467,8 @@ class Photos:
     @classmethod
     def from_arrays(cls, names, arrays, source: str = "memory"):
         "Photos held in memory: uint8 arrays [H,W,3], or [H,W] for true grey."
+        arrays = [*arrays]
+        for a in arrays: check_u8(a)
         digests = [hashlib.sha256(repr(a.shape).encode() + a.tobytes()).hexdigest() for a in arrays]
         return cls([_Photo(n, None, d, a.shape, {"hr": a}) for n, d, a in zip(_unique(names), digests, arrays)], source)
 

@@ -65,7 +65,7 @@ def compare(
     name = " ".join([config.model.upper(), "×".join(str(x) for x in (config.depth, config.width) if x)]).strip()
     study = Study(str(source), {k: TrainingSet(r) for k, r in rows.items()}, {name: Model(config)}, {"held out": ""}, seeds=1, held_out=held_out, lpips=lpips)
     results = run_study(study, out, jobs)
-    last = {r["set"]: r for r in results.rows}
+    last = {r["set"]: r for r in results.to_dict()["rows"]}   # as JSON takes them
     sets = {k: DistilledSet.load(Path(out)/"sets"/r["folder"]) for k, r in last.items() if r.get("folder")}
     for k, s in sets.items(): s.add_metrics({m: last[k][m] for m in ("model", "steps", "scale", *METRICS)} | dict(test=study.open()[1].names))
     models = {k: load_model(Path(out)/"models"/r["model_folder"]) for k, r in last.items() if "model_folder" in r}

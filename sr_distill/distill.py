@@ -36,7 +36,7 @@ def snapshot_steps(
     n: int,      # frames at most
 ) -> list:       # increasing, from 0 to `steps`
     "At which steps a snapshot is taken: the start, the end, and evenly in the logarithm between."
-    return [0, *np.unique(np.geomspace(1, steps, n - 1).round().astype(int)).tolist()] if steps else [0]
+    return [0, *np.unique(np.geomspace(1, steps, n - 1).round().astype(int) if n > 2 else [steps]).tolist()] if steps else [0]
 
 TRACE_IMAGES = 40   # images that a trace follows, the first ones of the set
 
@@ -194,10 +194,11 @@ def summary(report: dict) -> str:
     "What a report says, in sentences: how far the images moved, and the matching loss on unseen networks."
     loss, latent, labels = report.get("matching_loss") or {}, report.get("latent"), report.get("labels")
     moved = [f"Distillation changed {report['moved']['share']:.0%} of the 8-bit values, by {report['moved']['mean']:.1f} grey levels on average."] if "moved" in report else []
-    if labels: moved.append(f"What is stored is what a teacher, {labels['model']['name']}, made of their LR copies, {labels['psnr']:.1f} dB from them.")
     if latent: moved.insert(0, f"Inversion in the prior {latent['prior']['name']} gives the start images at {list(latent['inversion']['mean'].values())[-1]:.1f} dB.")
-    return " ".join(moved + [f"Matching loss ({m}) on {loss['networks']} unseen networks: {v['before']:.4g} before, {v['after']:.4g} after ({v['after'] / v['before'] - 1:+.0%})."
-                             for m, v in loss.items() if isinstance(v, dict)])
+    matched = [f"Matching loss ({m}) on {loss['networks']} unseen networks: {v['before']:.4g} before, {v['after']:.4g} after ({v['after'] / v['before'] - 1:+.0%})."
+               for m, v in loss.items() if isinstance(v, dict)]
+    stored = [f"All this is said of the images as the steps left them; what is stored is what a teacher, {labels['model']['name']}, made of their LR copies, {labels['psnr']:.1f} dB from them."] if labels else []
+    return " ".join(moved + matched + stored)
 
 def card(manifest: dict) -> str:
     "README of a stored set: a YAML header for data hubs, then what it is, what it cost and how to load it."
@@ -251,8 +252,8 @@ class Run:
         self.recipe, self.source, self.space, self.device = recipe, source, space, torch.device(device)
         self.optimizer = make_optimizer(recipe, self.space.parameters())
         self.chunk = chunk or (choose_chunk(source.start(0), recipe.size) if source else 1)
-        self.groups, self.done = len(space) // recipe.ipc, 0
-        self.losses = torch.zeros(recipe.steps, device=device, dtype=torch.float32 if self.device.type == "mps" else torch.float64)   # summed over groups
+        self.groups, self.done, self.began = len(space) // recipe.ipc, 0, time.perf_counter()   # `began` moves back by what earlier calls took
+        self.losses = torch.zeros(recipe.steps, device=device, dtype=torch.float64)   # summed over groups
 
     def step(self):
         "One matching step over all groups; out of memory halves the chunk and tries again."
@@ -357,13 +358,13 @@ def _claim(out, identity, parts, snapshots):
     if not isinstance(theirs, dict): raise UserError(f"{state/'run.json'}: does not say which run this is; delete {state} to start again from the beginning")
     changed = [k for k in mine if theirs.get(k) != mine[k]] or ["photos"] * (other.get("photos") != identity["photos"])
     if changed: raise UserError(f"{out}: belongs to a run with another {', '.join(changed)}; give another folder, or repeat that run's own options")
-    for place in (out, out/"images", out/"LR"/f"X{mine['scale']}"): sweep(place)
+    sweep(out)
     write_json(make_folder(state)/"run.json", {**identity, "parts": other.get("parts") or parts, "snapshots": other.get("snapshots") or snapshots})
 
 # %% ../nbs/11_distill.ipynb #0000002b
 @dataclass(frozen=True)
 class Part:
-    "Some groups of a run, and where their state lies: start.npy, before.npy, checkpoint.pt, trace/, part.json and, when it is done, end.npy; what the disk spoilt counts as missing."
+    "Some groups of a run, and where their state lies: start.npy, before.npy, checkpoint.pt, trace/, seconds.json, part.json and, when it is done, end.npy; what the disk spoilt counts as missing."
     folder: Path
     first: int   # group
     last: int    # the group after the last one
@@ -375,6 +376,12 @@ class Part:
         except UserError: return False
         sound = isinstance(kept, dict) and all((self.folder/name).is_file() and file_sha256(self.folder/name) == sha for name, sha in kept.items())
         return sound and all(self.images(name) is not None for name in ("start", "before", "end"))
+    @property
+    def seconds(self) -> float:
+        "What the run took in its process up to the last checkpoint of this part, over all calls."
+        with contextlib.suppress(UserError):
+            if isinstance(found := read_json(self.folder/"seconds.json").get("seconds"), float): return max(0., found)
+        return 0.
     def frames(self, recipe) -> int: return max(0, min(TRACE_IMAGES, self.last * recipe.ipc) - self.first * recipe.ipc)   # images that the trace follows
     def images(self, name: str): return stored_array(self.folder/f"{name}.npy")   # None when missing or spoilt
     def store(self, name: str, images): store_array(self.folder/f"{name}.npy", images)
@@ -400,6 +407,7 @@ def _pool(state, photos, recipe, device, team):
 def _read_pool(path, recipe):
     "The networks in a file; `UserError` when they are not those that a recipe asks for."
     states, n = load_state(path).get("states"), {"fresh": 0, "random": recipe.networks, "trajectory": None}.get(recipe.pool, 1)
+    if recipe.objective == "features": n = recipe.networks   # whatever the pool
     with restoring(path): check_like(states, [fresh_network(recipe).state_dict()] * (len(states) if n is None else n))
     return states
 
@@ -439,7 +447,9 @@ def run_steps(
         images = np.concatenate([to_uint8(run.space.render(slice(i, i + 1))) for i in range(frames)])
         part.store(f"trace/{run.done:07d}", images)
         return images
-    def save(): save_state(part.folder/"checkpoint.pt", run.state_dict())
+    def save():
+        save_state(part.folder/"checkpoint.pt", run.state_dict())
+        write_json(part.folder/"seconds.json", dict(seconds=time.perf_counter() - run.began))
     make_folder(part.folder/"trace")
     images = snapshot() if run.done == 0 else None
     if run.done == 0 and callback: callback(0, None, images)
@@ -472,10 +482,11 @@ def _go_on(run, part, options):
         return path.unlink()
     with restoring(path): run.load_state_dict(state)
 
-def _run_part(part, groups, recipe, source, prior, device, options, callback):
+def _run_part(part, groups, recipe, source, prior, device, options, callback, began):
     "All steps of one part; its last file says that it is done."
     space = make_space(recipe, groups, part.start(groups, recipe), device, part.folder, prior)
     run = Run(space, recipe, source(part), device, options.chunk)
+    run.began = began
     before = part.images("before")
     if before is None or before.shape != part.images("start").shape: part.store("before", run.images())   # what the space makes of the start
     _go_on(run, part, options)
@@ -503,7 +514,9 @@ def _latents(parts, prior, start):
     latents = replace(found[0], values=join("values"), features=join("features"))
     reports = [read_json(p.folder/"part.json")["space"] for p in parts]
     stages = {k: [dB for r in reports for dB in r["inversion"]["psnr"][k]] for k in reports[0]["inversion"]["psnr"]}
-    inversion = {**reports[0]["inversion"], "psnr": stages, "mean": {k: round(float(np.mean(v)), 3) for k, v in stages.items()}}
+    classes = [r["inversion"]["classes"] for r in reports]
+    inversion = {**reports[0]["inversion"], "psnr": stages, "mean": {k: round(float(np.mean(v)), 3) for k, v in stages.items()},
+                 "classes": None if None in classes else sum(classes, []), "seconds": round(sum(r["inversion"]["seconds"] for r in reports), 1)}
     return latents, dict(prior=reports[0]["prior"], inversion=inversion, stored=latent_budget(latents, start))
 
 # %% ../nbs/11_distill.ipynb #00000035
@@ -532,6 +545,7 @@ def distill(
 ) -> DistilledSet:                   # as stored
     "Distil `photos` by `recipe` into the folder `out`; under `torchrun` all processes call it and share the work."
     team, device, began = ranks(), pick_device(options.device), time.perf_counter()
+    if device.type == "mps" and (recipe.steps or recipe.space == "latent"): raise UserError("--device mps: PyTorch cannot send a gradient back through antialiased bicubic reduction there; give --device cpu")
     if team.size > 1 and (reason := together(recipe)): raise UserError(f"{reason}, which several processes do not share; leave it out, or start without torchrun")
     groups = Groups(photos, recipe.grouping, recipe.size, recipe.stride, recipe.clusters, recipe.seed)
     if recipe.budget: recipe = replace(recipe, ipc=ipc_for_budget(recipe.budget, len(groups), recipe.size, photos.pixels))
@@ -541,7 +555,9 @@ def distill(
         if not (out/"manifest.json").exists(): _make(out, photos, groups, recipe, options, callback, device, began)
         team.wait()
         if team.first: shutil.rmtree(out/".run", ignore_errors=True)
-        return DistilledSet.load(out)
+        made, lr = DistilledSet.load(out), out/"LR"/f"X{recipe.scale}"
+        if team.first and options.lr_images and not all((lr/f"{name}.png").exists() for name in made.names): _store_lr(lr, made.names, made.images, recipe.scale)
+        return made
 
 # %% ../nbs/11_distill.ipynb #00000039
 def _settled(path, groups, options):
@@ -558,22 +574,28 @@ def _make(out, photos, groups, recipe, options, callback, device, began):
     bounds, options = _settled(state/"run.json", len(groups), options)
     if team.first and recipe.steps: log.info(_said(footprint(groups, recipe, bounds, options.chunk, device)))
     parts = [Part(state/f"part-{i:04d}", *bound) for i, bound in enumerate(bounds)]
+    mine = parts[team.rank::team.size]
+    began -= max((part.seconds for part in mine), default=0.)   # as if nothing had interrupted it
     with team.one_by_one(): prior, teacher = load_prior(recipe.prior, photos, device) if recipe.space == "latent" else None, get_teacher(photos, recipe, device)
     if prior: check_prior(prior, recipe)
     source = _sources(groups, recipe, _pool(state, photos, recipe, device, team) if recipe.steps else [], device, team)
-    for part in parts[team.rank::team.size]:
-        if not part.done: _run_part(part, groups, recipe, source, prior, device, options, callback)
+    for part in mine:
+        if not part.done: _run_part(part, groups, recipe, source, prior, device, options, callback, began)
     team.wait()
-    if not team.first: return
+    if team.first: _assemble(out, parts, groups, recipe, options, prior, teacher, device, began)
+
+def _assemble(out, parts, groups, recipe, options, prior, teacher, device, began):
+    "The set of all parts, with its report, in `out`."
     start, before, end = ([image for part in parts for image in part.images(name)] for name in ("start", "before", "end"))
     latents, latent = _latents(parts, prior, np.stack(start)) if prior else (None, None)
     judged = held_out_report(groups, recipe, before, end, options.held_out, device) if options.held_out and recipe.steps else None
     images = redraw(end, teacher) if teacher else np.stack(end)
-    labels = dict(labels=dict(model=teacher.config, psnr=round(float(np.mean([psnr(a, b, 0, "rgb") for a, b in zip(images, end)])), 2))) if teacher else {}
     report = dict(moved=how_far(before, end), seconds=round(time.perf_counter() - began, 1), device=str(device), chunk=read_json(parts[0].folder/"part.json")["chunk"],
-                  threads=torch.get_num_threads(), processes=team.size, matching_loss=judged, **labels, **(dict(latent=latent) if latent else {}))
+                  threads=torch.get_num_threads(), processes=ranks().size, matching_loss=judged)
+    if teacher: report["labels"] = dict(model=teacher.config, psnr=round(float(np.mean([psnr(a, b, 0, "rgb") for a, b in zip(images, end)])), 2))
+    if latent: report["latent"] = latent
     if latents: latents.save(out/"latents.safetensors", 16)
-    DistilledSet(images, _names(groups, recipe), _manifest(photos, recipe, images, report), _trace(state, parts, groups, recipe, options)).save(out, options.lr_images)
+    DistilledSet(images, _names(groups, recipe), _manifest(groups.photos, recipe, images, report), _trace(out/".run", parts, groups, recipe, options)).save(out, options.lr_images)
 
 def _said(sizes):
     gb = {what: f"{size / 1e9:.2g} GB" if size > 1e9 else f"{size / 1e6:.0f} MB" for what, size in sizes.items()}
@@ -588,10 +610,11 @@ def open_photos(path, skip_bad: bool = False) -> Photos:
 def learnt_from(model, photos: Photos) -> list:   # names
     "Which of `photos` the model in this folder has met, in training or through the distilled set that it trained on; a set that is gone or damaged cannot say."
     about = read_json(Path(model)/"config.json").get("photos")
-    source, sha256 = (about.get("source"), about.get("sha256")) if isinstance(about, dict) else (None, None)
-    met = photos.sha256 if sha256 == photos.fingerprint else []
+    about = about if isinstance(about, dict) else {}
+    source, each = about.get("source"), about.get("each")   # an older model does not list its photos
+    met = photos.sha256 if about.get("sha256") == photos.fingerprint else each if isinstance(each, list) else []
     if isinstance(source, str) and source and (Path(source)/"manifest.json").exists():
-        with contextlib.suppress(UserError): met = [s.get("sha256") for s in read_manifest(source)["sources"] if isinstance(s, dict)]
+        with contextlib.suppress(UserError): met = [*met, *(s.get("sha256") for s in read_manifest(source)["sources"] if isinstance(s, dict))]
     return [name for name, sha256 in zip(photos.names, photos.sha256) if sha256 in met]
 
 def describe(path) -> str:

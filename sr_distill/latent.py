@@ -51,7 +51,7 @@ def render_latents(
     x = clamp_inward(x)
     return x if x.shape[2:] == (size, size) else clamp_inward(resize(x, (size, size)))
 
-# %% ../nbs/10a_latent.ipynb #00000014
+# %% ../nbs/10a_latent.ipynb #00000015
 PIXELS_AT_ONCE = 1 << 21     # that a prior paints at once on a GPU where no chunk is given; a CPU core takes one image
 WEIGHT_BYTES, PIXEL_BYTES = 8, 24_000   # memory of one image in a generator, for each weight (measured on StyleGAN-XL at 32² and 64²) and each pixel (a guess)
 
@@ -90,7 +90,7 @@ class Chunks:
         torch.cuda.empty_cache()
         log.warning("out of GPU memory, going on with %d images at once in the prior", self.size)
 
-# %% ../nbs/10a_latent.ipynb #00000017
+# %% ../nbs/10a_latent.ipynb #00000018
 def generator_weights(prior: Prior) -> dict:   # name: parameter
     "The weights that paint: all but those of encoder and mapping."
     found = {k: p for k, p in prior.named_parameters() if not k.startswith(("encoder.", "mapping.", "vae.encoder.", "vae.quant_conv."))}
@@ -103,7 +103,7 @@ def check_layer(prior: Prior, layer):
     if not hasattr(prior, "from_features"): raise UserError(f"--layer {layer}: the prior {prior.name} has no layers to start from; leave it out, or name a StyleGAN-XL")
     if not 0 <= layer < prior.num_ws: raise UserError(f"--layer {layer} is out of range; the prior {prior.name} has layers 0 to {prior.num_ws - 1}")
 
-# %% ../nbs/10a_latent.ipynb #00000019
+# %% ../nbs/10a_latent.ipynb #0000001a
 @dataclass(repr=False)
 class Latents:
     "Images as latents of a prior, and for a StyleGAN-XL perhaps the features behind one layer."
@@ -125,7 +125,7 @@ class Latents:
         "The images, uint8 [N,size,size,3]."
         return to_uint8(self.paint())
 
-# %% ../nbs/10a_latent.ipynb #0000001c
+# %% ../nbs/10a_latent.ipynb #0000001d
 @torch.no_grad()
 def with_features(
     latents: Latents,
@@ -138,7 +138,7 @@ def with_features(
     found = torch.cat(Chunks(prior, latents.size).run(len(ws), lambda rows: prior.features(ws[rows], layer)))
     return replace(latents, features=found.nan_to_num(posinf=5., neginf=-5.).clip(-10, 10), layer=layer)
 
-# %% ../nbs/10a_latent.ipynb #00000021
+# %% ../nbs/10a_latent.ipynb #00000022
 @dataclass(frozen=True)
 class Rates:
     "Learning rates; 0 keeps a kind of parameter as it is."
@@ -151,7 +151,7 @@ def _copy_to_tune(prior):
     for p in generator_weights(prior).values(): p.requires_grad_(True)
     return prior
 
-# %% ../nbs/10a_latent.ipynb #00000024
+# %% ../nbs/10a_latent.ipynb #00000025
 class LatentSpace:
     "Synthetic images made of latents; `parameters` are groups for an optimiser, each with its own rate."
     def __init__(self,
@@ -214,7 +214,7 @@ class LatentSpace:
         part = lambda at: {k: v[at] for k, v in self.parts.items()}
         return self.chunks.each(len(numbers), lambda rows: work(part(numbers[rows]), rows, *[numbers[rows]] * where))
 
-# %% ../nbs/10a_latent.ipynb #00000034
+# %% ../nbs/10a_latent.ipynb #00000035
 def quantise(
     x,          # [N,C,...]
     bits: int,  # 8 or 16
@@ -230,7 +230,7 @@ def restore(q, low, step):
     "The numbers that `quantise` rounded, as float32."
     return q.float() * step + low
 
-# %% ../nbs/10a_latent.ipynb #00000037
+# %% ../nbs/10a_latent.ipynb #00000038
 STORED = "sr_distill latents, version 1"
 
 def _packed(latents, bits):
@@ -250,7 +250,7 @@ def save_latents(latents: Latents, path, bits: int = 16):   # 8, 16, or 32 for u
     "Write latents to one .safetensors file; the weights of a tuned prior go with them."
     atomic_write(path, _stored(latents, bits, bool(latents.base)))
 
-# %% ../nbs/10a_latent.ipynb #00000038
+# %% ../nbs/10a_latent.ipynb #00000039
 def _open_latents(path):
     "Header and tensors of a stored set."
     try:
@@ -306,7 +306,7 @@ def _check_shapes(latents):
 Latents.save = save_latents
 Latents.load = staticmethod(load_latents)
 
-# %% ../nbs/10a_latent.ipynb #0000003f
+# %% ../nbs/10a_latent.ipynb #00000040
 def _mean_psnr(a, b): return float(np.mean([psnr(x, y, 0, "rgb") for x, y in zip(a, b)]))
 
 def latent_budget(

@@ -13,7 +13,7 @@ import numpy as np, torch
 from skimage.metrics import structural_similarity
 from tqdm.auto import tqdm
 from .recipe import SCALES, RunError, UserError
-from .core import import_torchvision, pick_device, to_tensor, to_uint8, write_json
+from .core import check_u8, import_torchvision, pick_device, to_tensor, to_uint8, write_json
 from .data import Photos, decode_image, lr_path_for, upscale
 from .parallel import precision
 
@@ -99,7 +99,7 @@ class LPIPS:
         device="cpu",
     ):
         if net not in ("auto", "none", *BACKBONES): raise UserError(f"--lpips {net!r} is unknown; choose one of: auto, none, {', '.join(BACKBONES)}")
-        self.net, self.reason, self.device = None, "switched off", device
+        self.net, self.reason, self.device = None, "switched off", "cpu" if torch.device(device).type == "mps" else device   # mps has no float64
         if net == "none": return
         if net == "auto": net = next((n for n in BACKBONES if backbone_file(n).exists()), None)
         if net is None: self.reason = f"no backbone weights in {backbone_file('alex').parent}; name one, alex say, to download it"
@@ -173,6 +173,7 @@ def upscale_image(
     tile: int = 512,  # largest side of a tile in HR pixels; fewer need less memory
 ) -> np.ndarray:      # uint8 [scale·h, scale·w, 3], or [scale·h, scale·w]
     "The enlarged photo, clamped and rounded; runs where the model is."
+    check_u8(lr, channels=(1, 3))
     if model != "bicubic" and getattr(model, "scale", scale) != scale:
         raise UserError(f"the model enlarges by {model.scale}, not by {scale}; give its own scale or train another model")
     sr = to_uint8(_enlarge(model, lr, scale, tile).expand(-1, 3, -1, -1))[0]

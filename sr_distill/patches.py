@@ -13,7 +13,7 @@ import numpy as np, torch
 import torch.nn.functional as F
 from PIL import Image
 from .core import data_uri, json_sha256, rng, to_tensor, to_uint8
-from .data import downscale, photo_cache, upscale
+from .data import DECODER, downscale, photo_cache, upscale
 from .recipe import GROUPINGS, UserError
 
 # %% ../nbs/03_patches.ipynb #00000007
@@ -58,7 +58,7 @@ def window_errors(
 ) -> np.ndarray:     # float64 [len(ys), len(xs)], squared error in units of the 0..1 range
     "Mean bicubic error of windows of a photo; computed once, then read from the cache."
     key = json_sha256([scale, size, np.asarray(ys).tolist(), np.asarray(xs).tolist()])[:16]
-    return photo_cache().get(f"{photos.sha256[p]}-{key}.error", lambda: window_means(error_map(photos[p], scale), ys, xs, size), lambda a: a.shape == (len(ys), len(xs)))
+    return photo_cache().get(f"{photos.sha256[p]}-{DECODER}-{key}.error", lambda: window_means(error_map(photos[p], scale), ys, xs, size), lambda a: a.shape == (len(ys), len(xs)))
 
 # %% ../nbs/03_patches.ipynb #0000001b
 def sub_image_features(
@@ -85,7 +85,7 @@ def kmeans(
     from scipy.cluster.vq import kmeans2, vq
     z = (features - features.mean(0)) / (features.std(0) + 1e-6)
     rows = torch.randperm(len(z), generator=rng(seed, "kmeans"))[:fit].numpy()
-    centres, _ = kmeans2(z[rows], min(k, len(rows)), minit="++", seed=seed, missing="warn")
+    centres, _ = kmeans2(z[rows], min(k, len(rows)), minit="++", seed=seed % (1 << 32), missing="warn")   # NumPy takes no larger ones; the order of the rows knows the whole seed
     return vq(z, centres)[0]
 
 def cluster_windows(
@@ -173,7 +173,7 @@ class Groups:
         n: int,                      # how many sub-images; 0, or more than there are, for all
         generator: torch.Generator,  # decides which
         weights=None,                # of each sub-image of the group; None for all alike
-    ) -> np.ndarray:                 # running numbers, without repetition
+    ) -> np.ndarray:                 # running numbers; from 2**20 sub-images on, one may come twice
         "Numbers of a random choice of sub-images; `cut` turns them into pixels, in pieces if they are many."
         total = len(self.members[g]) if weights is None else int(np.count_nonzero(weights))
         if not n or n >= total: return self.numbers(g, None if weights is None else np.flatnonzero(weights))

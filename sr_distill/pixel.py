@@ -140,15 +140,15 @@ def score_hardest(groups, recipe: Recipe):
 
 def score_loss(groups, recipe: Recipe):
     "Mean squared error of a briefly trained network on a window."
-    net = _scout(groups, recipe)
+    net, scale = _scout(groups, recipe), recipe.scale
     @torch.no_grad()
     def score(p, ys, xs):
         u8 = groups.photos[p]
-        h, w = (side // net.scale * net.scale for side in u8.shape[:2])
-        hr = to_tensor(u8[:h, :w])
-        rows = range(0, h, 256)   # in strips, or the features of a photo take gigabytes
-        strips = [hr[:, :, max(0, r - 16):min(h, r + 272)] for r in rows]
-        error = [(net(downscale(s, net.scale)) - s).square().mean(1)[0, min(r, 16):][:256] for r, s in zip(rows, strips)]
+        h, w = (side // scale * scale for side in u8.shape[:2])
+        hr, step, margin = to_tensor(u8[:h, :w]), 256 // scale * scale, scale * max(-(-16 // scale), net.margin)   # HR rows, on the LR grid
+        rows = range(0, h, step)   # in strips, or the features of a photo take gigabytes
+        strips = [hr[:, :, max(0, r - margin):r + step + margin] for r in rows]
+        error = [(net(downscale(s, scale)) - s).square().mean(1)[0, min(r, margin):][:step] for r, s in zip(rows, strips)]
         full = np.zeros(u8.shape[:2], np.float32)
         full[:h, :w] = torch.cat(error).numpy()
         return window_means(full, ys, xs, recipe.size)

@@ -11,6 +11,7 @@ __all__ = ['HUB', 'GITHUB', 'TINY', 'XL', 'STYLEGANS', 'PRIORS', 'fetch_weights'
 import os, urllib.request
 from pathlib import Path
 import torch
+from filelock import FileLock
 from safetensors import safe_open
 from .autoencoders import (KLAutoencoder, Prior, SmallAutoencoder, SmallConfig, TinyAutoencoder, embedded_prior, load_kl, load_tiny)
 from .core import cache_dir, file_sha256, folder_lock, log, make_folder, read_json
@@ -50,10 +51,11 @@ def fetch_weights(
     sha256: str = None,  # what it must be, where that is known
 ) -> Path:
     "Download one weight file; a broken download is continued, a wrong or spoilt file is deleted."
-    path = Path(path)
-    if path.exists() and (sha256 is None or file_sha256(path) == sha256): return path
-    part = path.with_name(path.name + ".part")
-    with folder_lock(path.parent):
+    path, part = Path(path), Path(f"{path}.part")
+    here = lambda: path.exists() and (sha256 is None or file_sha256(path) == sha256)
+    if here(): return path
+    with folder_lock(path.parent, wait=True):
+        if here(): return path   # another process was faster
         if path.exists(): log.warning("%s: is not what was downloaded any more, downloaded again", path)
         _fetch(url, part, _size_at(url))
         found = file_sha256(part)
@@ -69,11 +71,12 @@ def _stylegan_by_name(name):
     url, file, sha256 = STYLEGANS[name]
     folder = make_folder(cache_dir()/"priors")
     kept = folder/f"{name}.safetensors"
-    if not kept.exists():
-        model = load_stylegan(fetch_weights(url, folder/file, sha256))
-        if file == "imagenet512.pkl" and model.num_ws != 37: raise UserError(f"{folder/file}: has {model.num_ws} w's instead of 37; delete it and download it again")
-        save_stylegan(model, kept)
-        (folder/file).unlink()
+    with FileLock(f"{kept}.lock"):
+        if not kept.exists():
+            model = load_stylegan(fetch_weights(url, folder/file, sha256))
+            if file == "imagenet512.pkl" and model.num_ws != 37: raise UserError(f"{folder/file}: has {model.num_ws} w's instead of 37; delete it and download it again")
+            save_stylegan(model, kept)
+            (folder/file).unlink()
     return load_stylegan(kept)
 
 def _tiny_by_name(name):
@@ -101,7 +104,7 @@ def load_prior(
     name = str(name)
     if name == "embedded":
         if photos is None: raise UserError("the embedded prior is trained on photos; give them, or name another prior")
-        prior = embedded_prior(photos, device=device)
+        prior = embedded_prior(photos)
     elif name in TINY: prior = _tiny_by_name(name)
     elif name in STYLEGANS: prior = _stylegan_by_name(name)
     elif name.startswith("kl:"): prior = load_kl(name[3:])

@@ -18,7 +18,7 @@ from .recipe import RunError, TrainConfig, UserError
 from .core import atomic_write, cache_dir, check_like, folder_lock, json_sha256, load_state, log, make_folder, pick_device, read_json, restore_optimizer, restoring, rng, save_state, sweep, to_tensor
 from .models import count_parameters, load_model, save_model
 from .metrics import psnr, upscale_image
-from .parallel import Ranks, ahead, in_parallel
+from .parallel import Ranks, ahead, in_parallel, precision
 from .patches import window_errors, windows
 
 # %% ../nbs/06_train.ipynb #00000007
@@ -106,12 +106,21 @@ def _recorded(loss, config, device):
     return torch.cuda.make_graphed_callables(loss, (sample(config.patch // config.scale), sample(config.patch // config.scale * config.scale)))
 
 # %% ../nbs/06_train.ipynb #0000001f
+def _check_model(model, config):
+    "`UserError` for a model that is not the one of `config`; a depth or width that is not given fits any."
+    own = getattr(model, "config", {})   # a network from elsewhere says nothing
+    name = "srcnn-955" if own.get("kernels") == [9, 5, 5] else own.get("name", config.model)
+    is_ = dict(model=name, depth=own.get("depth"), width=own.get("width", own.get("widths", [None])[0]), scale=model.scale)
+    for key, has in is_.items():
+        if (said := getattr(config, key)) not in (None, has): raise UserError(f"--{key} {said}: the network to train has {key} {has}; make them equal")
+
+# %% ../nbs/06_train.ipynb #00000020
 class Trainer:
     "A model in training and everything that a checkpoint must hold to go on."
     def __init__(self, model, config: TrainConfig, device="cpu", team=Ranks()):   # `team`: the processes that share each batch
         self.device, self.team = pick_device(str(device)), team
         if config.batch % team.size: raise UserError(f"--batch {config.batch} cannot be shared evenly by {team.size} processes; give a multiple of {team.size}")
-        if model.scale != config.scale: raise UserError(f"the model enlarges ×{model.scale} and --scale is {config.scale}; make them equal")
+        _check_model(model, config)
         self.model, self.config, self.step, self.history, self.losses, self.seconds = model.to(self.device), config, 0, [], [], 0.
         self.average = copy.deepcopy(self.model) if config.ema else None
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, fused=self.device.type == "cuda")
@@ -147,7 +156,7 @@ class Trainer:
         beta = min(self.config.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - beta)
 
-# %% ../nbs/06_train.ipynb #00000027
+# %% ../nbs/06_train.ipynb #00000028
 def validate(
     model,       # a model, or "bicubic"
     photos,      # held-out HR photos
@@ -159,10 +168,10 @@ def validate(
         return psnr(upscale_image(model, photos.lr(i, scale)[plane], scale), photos.hr(i, scale)[plane], scale)
     return float(np.mean([one(i) for i in range(len(photos))]))
 
-# %% ../nbs/06_train.ipynb #0000002b
+# %% ../nbs/06_train.ipynb #0000002c
 LOG_EVERY = 20   # steps between two rows of the history
 
-# %% ../nbs/06_train.ipynb #0000002c
+# %% ../nbs/06_train.ipynb #0000002d
 def _mean_loss(trainer, out):
     "The mean loss since the last call; `RunError` when it is no number."
     mean, trainer.losses = float(trainer.team.mean(torch.stack(trainer.losses).mean().cpu())), []
@@ -180,7 +189,7 @@ def _row(trainer, val, out):
     trainer.history.append(row)
     return row
 
-# %% ../nbs/06_train.ipynb #0000002d
+# %% ../nbs/06_train.ipynb #0000002e
 COLUMNS = ("step", "loss", "lr", "val_psnr_y")
 
 def _csv(history):
@@ -197,7 +206,7 @@ def _read_csv(path):
         return [{**row, "step": int(row["step"]), "loss": row["loss"]} for row in rows]
     except (OSError, ValueError, OverflowError, KeyError, TypeError, csv.Error) as e: raise UserError(f"{path}: cannot be read ({e}); train again in a new folder") from None
 
-# %% ../nbs/06_train.ipynb #0000002e
+# %% ../nbs/06_train.ipynb #0000002f
 def plot_history(
     history: list,  # `TrainResult.history`
     bicubic=None,   # PSNR-Y of bicubic on the validation photos, dB
@@ -214,7 +223,7 @@ def plot_history(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/06_train.ipynb #00000031
+# %% ../nbs/06_train.ipynb #00000032
 def _loop(trainer, sampler, val=None, callback=None, out=None, save=lambda: None):
     "From the trainer's step to the last one."
     config, begun = trainer.config, time.perf_counter() - trainer.seconds
@@ -231,7 +240,7 @@ def _loop(trainer, sampler, val=None, callback=None, out=None, save=lambda: None
                 if bar.disable and trainer.team.first: log.info("train: step %d of %d", trainer.step, config.steps)   # for who reads a log
     if trainer.average: trainer.model.load_state_dict(trainer.average.state_dict())
 
-# %% ../nbs/06_train.ipynb #00000032
+# %% ../nbs/06_train.ipynb #00000033
 @dataclass
 class TrainResult:
     "What `train` returns."
@@ -243,7 +252,7 @@ class TrainResult:
         last = ", ".join(f"{k} {v:.6g}" for k, v in self.history[-1].items() if k != "lr")
         return f"TrainResult({type(self.model).__name__} ×{self.model.scale}, {last}, {self.seconds:.1f} s)"
 
-# %% ../nbs/06_train.ipynb #00000035
+# %% ../nbs/06_train.ipynb #00000036
 CHECKPOINT = "checkpoint.pt"
 STATEFUL = ("model", "average", "optimizer", "scaler")
 PLAIN = ("step", "history", "seconds")
@@ -256,7 +265,7 @@ def _save(trainer, out, identity):
     state |= {name: getattr(trainer, name) for name in PLAIN}
     save_state(Path(out)/CHECKPOINT, state | dict(identity=identity, threads=torch.get_num_threads(), losses=[float(x) for x in trainer.losses]))
 
-# %% ../nbs/06_train.ipynb #00000036
+# %% ../nbs/06_train.ipynb #00000037
 def _identity(trainer, photos, val):
     "What makes two runs the same run."
     return dict(training=trainer.config.to_dict(), model=trainer.model.config, photos=photos.fingerprint, validation=val and val.fingerprint)
@@ -270,7 +279,7 @@ def _same(mine, theirs, out):
         what = f"{key} {theirs.get(key)} and this run has {mine[key]}" if key.startswith("--") else f"another choice of {key}"
         raise UserError(f"{out}: holds a run with {what}; give a new folder, or the same settings to go on")
 
-# %% ../nbs/06_train.ipynb #00000037
+# %% ../nbs/06_train.ipynb #00000038
 def _restore(trainer, out, identity):
     "Put `trainer` where the checkpoint in `out` stands; returns its number of threads, or None without a checkpoint."
     file = Path(out)/CHECKPOINT
@@ -302,7 +311,7 @@ def _threads(n):
     try: yield
     finally: torch.set_num_threads(before)
 
-# %% ../nbs/06_train.ipynb #00000039
+# %% ../nbs/06_train.ipynb #0000003a
 def model_card(model, about: dict, history: list) -> str:
     "README of a trained model: a YAML header for model hubs, then what it is, what it learnt from and how to use it."
     kind, photos = model.config["name"], about["photos"]
@@ -321,10 +330,10 @@ tags: [super-resolution, {kind}]
     from sr_distill.models import load_model
     sr = upscale_image(load_model("this folder"), lr, {model.scale})   # lr: uint8 [h,w,3]
 
-It learnt to undo antialiased bicubic reduction by {model.scale}; noise, blur and JPEG blocks are none of its business. `config.json` has every setting and the hash of the images it learnt from, whose licences may bind it; `history.csv` has its losses.
+It learnt to undo antialiased bicubic reduction by {model.scale}; noise, blur and JPEG blocks are none of its business. `config.json` has every setting and the hash of each image it learnt from, whose licences may bind it; `history.csv` has its losses.
 """
 
-# %% ../nbs/06_train.ipynb #0000003b
+# %% ../nbs/06_train.ipynb #0000003c
 def _finished(trainer, out, identity):
     "True when `out` holds the finished run, which is then loaded into `trainer`."
     if (Path(out)/CHECKPOINT).exists() or not (Path(out)/"config.json").exists(): return False
@@ -338,7 +347,7 @@ def _finished(trainer, out, identity):
 
 def _finish(trainer, out, photos, val):
     "Write the results, then remove the checkpoint."
-    about = lambda p: p and dict(source=p.source, count=len(p), pixels=p.pixels, sha256=p.fingerprint)
+    about = lambda p: p and dict(source=p.source, count=len(p), pixels=p.pixels, sha256=p.fingerprint, each=p.sha256)
     versions = dict(sr_distill=sr_distill.__version__, torch=torch.__version__, python=platform.python_version())
     report = dict(training=trainer.config.to_dict(), photos=about(photos), validation=about(val), seconds=round(trainer.seconds, 1),
                   device=trainer.device.type, threads=torch.get_num_threads(), versions=versions)
@@ -347,7 +356,8 @@ def _finish(trainer, out, photos, val):
     save_model(trainer.model, out, **report)
     (Path(out)/CHECKPOINT).unlink(missing_ok=True)
 
-# %% ../nbs/06_train.ipynb #0000003c
+# %% ../nbs/06_train.ipynb #0000003d
+@precision()
 def train(
     model,                # `models.SRCNN`, `VDSR` or `EDSR`; trained in place
     photos,               # `data.Photos` to learn from: real photos or the images of a distilled set
@@ -358,7 +368,7 @@ def train(
     callback=None,        # called after each step with (step, history row or None, model)
     team=Ranks(),         # `parallel.ranks()` to share each batch among the processes of torchrun, all of which call this
 ) -> TrainResult:
-    "Train `model`; with `out`, the same call goes on where a killed one stopped. Raises `UserError`, `RunError`."
+    "Train `model`, on CUDA in float32 without TF32 unless `amp` is on; with `out`, the same call goes on where a killed one stopped. Raises `UserError`, `RunError`."
     trainer = Trainer(model, config, device, team)
     if out is None or not (Path(out)/"config.json").exists(): trainer.check()
     sampler = PatchSampler(photos, config)
@@ -375,7 +385,7 @@ def train(
             team.wait()
     return TrainResult(trainer.model, trainer.history, trainer.seconds)
 
-# %% ../nbs/06_train.ipynb #00000050
+# %% ../nbs/06_train.ipynb #00000051
 def helper_network(
     kind: str,            # "scouts" or "teachers": its place in the cache
     model,                # as it begins

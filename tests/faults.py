@@ -73,7 +73,7 @@ def make_photos(folder: Path, names="abc", side=36) -> Path:
 def _small_machinery():
     "What takes minutes on real photos takes a moment here."
     matching.TRAJECTORY_STEPS = 12
-    priors.embedded_prior = lambda photos, device="cpu": autoencoders.embedded_prior(photos, SMALL, device)
+    priors.embedded_prior = lambda photos: autoencoders.embedded_prior(photos, SMALL)
 
 def _distil(place, which=PIXEL):
     distill.distill(data.Photos.open(place.photos if which.space == "pixel" else place.large), which, place.out, OPTIONS)
@@ -136,7 +136,7 @@ class Place:
     def at(self, root): return Place(Path(root), self.photos, self.large, self.url, self.table)
     def left(self) -> dict:
         "All files of output and cache; times taken and lock files do not count, nor what was half-written in a cache, which forgets it as it forgets what is old."
-        files = [p for p in sorted(self.root.rglob("*")) if p.is_file() and p.name != ".lock" and not (p.suffix == ".tmp" and p.is_relative_to(self.cache))]
+        files = [p for p in sorted(self.root.rglob("*")) if p.is_file() and not p.name.endswith(".lock") and not (p.suffix == ".tmp" and p.is_relative_to(self.cache))]
         return {p.relative_to(self.root).as_posix(): _content(p, str(self.root)) for p in files}
 
 def _content(path, root):
@@ -399,7 +399,7 @@ def damage(survey, count=300):
                 if not child.kill() and "out" in places: mode = "result"   # it was quicker
             else: finish(job, place)
             if mode == "cache": shutil.rmtree(place.out, ignore_errors=True)
-            files = [p for p in sorted((place.out if mode == "result" else place.root).rglob("*")) if p.is_file() and p.name != ".lock"]
+            files = [p for p in sorted((place.out if mode == "result" else place.root).rglob("*")) if p.is_file() and not p.name.endswith(".lock")]
             if not files: continue
             victim = survey.draw.choice(files)
             how = f"{mode}, {victim.relative_to(place.root)}: {spoil(victim, survey.draw)}"

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sr_distill.cli import main
@@ -124,6 +125,12 @@ def test_damaged_set_and_model(call, photos):
 def test_wrong_scale_for_a_model(call, photos):
     call("train", photos, "model", "--model", "srcnn", "--steps", 1, "--batch", 1, "--device", "cpu")
     refused(call("evaluate", "model", photos, "--scale", 3), "×2")
+
+
+@pytest.mark.parametrize("fail", [lambda: torch.empty(10**15), lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")), lambda: (_ for _ in ()).throw(MemoryError())], ids=["cpu", "gpu", "python"])
+def test_out_of_memory_is_no_bug(call, photos, monkeypatch, fail):
+    monkeypatch.setattr("sr_distill.distill.distill", lambda *args: fail())
+    refused(call("distill", photos, "out", *TINY), "out of memory", "--batch", "--patch", "--size", "--jobs", "--device cpu", code=1)
 
 
 def test_debug_shows_the_traceback(photos):

@@ -269,6 +269,11 @@ def test_split():
     with pytest.raises(UserError, match="stereo pair"): photos.subset([6, 7]).split(1)
 
 
+@pytest.mark.parametrize("a", [noise() / 255, noise(channels=4), noise(channels=1), noise()[None], [[1, 2]]], ids=["0..1", "RGBA", "one channel", "a stack", "a list"])
+def test_arrays_that_are_no_photos_are_refused(a):
+    with pytest.raises(UserError, match="uint8"): Photos.from_arrays(["a"], [a])
+
+
 # ---- cache
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"", lambda b: b"junk" * 50, lambda b: b + b"more", lambda b: b[:50],
@@ -323,6 +328,22 @@ def test_a_source_larger_than_the_cache(folder, cache, monkeypatch, caplog):
         assert photos.lr(1, 2).shape == (20, 25, 3)
         assert sum(p.stat().st_size for p in cache.iterdir()) <= 8000
     assert caplog.text.count("SR_DISTILL_CACHE_GB") == 1
+
+
+def test_what_another_process_is_writing_is_left_alone(tmp_path):
+    for name in (".new.npy.1.1.tmp", ".old.npy.2.2.tmp"): (tmp_path / name).write_bytes(b"x" * 2000)
+    os.utime(tmp_path / ".old.npy.2.2.tmp", (0, 0))   # its process is dead
+    Cache(tmp_path, 1500).get("a.hr", lambda: np.zeros(872, np.uint8))
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".new.npy.1.1.tmp", "a.hr.npy"]
+
+
+def test_an_array_that_another_process_takes_away_at_once_is_used_all_the_same(tmp_path, monkeypatch):
+    def stored_and_gone(path, a):
+        store(path, a)
+        path.unlink()
+    store = data.store_array
+    monkeypatch.setattr(data, "store_array", stored_and_gone)
+    assert (Cache(tmp_path, 10**6).get("a.hr", lambda: np.ones(5, np.uint8)) == 1).all()
 
 
 def test_bad_cache_setting(folder, monkeypatch):
@@ -460,6 +481,16 @@ def test_a_zip_bomb_is_refused(site, tmp_path):
 def test_no_room_for_a_download(site, good, tmp_path):
     huge = {"set": good["set"] | {"size": 10**18}}
     with pytest.raises(UserError, match="free space"): download("set", tmp_path, site.url, huge)
+
+
+def test_what_is_here_already_needs_no_room_again(site, good, tmp_path, monkeypatch):
+    size = good["set"]["size"]
+    (tmp_path / "set.zip").write_bytes((site.root / "set.zip").read_bytes()[:size // 2])
+    room = lambda free: monkeypatch.setattr(data.shutil, "disk_usage", lambda folder: type("Room", (), {"free": free}))
+    room(size)
+    with pytest.raises(UserError, match="free space"): download("set", tmp_path, site.url, good)
+    room(size + size // 2 + 1)
+    assert len(image_files(download("set", tmp_path, site.url, good))) == 2 and site.asked == [size // 2]
 
 
 def test_unpacking_that_was_interrupted_starts_again(site, good, tmp_path):

@@ -17,6 +17,7 @@ from sr_distill import core, distill as room, matching
 from sr_distill.core import read_json, write_json
 from sr_distill.data import Photos
 from sr_distill.distill import DistilledSet, Trace, describe, distill, open_photos, snapshot_steps
+from sr_distill.models import save_model
 from sr_distill.pixel import PixelSpace
 from sr_distill.recipe import Recipe, RunError, RunOptions, UserError
 
@@ -122,6 +123,37 @@ def test_damaged_checkpoint_is_named(folder, tmp_path):
     checkpoint = tmp_path / "out/.run/part-0000/checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:50])
     with pytest.raises(UserError, match="checkpoint.pt: is damaged"): distill(photos, RECIPE, tmp_path / "out", OPTIONS)
+
+
+@pytest.mark.parametrize("pool", ["fresh", "a folder"])
+def test_features_ask_no_pool(folder, tmp_path, pool):
+    save_model(matching.fresh_network(RECIPE), tmp_path / "model")
+    recipe = replace(RECIPE, objective="features", pool=pool if pool == "fresh" else str(tmp_path / "model"), steps=2)
+    assert np.isfinite([loss for _, loss in distill(Photos.open(folder), recipe, tmp_path / "out", OPTIONS).trace.losses]).all()
+
+
+def test_apples_gpu_is_refused_before_any_work(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "pick_device", lambda name: torch.device("mps"))
+    with pytest.raises(UserError, match="--device mps"): distill(Photos.open(folder), RECIPE, tmp_path / "out", replace(OPTIONS, device="mps"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_seconds_count_what_came_before_an_interruption(folder, tmp_path, monkeypatch):
+    "Two groups in two parts: the first part done, the second stopped, by a clock that goes on a second at each look."
+    monkeypatch.setattr(room, "PART_BYTES", 4 * 4 * 3 * 24**2)
+    now = [0.]
+    def clock(): now[0] += 1; return now[0]
+    monkeypatch.setattr(room.time, "perf_counter", clock)
+    class Stop:
+        calls, stopped = 0, False
+        def __call__(self, *_): self.calls += 1; self.stopped = self.calls > 12
+    photos = Photos.open(folder).subset([0, 1])
+    with pytest.raises(RunError): distill(photos, RECIPE, tmp_path / "out", OPTIONS, Stop())
+    spent = [read_json(p)["seconds"] for p in sorted((tmp_path / "out/.run").glob("part-*/seconds.json"))]
+    assert len(spent) == 2 and 0 < spent[0] < spent[1] <= now[0]
+    began = now[0]
+    seconds = distill(photos, RECIPE, tmp_path / "out", OPTIONS).manifest["report"]["seconds"]
+    assert spent[1] < seconds <= spent[1] + now[0] - began
 
 
 def test_zero_steps_store_the_start(folder, tmp_path):

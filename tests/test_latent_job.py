@@ -1,6 +1,7 @@
 "The whole latent job: inversion, pivotal tuning, latent distillation, the stored set, a model trained on it."
 import functools
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sr_distill import distill as room, inversion, priors
+from sr_distill import autoencoders, distill as room, inversion, priors
 from sr_distill.autoencoders import SmallConfig
-from sr_distill.core import rng
+from sr_distill.core import rng, write_json
 from sr_distill.data import Photos
 from sr_distill.distill import DistilledSet, distill, summary
 from sr_distill.latent import Latents
@@ -98,6 +99,31 @@ def test_parts_and_threads_change_nothing(photos, tmp_path, monkeypatch):
     finally: torch.set_num_threads(threads)
     assert (parts.images == whole.images).all() and len(Latents.load(tmp_path / "parts/latents.safetensors", priors.load_prior("embedded", photos))) == 3
     assert room.cut_parts(3, recipe, 1) == [(0, 1), (1, 3)] and room.cut_parts(3, RECIPE, 3) == [(0, 3)]
+
+
+def test_the_embedded_prior_is_the_same_on_any_number_of_threads_and_trained_once(photos, tmp_path, monkeypatch):
+    trained, train, threads = [], autoencoders.train_autoencoder, torch.get_num_threads()
+    monkeypatch.setattr(autoencoders, "train_autoencoder", lambda *a: trained.append(torch.get_num_threads()) or train(*a))
+    config, identities = SmallConfig(steps=5, crops=40, batch=8), []
+    try:
+        for n in (1, 2):
+            monkeypatch.setenv("SR_DISTILL_CACHE", str(tmp_path / f"cache{n}"))
+            torch.set_num_threads(n)
+            with ThreadPoolExecutor(2) as both: identities += both.map(lambda _: autoencoders.embedded_prior(photos, config).identity, range(2))
+    finally: torch.set_num_threads(threads)
+    assert len(set(identities)) == 1 and trained == [1, 1]   # one training in each cache, the other caller waits for it
+
+
+def test_parts_report_the_classes_and_seconds_of_all(tmp_path):
+    prior, parts = autoencoders.SmallAutoencoder(SmallConfig(channels=4, width=8, depth=1)), []
+    for i, classes in enumerate(([3], [5, 7])):
+        parts.append(room.Part(tmp_path / str(i), i, i + 1))
+        parts[i].folder.mkdir()
+        Latents(prior, torch.rand(len(classes), *prior.latent_shape(16), generator=rng(i)), 16).save(parts[i].folder / "latents.safetensors", 32)
+        about = dict(prior={}, inversion=dict(psnr=dict(start=[20.] * len(classes)), mean={}, classes=classes, seconds=1.5))
+        write_json(parts[i].folder / "part.json", dict(space=about))
+    latents, report = room._latents(parts, prior, np.zeros((3, 16, 16, 3), np.uint8))
+    assert len(latents) == 3 and report["inversion"]["classes"] == [3, 5, 7] and report["inversion"]["seconds"] == 3
 
 
 def test_what_does_not_fit_is_said_before_any_work(photos, tmp_path):

@@ -16,6 +16,7 @@ from sr_distill.data import Photos
 from sr_distill.matching import (BankSource, GradientBank, LiveSource, choose_chunk, dc_loss, flatten, fresh_network, gradient, group_gradients,
                                  image_bytes, match, network_pool, sr_loss, unflatten)
 from sr_distill.models import EDSR, SRCNN, VDSR, init_weights, save_model
+from sr_distill.parallel import precision
 from sr_distill.patches import Groups
 from sr_distill.recipe import Recipe, UserError
 
@@ -185,6 +186,24 @@ def test_bank_key_depends_on_everything(small):
     assert len({key(), *others}) == 6
 
 
+def test_keys_tell_devices_apart_and_a_cpu_needs_no_mention(small, monkeypatch):
+    groups, recipe, states = small
+    bank = lambda device="cpu": GradientBank(groups, recipe, states, device=device).key
+    def runs():
+        matching.trajectories(recipe, groups.photos, {"lesson": 1})
+        return {p.name for p in (matching.cache_dir() / "trajectories").iterdir()}
+    monkeypatch.setattr(matching, "train", lambda net, photos, config, device, callback: callback(200, None, net))
+    cpu, kept = bank(), runs()
+    with precision(tf32=True): assert bank() == cpu and runs() == kept   # CUDA's rounding is nothing to a CPU
+    keys = [cpu, bank("meta")]
+    for name in ("cuda", "cuda-tf32"):
+        monkeypatch.setattr(matching, "arithmetic", lambda device: name)
+        keys.append(bank())
+        assert len(runs() - kept) == 1
+        kept = runs()
+    assert len(set(keys)) == 4
+
+
 def test_sources_agree_on_the_first_visit(small):
     groups, recipe, states = small
     live = LiveSource(groups, Recipe(size=16, real=0, pool="random", networks=2, outer=2, inner=1), states)
@@ -205,6 +224,63 @@ def test_fresh_networks_differ_by_name_and_seed():
     first = lambda r, *n: next(fresh_network(r, *n).parameters())
     assert first(Recipe(), 1).equal(first(Recipe(), 1))
     assert not first(Recipe(), 1).equal(first(Recipe(seed=1), 1)) and not first(Recipe(), 1).equal(first(Recipe(), 2))
+
+
+def test_momentum_lasts_as_long_as_a_network(small):
+    "Two inner calls of one step each are two steps of one SGD, and a new network starts without its past."
+    groups, _, states = small
+    recipe, x = Recipe(size=16, pool="random", networks=2, outer=3, inner=1), torch.rand(4, 3, 16, 16, generator=rng(0))
+    net = fresh_network(recipe)
+    net.load_state_dict(states[0])
+    optimizer = torch.optim.SGD(net.parameters(), lr=.01, momentum=.5)
+    for _ in range(2):
+        for p, g in zip(net.parameters(), gradient(net, x)): p.grad = g
+        optimizer.step()
+    live = LiveSource(groups, recipe, states)
+    for step in range(2): live.start(step); live.finish(step, x)
+    far = lambda a, b: float((flatten(a) - flatten(b)).detach().norm())
+    assert far(live.net.parameters(), net.parameters()) < 1e-3 * far(net.parameters(), states[0].values())
+    assert live.optimizer.state_dict()["state"] and live.start(3) and not live.optimizer.state_dict()["state"]
+
+
+def test_held_out_loss_takes_a_group_in_pieces(small, monkeypatch):
+    "However many images a group has, a CPU core takes one at a time, and a GPU without room fewer."
+    groups, recipe, states = small
+    bank, x = GradientBank(groups, recipe, states).build(), torch.rand(2, 5, 3, 16, 16, generator=rng(0))
+    whole = {m: np.mean([float(dc_loss(gradient(bank.network(k), x[g]), [t[g] for t in bank.targets(k)], m)) for k in range(2) for g in range(2)]) for m in ("whole", "layerwise")}
+    sizes, plain, room = [], matching.gradient, 9
+    def narrow(net, hr, create_graph=False):
+        sizes.append(len(hr))
+        if len(hr) > room: raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return plain(net, hr, create_graph)
+    monkeypatch.setattr(matching, "gradient", narrow)
+    assert matching.held_out_loss(x, bank) == pytest.approx(whole, rel=1e-4) and set(sizes) == {1}
+    one = matching.held_out_loss(x[:1], bank)   # a single group, as --grouping all has it
+    mean, room = matching.mean_gradient, 2
+    monkeypatch.setattr(matching, "mean_gradient", lambda net, numbers, load, piece=32: mean(net, numbers, load, piece))
+    sizes.clear()
+    assert matching.held_out_loss(x[:1], bank) == pytest.approx(one, rel=1e-4) and {5, 2} <= set(sizes)
+
+
+def test_memory_is_what_the_container_allows(tmp_path, monkeypatch):
+    monkeypatch.setattr(matching, "CONTAINER", tmp_path / "memory.max")
+    host = matching.machine_memory()
+    for limit, memory in (("max", host), ("1000000", 10**6), (str(2 * host), host)):
+        (tmp_path / "memory.max").write_text(limit + "\n")
+        assert matching.machine_memory() == memory
+    monkeypatch.delattr(os, "sysconf", raising=False)   # Windows
+    assert matching.machine_memory() == 8 << 30 and matching.memory_for("cpu") >= 1
+
+
+def test_files_that_vanish_are_no_concern_of_the_cache(tmp_path):
+    "Another process renames its half-written file, or deletes the folder, between two looks."
+    for name in ("kept", "busy", "going", "old"): (tmp_path / name).mkdir()
+    for name in ("busy", "old"): (tmp_path / name / "rows.npy").write_bytes(bytes(100))
+    (tmp_path / "busy/.rows.npy.1.2.tmp").symlink_to("gone")
+    (tmp_path / "going/rows.npy").symlink_to("gone")   # listed, but not there
+    os.utime(tmp_path / "old", (1, 1))
+    matching._prune(tmp_path / "kept", 150)
+    assert {p.name for p in tmp_path.iterdir()} == {"kept", "busy", "going"}
 
 
 def test_old_banks_make_room(small, monkeypatch):

@@ -247,6 +247,17 @@ def test_wrong_scale_and_missing_device():
     with pytest.raises(UserError): evaluate("bicubic", photos, 2, lpips="none", device="abacus")
 
 
+def test_only_bytes_are_enlarged():
+    for bad in (A / 255, A[None], np.stack([A[..., 0]] * 4, -1)):
+        with pytest.raises(UserError, match="uint8"): upscale_image("bicubic", bad, 2)
+
+
+def test_lpips_needs_no_float64_of_mps(squeeze):
+    "Apple's GPU has none; this runs where there is no such GPU, so nothing can have gone there."
+    b, a = (picture(40, 48, seed=k) for k in (0, 1))
+    assert LPIPS("squeeze", "mps")(b, a) == squeeze(b, a)
+
+
 def test_a_model_of_nans_is_an_error():
     model = make_model("srcnn", width=4)
     with torch.no_grad(): model.body[0].weight.fill_(math.nan)

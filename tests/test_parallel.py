@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sr_distill import core
+from sr_distill import core, parallel
 from sr_distill.parallel import Ranks, ranks
 from sr_distill.recipe import TrainConfig, UserError
 from sr_distill.train import Trainer
@@ -103,3 +103,15 @@ def test_variables_without_torchrun_are_explained(monkeypatch):
     with pytest.raises(UserError, match="start them with torchrun"): ranks()
     monkeypatch.undo()
     assert ranks().size == 1
+
+
+def test_what_was_connected_is_closed_at_the_end(monkeypatch):
+    "PyTorch warns of a process group that is left open."
+    last, dist = [], parallel.dist
+    monkeypatch.setenv("WORLD_SIZE", "2"), monkeypatch.setenv("MASTER_ADDR", "here")
+    monkeypatch.setattr(dist, "init_process_group", lambda *a, **k: None)
+    for name, value in dict(get_rank=1, get_world_size=2).items(): monkeypatch.setattr(dist, name, lambda value=value: value)
+    monkeypatch.setattr(parallel.atexit, "register", last.append)
+    ranks.cache_clear()
+    try: assert ranks().rank == 1 and last == [dist.destroy_process_group]
+    finally: ranks.cache_clear()

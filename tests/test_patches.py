@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from sr_distill import patches
 from sr_distill.core import rng
 from sr_distill.data import Photos
-from sr_distill.patches import Budget, Groups, ipc_for_budget, kmeans, window_means, windows
+from sr_distill.patches import Budget, Groups, ipc_for_budget, kmeans, window_errors, window_means, windows
 from sr_distill.recipe import UserError
 
 sides = st.integers(1, 400)
@@ -78,6 +79,16 @@ def test_groups_name_the_photo_that_is_too_small(photos):
 def test_kmeans_is_seeded():
     z = np.random.default_rng(0).normal(size=(200, 3))
     assert (kmeans(z, 5, 0) == kmeans(z, 5, 0)).all()
+    assert set(kmeans(z, 5, 1 << 32)) == set(range(5)) and (kmeans(z, 5, 1 << 32) != kmeans(z, 5, 0)).any()   # larger than NumPy's seeds
+
+
+def test_cached_errors_know_the_decoder(photos, monkeypatch):
+    errors = lambda: window_errors(photos, 0, 2, [0], [0], 16)[0, 0]
+    first = errors()
+    monkeypatch.setattr(patches, "error_map", lambda u8, scale: np.ones(u8.shape[:2], np.float32))
+    assert errors() == first
+    monkeypatch.setattr(patches, "DECODER", -1)
+    assert errors() == 1
 
 
 def test_budget_shares():

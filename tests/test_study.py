@@ -5,12 +5,21 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from sr_distill import study as module
 from sr_distill.cli import main
-from sr_distill.recipe import Recipe, UserError, expect_error
-from sr_distill.study import Results, load_study, run_study, tomllib
+from sr_distill.core import read_json, rng
+from sr_distill.demo import compare, write_report
+from sr_distill.models import make_model, save_model
+from sr_distill.recipe import Recipe, RunError, TrainConfig, UserError, expect_error
+from sr_distill.study import Results, finding, load_study, run_study, study_from, tomllib, write_tables
 
 FILE = """
 title = "Tiny"
@@ -91,6 +100,11 @@ def test_other_settings_are_computed_again(file, tmp_path):
 @pytest.mark.parametrize("old, new, words", [
     ("[models]", "[modles]", ["'modles' is unknown"]), ("steps = 2, pool", 'init = "best", pool', ["set 'distilled'", "'best' is unknown"]),
     ("steps = 3", "stepz = 3", ["model 'EDSR'", "'stepz'"]), ("held_out = 1", "", ["no judge"]), ("seeds = 1", "seeds = ", ["no readable TOML"]),
+    ("seeds = 1", 'seeds = "3"', ["--seeds '3'", "whole number"]), ("seeds = 1", "seeds = 0", ["--seeds 0"]), ("seeds = 1", "count = -1", ["--count -1"]),
+    ("held_out = 1", 'held_out = "1"', ["--held-out '1'"]), ("seeds = 1", 'lpips = "best"', ["--lpips 'best'", "squeeze"]), ("seeds = 1", 'ssim = "no"', ["--ssim 'no'"]),
+    ("seeds = 1", 'tests = "x"', ["'tests' is no table"]), ("seeds = 1", "tests.a = 3", ["test 'a'", "'3'"]), ("[recipe]", "recipe = 3\n[scales]", ["'recipe' is no table"]),
+    ("hardest = {", "a = 3\nhardest = {", ["set 'a'", "'3'"]), ("[models]", '[models]\na = "edsr"', ["model 'a'", "'edsr'"]), ("steps = 2, pool", "prior = 3, pool", ["set 'distilled'", "--prior '3'"]),
+    ("steps = 2, pool", 'once = "yes", pool', ["set 'distilled'", "once 'yes'"]), ('{model = "edsr",', "{", ["model 'EDSR'", "no 'model'"]),
 ])
 def test_bad_files(file, tmp_path, capsys, old, new, words):
     path = file()
@@ -98,6 +112,135 @@ def test_bad_files(file, tmp_path, capsys, old, new, words):
     assert main(["study", str(path), str(tmp_path / "out")]) == 2
     err = capsys.readouterr().err
     assert all(word in err for word in words) and "tiny.toml" in err and not (tmp_path / "out").exists(), err
+
+
+@pytest.mark.parametrize("said, words", [(dict(sets=["a"]), "'sets' is no table"), (dict(photos=3), "entry 'photos': '3'"), (dict(models="edsr"), "'models' is no table"), (dict(scales=3), "'scales' is no table")])
+def test_entries_of_another_kind(said, words):
+    good = dict(photos="embedded", held_out=1, sets=dict(all=dict(all=True)), models=dict(edsr=dict(model="edsr")))
+    assert words in str(expect_error(UserError, study_from, {**good, **said}, "mine.toml")) and study_from(good).seeds == 3
+
+
+def test_a_gpu_is_one_for_all(monkeypatch, file, tmp_path, capsys):
+    monkeypatch.setattr(module, "pick_device", lambda name: SimpleNamespace(type="cpu" if name == "auto" else name))
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid: set(range(7)), raising=False)
+    assert [module._processes(0, d) for d in ("cpu", "auto", "cuda")] == [7, 7, 1] and module._processes(3, "cuda") == 3
+    assert main(["study", str(file()), str(tmp_path / "out"), "--jobs", "-1"]) == 2 and "--jobs -1 is too small" in capsys.readouterr().err
+
+
+@pytest.fixture
+def little(small_photos):
+    "`little(seeds=2)` is a study of two sets and two models, changed as it says."
+    photos = str(small_photos("abc"))
+    def make(**said):
+        model = dict(depth=1, width=8, steps=2, batch=1, patch=16)
+        sets, models = dict(hardest=dict(init="hardest"), random=dict(init="random")), dict(EDSR=dict(model="edsr", **model), VDSR=dict(model="vdsr", **{**model, "depth": 2}))
+        return study_from({**dict(photos=photos, held_out=1, seeds=1, ssim=False, recipe=dict(size=24, steps=0), sets=sets, models=models), **said})
+    return make
+
+
+def test_a_killed_worker_ends_it_and_what_is_finished_is_kept(little, tmp_path, monkeypatch):
+    class Pool:   # of one process, killed in its fourth task
+        tasks = 0
+        def __init__(self, *args, **kwargs): pass
+        def __enter__(self): return self
+        def __exit__(self, *error): pass
+        def submit(self, task, argument):
+            self.tasks, future = self.tasks + 1, Future()
+            future.set_exception(BrokenProcessPool("terminated abruptly")) if self.tasks > 3 else future.set_result(task(argument))
+            return future
+    monkeypatch.setattr(module, "ProcessPoolExecutor", Pool)
+    error = str(expect_error(RunError, run_study, little(), tmp_path / "out", 2))
+    kept = Results.load(tmp_path / "out/results.json")
+    assert "killed" in error and "--jobs" in error and len(kept.rows) == 2 + 1 and len(kept.missing) == 3
+    assert not run_study(little(), tmp_path / "out", jobs=1).missing
+
+
+def test_a_cell_with_an_error_that_nobody_foresaw(little, tmp_path, monkeypatch, capsys):
+    real = module.train
+    def train(net, *args, **kwargs):
+        if net.config["name"] == "edsr": raise ValueError("no such luck")
+        return real(net, *args, **kwargs)
+    monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr(module, "load_study", lambda *args: little())
+    monkeypatch.setattr(module, "write_tables", lambda *args: None)
+    assert main(["study", "x.toml", str(tmp_path / "out"), "--jobs", "1"]) == 1
+    err, found = capsys.readouterr().err, Results.load(tmp_path / "out/results.json")
+    assert "2 cells failed" in err and "ValueError: no such luck (test_study.py, line" in err and "should not happen" not in err
+    assert len(found.failed) == 2 and {(r["set"], r["model"]) for r in found.rows if r["set"] != "bicubic"} == {("hardest", "VDSR"), ("random", "VDSR")}
+
+
+def test_a_flat_photo_has_infinite_psnr(little, tmp_path):
+    (tmp_path / "flat").mkdir()
+    Image.fromarray(np.full((40, 40, 3), 255, np.uint8)).save(tmp_path / "flat/white.png")
+    study = little(held_out=0, tests=dict(white=str(tmp_path / "flat")), seeds=2)
+    found = run_study(study, tmp_path / "out", jobs=1)
+    assert not found.missing and found.rows[0]["psnr_rgb"] == float("inf") and '"psnr_rgb": "inf"' in (tmp_path / "out/results.json").read_text()
+    assert found.rows == Results.load(tmp_path / "out/results.json").rows == run_study(study, tmp_path / "out", jobs=1).rows
+    for r in found.rows:
+        if r["model"] == "EDSR": r["psnr_rgb"] = float("inf") if r["seed"] else 40.
+    write_tables(found, tmp_path / "out")
+    assert "| inf |" in (tmp_path / "out/tables.md").read_text() and finding(found.paired("hardest", "random", "EDSR")) == "not shown"
+
+
+def test_the_demo_on_flat_photos(tmp_path):
+    (tmp_path / "flat").mkdir()
+    for name in "abc": Image.fromarray(np.full((40, 40, 3), 255, np.uint8)).save(tmp_path / f"flat/{name}.png")
+    rows, config = {"all photos": None, "hardest crops": Recipe(size=24, steps=0)}, TrainConfig(model="edsr", depth=1, width=8, steps=1, batch=1, patch=16)
+    result = compare(tmp_path / "flat", rows, config, tmp_path / "out", 1, "none", 1)
+    write_report(result, tmp_path / "out/report.html")
+    assert result.rows[0]["psnr_rgb"] == float("inf") and read_json(tmp_path / "out/comparison.json")["rows"][0]["psnr_rgb"] == "inf"
+
+
+def test_auto_is_the_backbone_that_is_here_by_name(little, tmp_path, monkeypatch):
+    here, judged, real = "", [], module.evaluate
+    def evaluate(model, photos, scale, lpips, **settings):
+        judged.append(lpips)
+        return SimpleNamespace(mean={**real(model, photos, scale, lpips="none", **settings).mean, "lpips": None if lpips == "none" else .25})
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    monkeypatch.setattr(module, "LPIPS", lambda net: SimpleNamespace(net=here if net in ("auto", here) else None, reason="no file"))
+    def run(lpips="auto"):
+        judged.clear()
+        return run_study(little(lpips=lpips), tmp_path / "out", jobs=1)
+    bare = run()
+    assert bare.about["lpips"] == "none" and {r["lpips"] for r in bare.rows} == {None} and set(judged) == {"none"}
+    here = "squeeze"                                                         # its weights came later
+    full = run()
+    assert full.about["lpips"] == "squeeze" and {r["lpips"] for r in full.rows} == {.25} and set(judged) == {"squeeze"}
+    assert "LPIPS (squeeze)" in full.markdown(("lpips",)) and "LPIPS (squeeze)" in full.markdown(("psnr_rgb", "lpips"))
+    assert run() == full == run("squeeze") and not judged                    # the same under its name
+    assert 'lpips = "vgg": no file' in str(expect_error(UserError, run, "vgg"))   # what is asked for by name is not left out
+
+
+def test_a_teacher_is_what_its_folder_holds(little, tmp_path, monkeypatch):
+    def teacher(folder, seed): save_model(make_model("edsr", 2, 1, 8, generator=rng(seed, "teacher")), tmp_path / folder)
+    def made(folder):
+        monkeypatch.setenv("TEACHERS", str(tmp_path / folder))
+        study = little(sets={"own": dict(init="hardest"), "taught": dict(init="hardest", labels="$TEACHERS/edsr")}, models=dict(EDSR=dict(model="edsr", depth=1, width=8, steps=2, batch=1, patch=16)))
+        return {r["set"]: r["model_folder"] for r in run_study(study, out, jobs=1).rows if r["set"] != "bicubic"}
+    out = tmp_path / "out"
+    for folder, seed in (("a/edsr", 0), ("b/edsr", 1), ("c/edsr", 0)): teacher(folder, seed)
+    first = made("a")
+    written = (out / "results.json").read_text()
+    assert str(tmp_path) not in written and len(json.loads(written)["about"]["contents"]["taught"]["labels"]) == 64
+    other = made("b")                                                        # another teacher of the same name
+    assert first["own"] == other["own"] and first["taught"] != other["taught"]
+    assert made("c") == first                                                # the same one in another place
+    teacher("c/edsr", 1)
+    assert made("c") == other                                                # which holds another one now
+    old = json.loads((out / "results.json").read_text())
+    del old["about"]["contents"]                                             # as older versions wrote it
+    (out / "results.json").write_text(json.dumps(old))
+    monkeypatch.setattr(module, "make_set", None)
+    assert made("c") == other
+
+
+def test_a_pool_is_treated_as_a_prior(little, tmp_path, monkeypatch):
+    monkeypatch.setenv("NETS", str(tmp_path))
+    net = save_model(make_model("srcnn", 2, generator=rng(0, "net")), tmp_path / "net")
+    study = little(sets=dict(pooled=dict(steps=2, pool="$NETS/net"), named=dict(space="latent", prior="taef2", pool="random"), taught=dict(labels="teacher")))
+    about = module._about(study, study.open()[0])
+    assert study.sets["pooled"].recipe.pool == str(net) and about["sets"]["pooled"]["recipe"]["pool"] == "net"
+    assert about["contents"]["pooled"].keys() == {"pool"} and about["contents"]["named"] == about["contents"]["taught"] == {}
 
 
 def test_every_study_of_the_package_is_well_formed(monkeypatch, tmp_path):

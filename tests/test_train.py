@@ -18,7 +18,6 @@ from sr_distill.core import read_json, rng, to_uint8, write_json
 from sr_distill.data import Photos, make_lr
 from sr_distill.metrics import evaluate
 from sr_distill.models import load_model, make_model
-from sr_distill.parallel import precision
 from sr_distill.recipe import RunError, TrainConfig, UserError
 from sr_distill.train import PatchSampler, Trainer, learning_rate, train, validate
 
@@ -139,7 +138,7 @@ def test_training_needs_no_global_random_state_and_leaves_it_alone():
 def test_resume_is_exact_wherever_the_run_stops(tmp_path, name, stop_at):
     def stop(step, row, m):
         if step == stop_at: raise KeyboardInterrupt
-    set_, config, val = photos(), TrainConfig(**RUN), photos(seed=1)
+    set_, config, val = photos(), TrainConfig(model=name, **RUN), photos(seed=1)
     whole = train(model(name), set_, config, tmp_path/"whole", val)
     with pytest.raises(KeyboardInterrupt):
         train(model(name), set_, config, tmp_path/"cut", val, callback=stop)
@@ -169,7 +168,7 @@ from test_train import RUN, model, photos
 from sr_distill.recipe import TrainConfig
 from sr_distill.train import train
 torch.set_num_threads({threads})
-train(model("edsr"), photos(), TrainConfig(**{{**RUN, "steps": 150, "validate": 0}}), sys.argv[1])
+train(model("edsr"), photos(), TrainConfig(**{{**RUN, "model": "edsr", "steps": 150, "validate": 0}}), sys.argv[1])
 """
 
 def start(out, threads=1):
@@ -225,7 +224,7 @@ def test_another_run_on_the_same_folder_is_refused(half_done, finish):
     kept = {p.name: p.read_bytes() for p in half_done.iterdir()}
     cases = [(model(), photos(), TrainConfig(**{**RUN, "lr": .5}), None, "--lr 0.001 .* 0.5"),
              (model(), photos(seed=5), config, None, "photos"), (model(), photos(), config, photos(), "validation"),
-             (model("edsr"), photos(), config, None, "model")]
+             (make_model("vdsr", 2, 3, 8), photos(), config, None, "another choice of model")]
     for m, set_, c, val, words in cases:
         with pytest.raises(UserError, match=words): train(m, set_, c, half_done, val)
     assert {p.name: p.read_bytes() for p in half_done.iterdir()} == kept
@@ -283,8 +282,26 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, checkpoint):
 def test_half_precision_needs_cuda_and_scales_must_agree():
     with pytest.raises(UserError, match="--amp"): train(model(), photos(), TrainConfig(amp=True), device="cpu")
     with pytest.raises(UserError, match="--scale"): train(model(), photos(), TrainConfig(scale=4))
+    for given in (dict(model="edsr"), dict(depth=20), dict(width=64), dict(model="srcnn", depth=3)):   # config.json would contradict itself
+        with pytest.raises(UserError, match="make them equal"): train(model(), photos(), TrainConfig(**given))
+    wide = make_model("srcnn-955", 2, width=8)
+    with pytest.raises(UserError, match="--model srcnn: .* srcnn-955"): train(wide, photos(), TrainConfig(model="srcnn"))
+    train(wide, photos(), TrainConfig(model="srcnn-955", width=8, steps=1, batch=1, patch=16))
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="--device cuda"): train(model(), photos(), TrainConfig(), device="cuda")
+
+
+def test_float32_is_float32_whatever_pytorch_allows(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen = []
+    train(model(), photos(), TrainConfig(steps=2, batch=1, patch=16), callback=lambda *a: seen.append(torch.backends.cudnn.allow_tf32))
+    assert seen == [False, False] and torch.backends.cudnn.allow_tf32
+
+
+def test_config_lists_every_photo(tmp_path):
+    train(model(), photos(), TrainConfig(steps=1, batch=1, patch=16), tmp_path, photos(2, seed=1))
+    about = read_json(tmp_path / "config.json")
+    assert about["photos"]["each"] == photos().sha256 and about["validation"]["each"] == photos(2, seed=1).sha256
 
 
 def test_a_finished_run_in_half_precision_is_read_without_cuda(tmp_path):
@@ -306,7 +323,7 @@ def test_losses_are_read_every_twentieth_step():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_cuda(tmp_path):
-    config = TrainConfig(**{**RUN, "amp": True, "steps": 100})
+    config = TrainConfig(**{**RUN, "model": "edsr", "amp": True, "steps": 100})
     result = train(model("edsr"), photos(), config, tmp_path, photos(seed=1), device="cuda")
     assert result.history[-1]["loss"] < result.history[0]["loss"] and next(result.model.parameters()).is_cuda
     again = train(model("edsr"), photos(), config, tmp_path, photos(seed=1), device="cpu")
@@ -315,6 +332,6 @@ def test_cuda(tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_recorded_steps_are_the_steps_of_the_cpu(tmp_path):
-    config = TrainConfig(**{**RUN, "steps": 60, "validate": 0, "clip": 0.1})
-    with precision(): losses = [[row["loss"] for row in train(model("edsr"), photos(), config, device=d).history] for d in ("cpu", "cuda")]
+    config = TrainConfig(**{**RUN, "model": "edsr", "steps": 60, "validate": 0, "clip": 0.1})
+    losses = [[row["loss"] for row in train(model("edsr"), photos(), config, device=d).history] for d in ("cpu", "cuda")]
     assert np.allclose(*losses, rtol=1e-3)
