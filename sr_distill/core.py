@@ -6,10 +6,10 @@
 __all__ = ['log', 'MOMENTS', 'rng', 'pick_device', 'atomic_path', 'atomic_write', 'make_folder', 'sweep', 'write_json',
            'read_json', 'save_state', 'load_state', 'restoring', 'check_like', 'restore_optimizer', 'folder_lock',
            'file_sha256', 'json_sha256', 'cache_dir', 'shared_dir', 'check_u8', 'to_tensor', 'to_uint8', 'show_images',
-           'data_uri', 'import_torchvision']
+           'data_uri', 'table_html', 'import_torchvision']
 
 # %% ../nbs/01_core.ipynb #00000003
-import base64, contextlib, errno, hashlib, io, json, logging, math, os, re, sys, threading, zipfile
+import base64, contextlib, errno, hashlib, html, io, json, logging, math, os, re, sys, threading, zipfile
 from pathlib import Path
 import numpy as np, torch
 from filelock import FileLock, Timeout
@@ -248,7 +248,17 @@ def data_uri(
     Image.fromarray(np.asarray(u8)).save(buffer, format, quality=quality)
     return f"data:image/{format.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()
 
-# %% ../nbs/01_core.ipynb #00000040
+# %% ../nbs/01_core.ipynb #0000003e
+def table_html(
+    head,         # texts
+    *rows,        # of texts
+    caption="",
+) -> str:
+    "An HTML table; everything is escaped."
+    line = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells) + "</tr>"
+    return "<table>" + f"<caption>{html.escape(caption)}</caption>" * bool(caption) + line(head, "th") + "".join(line(r, "td") for r in rows) + "</table>"
+
+# %% ../nbs/01_core.ipynb #00000043
 _operators = []   # the declarations last as long as these objects
 
 def import_torchvision():

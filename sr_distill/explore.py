@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 import numpy as np, torch
 import torch.nn.functional as F
-from .core import data_uri, rng, to_tensor
+from .core import data_uri, rng, table_html, to_tensor
 from .distill import Run, how_far, snapshot_steps
 from .matching import BankSource, GradientBank, dc_loss, fresh_network, gradient, mean_gradient, network_pool, unflatten
 from .patches import Groups
@@ -218,8 +218,7 @@ def _run_line(recipe, run, record) -> dict:
 
 def _run_table(lines) -> Html:
     if not lines: return Html("")
-    row = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells) + "</tr>"
-    return Html('<div class="srd"><table>' + row(lines[0], "th") + "".join(row(line.values(), "td") for line in lines) + "</table></div>")
+    return Html(f'<div class="srd">{table_html(lines[0], *(line.values() for line in lines))}</div>')
 
 # %% ../nbs/12b_explore.ipynb #00000028
 def _controls(recipe):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np, torch
 import torch.nn.functional as F
 from PIL import Image
-from .core import data_uri, json_sha256, rng, to_tensor, to_uint8
+from .core import data_uri, json_sha256, rng, table_html, to_tensor, to_uint8
 from .data import DECODER, downscale, photo_cache, upscale
 from .recipe import GROUPINGS, UserError
 
@@ -218,8 +218,7 @@ class Budget:
     def __str__(self):
         return ", ".join(f"{getattr(self, unit):,} of {getattr(self, 'real_' + unit):,} {unit} ({share:.3g} %)" for unit, share in self.shares.items())
     def _repr_html_(self):
-        rows = "".join(f"<tr><td>{unit}</td><td>{getattr(self, unit):,}</td><td>{getattr(self, 'real_' + unit):,}</td><td>{share:.3g} %</td></tr>" for unit, share in self.shares.items())
-        return f"<table><tr><th></th><th>synthetic</th><th>real</th><th>share</th></tr>{rows}</table>"
+        return table_html(["", "synthetic", "real", "share"], *([unit, f"{getattr(self, unit):,}", f"{getattr(self, 'real_' + unit):,}", f"{share:.3g} %"] for unit, share in self.shares.items()))
 
 # %% ../nbs/03_patches.ipynb #00000032
 def ipc_for_budget(

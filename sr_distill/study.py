@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['KNOWN', 'SELECTION', 'TrainingSet', 'Model', 'StudyOptions', 'Study', 'expand', 'overlaid', 'study_from',
            'load_study', 'Cell', 'make_set', 'run_cell', 'score', 'run_study', 'done', 'Results', 't_limit', 'finding',
-           'table_markdown', 'table_html', 'spread', 'plot_results', 'write_tables']
+           'table_markdown', 'spread', 'plot_results', 'write_tables']
 
 # %% ../nbs/13a_study.ipynb #00000003
-import csv, html, io, itertools, math, multiprocessing, os, platform, statistics, sys, threading, time, traceback
+import csv, io, itertools, math, multiprocessing, os, platform, statistics, sys, threading, time, traceback
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, fields, replace
@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np, torch
 from filelock import FileLock
 from . import __version__
-from .core import atomic_write, file_sha256, folder_lock, json_sha256, log, make_folder, pick_device, read_json, rng, shared_dir, write_json
+from .core import atomic_write, file_sha256, folder_lock, json_sha256, log, make_folder, pick_device, read_json, rng, shared_dir, table_html, write_json
 from .data import Photos
 from .distill import distill
-from .metrics import BACKBONES, COLUMNS, LPIPS, evaluate
+from .metrics import BACKBONES, COLUMNS, LPIPS, evaluate, from_json, to_json
 from .models import make_model
 from .priors import PRIORS
 from .recipe import KINDS, POOLS, Recipe, RunError, RunOptions, TrainConfig, UserError, check_options, option
@@ -214,8 +214,8 @@ def score(study: Study, out, test: str, scale: int, name: str, model, device="cp
     file = Path(out)/"scores"/f"{name}-{json_sha256([photos.fingerprint, scale, study.lpips, study.ssim])[:10]}.json"
     if not file.exists():
         make_folder(file.parent)
-        write_json(file, _stored(evaluate(model(), photos, scale, lpips=study.lpips, device=device, ssim=study.ssim).mean))
-    return _read(read_json(file))
+        write_json(file, to_json(evaluate(model(), photos, scale, lpips=study.lpips, device=device, ssim=study.ssim).mean))
+    return from_json(read_json(file))
 
 # %% ../nbs/13a_study.ipynb #00000017
 _known = {}   # photos that this process has opened, by what they were asked for with
@@ -240,8 +240,7 @@ def _weights(path):
     if path.is_dir(): return sorted(f for f in path.rglob("*") if f.suffix in (".safetensors", ".pth", ".pkl", ".bin"))
     return sorted(f for f in {path.with_name(path.name.replace(a, b)) for a in ("_encoder", "_decoder") for b in ("_encoder", "_decoder")} if f.exists())
 
-def _stored(row): return {k: "inf" if v == math.inf else v for k, v in row.items()}   # as `Evaluation.to_dict`: JSON has no infinity
-def _read(row): return {k: math.inf if v == "inf" and k in COLUMNS else v for k, v in row.items()}
+
 
 # %% ../nbs/13a_study.ipynb #0000001c
 def _task(task):
@@ -384,7 +383,7 @@ class Results:
         d = read_json(file)
         if not isinstance(d.get("rows"), list) or not all(isinstance(r, dict) for r in d["rows"]) or not isinstance(d.get("about"), dict):
             raise UserError(f"{file}: holds no results of a study; delete it, the same command finds again what is done")
-        return cls([_read(r) for r in d["rows"]], d["about"], d.get("failed", {}), d.get("missing", []))
+        return cls([from_json(r) for r in d["rows"]], d["about"], d.get("failed", {}), d.get("missing", []))
 
     def save(self, folder):
         "results.json and results.csv."
@@ -394,7 +393,7 @@ class Results:
         writer.writeheader(); writer.writerows(self.rows)
         atomic_write(Path(folder)/"results.csv", text.getvalue())
 
-    def to_dict(self) -> dict: return dict(about=self.about, rows=[_stored(r) for r in self.rows], failed=self.failed, missing=self.missing)
+    def to_dict(self) -> dict: return dict(about=self.about, rows=[to_json(r) for r in self.rows], failed=self.failed, missing=self.missing)
     def unique(self, key: str, **where) -> list: return list(dict.fromkeys(r[key] for r in self.rows if all(r.get(k) == v for k, v in where.items())))
 
     def values(self, set: str, model: str, test: str = "mean", metric: str = "psnr_rgb") -> dict:
@@ -454,7 +453,7 @@ class Results:
 
     def html(self, metrics=("psnr_rgb",)) -> str:
         "The same tables as HTML."
-        return "".join(table_html(self.caption(m, metrics), *self.grid(m, metrics)) for m in self.unique("model"))
+        return "".join(table_html(*self.grid(m, metrics), caption=self.caption(m, metrics)) for m in self.unique("model"))
 
     def _repr_html_(self): return self.html()
     def __repr__(self): return self.markdown() + (f"\n\n{len(self.missing)} cells are not done yet" if self.missing else "")
@@ -478,11 +477,6 @@ def table_markdown(head, *rows) -> str:
     number = lambda column: all(cell[:1] in "0123456789+-−–" or cell in ("", "inf", "not shown") for cell in column)
     rule = ["--:" if number(column) else ":--" for column in zip(*rows)] or [":--"] * len(head)
     return "\n".join("| " + " | ".join(r) + " |" for r in (map(str, head), rule, *rows))
-
-def table_html(caption: str, head, *rows) -> str:
-    "Rows of text as an HTML table."
-    line = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
-    return f"<table><caption>{html.escape(caption)}</caption>{line(head, 'th')}{''.join(line(r, 'td') for r in rows)}</table>"
 
 def spread(values: list, metric: str = "psnr_rgb") -> str:
     "Mean ± standard deviation, as text."
@@ -569,6 +563,6 @@ def write_tables(results: Results, folder, metrics=("psnr_y", "psnr_rgb", "ssim_
     atomic_write(folder/"tables.md", "\n\n".join([f"# {title}", *(results.markdown((m,)) for m in known), *(f"{k}\n\n{table_markdown(*g)}" for k, g in gains.items())]) + "\n")
     state = [f"{len(results.missing)} cells are not done yet."] * bool(results.missing) + [f"Failed: {k}: {v}" for k, v in results.failed.items()]
     svg = image.getvalue().decode()
-    atomic_write(folder/"report.html", html_page(title, *state, Html(svg[svg.index("<svg"):]), *(Html(results.html((m,))) for m in known), *(Html(table_html(k, *g)) for k, g in gains.items())))
+    atomic_write(folder/"report.html", html_page(title, *state, Html(svg[svg.index("<svg"):]), *(Html(results.html((m,))) for m in known), *(Html(table_html(*g, caption=k)) for k, g in gains.items())))
     import matplotlib.pyplot as plt
     plt.close(figure)

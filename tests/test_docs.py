@@ -13,12 +13,13 @@ class Links(HTMLParser):
 
     def __init__(self, path: Path):
         super().__init__()
-        self.ids, self.links, self.loads = set(), [], []
+        self.ids, self.links, self.loads, self.alts = set(), [], [], []
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         self.ids.add(attrs.get("id"))
+        if tag == "img": self.alts.append(attrs.get("alt") or "")
         if tag == "a" and "href" in attrs: self.links.append(attrs["href"])
         self.loads += [url for url in (attrs.get("src"), attrs.get("href") if tag == "link" else None) if url]
 
@@ -46,6 +47,12 @@ def test_every_link_resolves(site, pages):
 
 def test_nothing_comes_from_another_host(pages):
     assert not [url for page in pages.values() for url in page.loads if urlsplit(url).scheme in ("http", "https") or url.startswith("//")]
+
+
+def test_every_image_has_an_alternative_text(site, pages):
+    bare = {path.relative_to(site).as_posix(): n for path, page in pages.items() if (n := sum(not alt.strip() or alt.startswith("No description") for alt in page.alts))}
+    assert not bare, f"give the cell of each figure a line `#| fig-alt: …`: {bare}"
+    assert "fig-alt" not in "".join(path.read_text(encoding="utf-8") for path in pages)
 
 
 def test_maths_is_mathml(pages):

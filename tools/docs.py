@@ -29,6 +29,7 @@ PROC, SITE, SHELL = REPO / "_proc", REPO / "_docs", Path(__file__).with_name("pa
 # latex2mathml knows only the right-hand form
 SAME_TEX = {r"\arg": r"\operatorname{arg}", r"\operatorname*": r"\operatorname", r"\lVert": "‖", r"\rVert": "‖", "aligned": "align*"}
 PANDOC_ATTRIBUTES = re.compile(r"(?<=\))\{(?:[.#]|\w+=)[^{}\n]*\}")  # as in [text](url){target="_blank"}
+FIG_ALT = re.compile(r"^#\|\s*(fig-alt:.*)", re.M)
 
 
 HEADING = re.compile(r'<h([23]) id="([^"]*)">(.*?)<a aria-label="Link to here"[^>]*>.*?</h\1>')
@@ -57,7 +58,19 @@ class Renderer(IPythonRenderer):
         return f'<h{level} id="{anchor}">{text}<a class="anchor" href="#{anchor}" aria-label="Link to here">#</a></h{level}>\n'
 
 
+def described(markup: str, cell) -> str:
+    "The HTML of a code cell; where an image has no alternative text, that of the cell."
+    alt = cell.metadata.get("alt")
+    return re.sub(r"<img(?![^>]* alt=)", lambda _: f'<img alt="{html.escape(alt)}"', markup) if alt else markup
+
+
 class PageExporter(HTMLExporter):
+    raw_template = "{% extends 'basic/index.html.j2' %}{% block codecell %}{{ super() | described(cell) }}{% endblock %}"
+
+    def default_filters(self):
+        yield from super().default_filters()
+        yield "described", described
+
     @pass_context
     def markdown2html(self, context, source):
         return MarkdownWithMath(renderer=Renderer(escape=False)).render(PANDOC_ATTRIBUTES.sub("", source))
@@ -75,6 +88,8 @@ class Page:
 
     @cached_property
     def body(self) -> str:
+        for cell in self.notebook.cells:
+            if line := FIG_ALT.search(cell.source): cell.metadata["alt"] = yaml.safe_load(line[1])["fig-alt"]
         self.notebook.cells = readme.reader_cells(self.notebook.cells)
         exporter = PageExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
         return exporter.from_notebook_node(self.notebook)[0]
