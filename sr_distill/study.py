@@ -77,6 +77,7 @@ class Study(StudyOptions):
     def open(self):
         "(photos to learn from, held-out photos or None)."
         photos = Photos.open(self.photos)
+        if self.count > len(photos): raise UserError(f"{self.photos}: has {len(photos)} photos and count is {self.count}; take fewer, or 0 for all")
         if self.count: photos = photos.subset(np.linspace(0, len(photos) - 1, self.count).astype(int).tolist())
         return photos.split(self.held_out, seed=0) if self.held_out else (photos, None)
 

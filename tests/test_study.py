@@ -120,6 +120,11 @@ def test_entries_of_another_kind(said, words):
     assert words in str(expect_error(UserError, study_from, {**good, **said}, "mine.toml")) and study_from(good).seeds == 3
 
 
+def test_a_study_takes_no_photo_twice():
+    study = study_from(dict(photos="embedded", count=999, held_out=1, sets=dict(all=dict(all=True)), models=dict(edsr=dict(model="edsr"))))
+    assert "count is 999" in str(expect_error(UserError, study.open))
+
+
 def test_a_gpu_is_one_for_all(monkeypatch, file, tmp_path, capsys):
     monkeypatch.setattr(module, "pick_device", lambda name: SimpleNamespace(type="cpu" if name == "auto" else name))
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid: set(range(7)), raising=False)
