@@ -475,7 +475,7 @@ def finding(p: dict) -> str:   # `Results.paired` → better, worse, no differen
 def table_markdown(head, *rows) -> str:
     "Rows as a Markdown table; columns of numbers are right-aligned."
     rows = [[str(cell) for cell in row] for row in rows]
-    number = lambda column: all(cell[:1] in "0123456789+-−–" or cell in ("", "inf", "not shown") for cell in column)
+    number = lambda column: all(cell.lstrip("*")[:1] in "0123456789+-−–" or cell in ("", "inf", "not shown") for cell in column)
     rule = ["--:" if number(column) else ":--" for column in zip(*rows)] or [":--"] * len(head)
     return "\n".join("| " + " | ".join(r) + " |" for r in (map(str, head), rule, *rows))
 
