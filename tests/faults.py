@@ -441,7 +441,7 @@ def clock(survey, count=30):
             for text in (p.read_text() for p in place.root.rglob("*.json")):
                 if '"seconds": -' in text: survey.fail(job, "jumping clock: a time below zero is reported")
 
-LOCKED = ("distil", "distil in latent space", "train", "study", "download photos", "download weights")   # the others fill a cache together
+LOCKED = ("distil", "distil in latent space", "train", "study", "download photos")   # the others fill a cache together, or wait
 
 def intruders(survey, count=30):
     "A second process in the same output folder is told so and disturbs nothing; two may fill one cache."
