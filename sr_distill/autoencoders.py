@@ -12,13 +12,12 @@ import hashlib, re, zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch, torch.nn.functional as F
-from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 from tqdm.auto import tqdm
 from .recipe import UserError
-from .core import atomic_write, cache_dir, import_torchvision, json_sha256, make_folder, rng, to_tensor
+from .core import atomic_write, cache_dir, file_lock, import_torchvision, json_sha256, make_folder, rng, to_tensor
 from .data import resize
 from .parallel import in_parallel
 
@@ -255,10 +254,10 @@ def embedded_prior(
     config=SmallConfig(),
 ) -> SmallAutoencoder:
     "The autoencoder of these photos: from the cache, or trained now, on a CPU core, so that it is the same everywhere (a minute or two)."
-    key = json_sha256({"photos": photos.fingerprint, "config": asdict(config), "version": 1})
+    key = json_sha256({"photos": photos.fingerprint, "config": asdict(config), "version": 2})
     path = make_folder(cache_dir()/"priors")/f"{key[:32]}.safetensors"
     model = SmallAutoencoder(config, f"embedded autoencoder trained on {len(photos)} photos")
-    with FileLock(f"{path}.lock"):
+    with file_lock(path):
         try:
             model.load_state_dict(read_weights(path))
             with safe_open(path, "pt") as f: sound = (f.metadata() or {}).get("identity") == model.identity

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['log', 'MOMENTS', 'rng', 'pick_device', 'atomic_path', 'atomic_write', 'make_folder', 'sweep', 'write_json',
            'read_json', 'save_state', 'load_state', 'restoring', 'check_like', 'restore_optimizer', 'folder_lock',
-           'file_sha256', 'json_sha256', 'cache_dir', 'shared_dir', 'check_u8', 'to_tensor', 'to_uint8', 'show_images',
-           'data_uri', 'table_html', 'import_torchvision']
+           'file_lock', 'file_sha256', 'json_sha256', 'cache_dir', 'shared_dir', 'check_u8', 'to_tensor', 'to_uint8',
+           'show_images', 'data_uri', 'table_html', 'import_torchvision']
 
 # %% ../nbs/01_core.ipynb #00000003
 import base64, contextlib, errno, hashlib, html, io, json, logging, math, os, re, sys, threading, zipfile
@@ -145,21 +145,37 @@ def restore_optimizer(optimizer, state: dict):
 @contextlib.contextmanager
 def folder_lock(
     folder,  # created when missing
-    wait=False,
 ):
-    "Hold `folder` for this process; when another living process holds it, `UserError`, or `wait` for it."
+    "Hold `folder` for this process; `UserError` when another living process holds it."
     folder = Path(folder)
     if folder.exists() and not folder.is_dir(): raise UserError(f"{folder}: is a file; give a folder to write to")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder/".lock", timeout=-1 if wait else 0)
+        lock = FileLock(folder/".lock", timeout=0)
         lock.acquire()
     except Timeout: raise UserError(f"{folder}: another sr_distill process is writing here; wait for it, or give another folder") from None
     except OSError as e: raise UserError(f"{folder}: cannot be written to ({e.strerror or e}); give a folder of your own") from None
     try: yield folder
     finally: lock.release()
 
-# %% ../nbs/01_core.ipynb #00000029
+# %% ../nbs/01_core.ipynb #00000028
+@contextlib.contextmanager
+def file_lock(
+    path,  # what is made, a file or a folder; its lock lies beside it, hidden
+):
+    "Make `path` in one process at a time: another one waits, and must look again. `UserError` where nothing can be written."
+    path = Path(path)
+    lock = FileLock(make_folder(path.parent)/f".{path.name}.lock")
+    try:
+        try: lock.acquire(timeout=0)
+        except Timeout:
+            log.info("%s: another process makes it; waiting", path)
+            lock.acquire()
+    except OSError as e: raise UserError(f"{path.parent}: cannot be written to ({e.strerror or e}); give a folder of your own") from None
+    try: yield
+    finally: lock.release()
+
+# %% ../nbs/01_core.ipynb #0000002d
 def file_sha256(path) -> str:
     "Hex sha256 of a file's content, read in pieces."
     h = hashlib.sha256()
@@ -171,7 +187,7 @@ def json_sha256(obj) -> str:
     "Hex sha256 of a JSON-able object, independent of the order of its keys."
     return hashlib.sha256(json.dumps(obj, sort_keys=True).encode()).hexdigest()
 
-# %% ../nbs/01_core.ipynb #0000002e
+# %% ../nbs/01_core.ipynb #00000032
 def cache_dir() -> Path:
     "Where caches live: $SR_DISTILL_CACHE, else sr_distill in the user's cache folder."
     path = Path(os.environ.get("SR_DISTILL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache")/"sr_distill")
@@ -183,10 +199,10 @@ def shared_dir():
     places = [Path(named)] if named else [p/"shared" for p in list(Path.cwd().resolve().parents)[:3]]
     return next((p for p in places if (p/"data").is_dir()), None)
 
-# %% ../nbs/01_core.ipynb #00000032
+# %% ../nbs/01_core.ipynb #00000036
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-# %% ../nbs/01_core.ipynb #00000036
+# %% ../nbs/01_core.ipynb #0000003a
 def check_u8(
     a,              # an array
     ndims=(2, 3),   # its dimensions: 2 for [H,W], 3 for [H,W,C], 4 for [N,H,W,C]
@@ -214,7 +230,7 @@ def to_uint8(
     "A float batch as 8-bit images, clamped and rounded."
     return x.detach().clamp(0, 1).mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
-# %% ../nbs/01_core.ipynb #00000037
+# %% ../nbs/01_core.ipynb #0000003b
 def show_images(
     images,            # uint8 arrays [H,W,3], or a float batch [N,3,H,W]
     titles=None,       # one caption each
@@ -237,7 +253,7 @@ def show_images(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/01_core.ipynb #0000003b
+# %% ../nbs/01_core.ipynb #0000003f
 def data_uri(
     u8,                    # uint8 array [H,W,3] or [H,W]
     format: str = "WEBP",  # WEBP, PNG or JPEG
@@ -248,7 +264,7 @@ def data_uri(
     Image.fromarray(np.asarray(u8)).save(buffer, format, quality=quality)
     return f"data:image/{format.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()
 
-# %% ../nbs/01_core.ipynb #0000003e
+# %% ../nbs/01_core.ipynb #00000042
 def table_html(
     head,         # texts
     *rows,        # of texts
@@ -258,7 +274,7 @@ def table_html(
     line = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells) + "</tr>"
     return "<table>" + f"<caption>{html.escape(caption)}</caption>" * bool(caption) + line(head, "th") + "".join(line(r, "td") for r in rows) + "</table>"
 
-# %% ../nbs/01_core.ipynb #00000043
+# %% ../nbs/01_core.ipynb #00000047
 _operators = []   # the declarations last as long as these objects
 
 def import_torchvision():

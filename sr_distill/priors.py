@@ -11,10 +11,9 @@ __all__ = ['HUB', 'GITHUB', 'TINY', 'XL', 'STYLEGANS', 'PRIORS', 'fetch_weights'
 import os, urllib.request
 from pathlib import Path
 import torch
-from filelock import FileLock
 from safetensors import safe_open
 from .autoencoders import (KLAutoencoder, Prior, SmallAutoencoder, SmallConfig, TinyAutoencoder, embedded_prior, load_kl, load_tiny)
-from .core import cache_dir, file_sha256, folder_lock, log, make_folder, read_json
+from .core import cache_dir, file_lock, file_sha256, log, make_folder, read_json
 from .data import _fetch, _open_url
 from .recipe import RunError, UserError
 from .stylegan import StyleGANXL, load_stylegan, save_stylegan
@@ -54,7 +53,7 @@ def fetch_weights(
     path, part = Path(path), Path(f"{path}.part")
     here = lambda: path.exists() and (sha256 is None or file_sha256(path) == sha256)
     if here(): return path
-    with folder_lock(path.parent, wait=True):
+    with file_lock(path):
         if here(): return path   # another process was faster
         if path.exists(): log.warning("%s: is not what was downloaded any more, downloaded again", path)
         _fetch(url, part, _size_at(url))
@@ -71,7 +70,7 @@ def _stylegan_by_name(name):
     url, file, sha256 = STYLEGANS[name]
     folder = make_folder(cache_dir()/"priors")
     kept = folder/f"{name}.safetensors"
-    with FileLock(f"{kept}.lock"):
+    with file_lock(kept):
         if not kept.exists():
             model = load_stylegan(fetch_weights(url, folder/file, sha256))
             if file == "imagenet512.pkl" and model.num_ws != 37: raise UserError(f"{folder/file}: has {model.num_ws} w's instead of 37; delete it and download it again")

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 import numpy as np, torch
-from filelock import FileLock
 from . import __version__
-from .core import atomic_write, file_sha256, folder_lock, json_sha256, log, make_folder, pick_device, read_json, rng, shared_dir, table_html, write_json
+from .core import atomic_write, file_lock, file_sha256, folder_lock, json_sha256, log, make_folder, pick_device, read_json, rng, shared_dir, table_html, write_json
 from .data import Photos
 from .distill import distill
 from .metrics import BACKBONES, COLUMNS, LPIPS, evaluate, from_json, to_json
@@ -192,7 +191,7 @@ def make_set(study: Study, out, name: str, seed: int, device="cpu"):
     photos, recipe = _opened(study)[0], study.sets[name].for_seed(seed)
     if recipe is None: return photos, dict(folder="", images=len(photos), pixels=1., bytes=1., set_seconds=0.)
     folder = make_folder(Path(out)/"sets")/f"{recipe.init}-{recipe.steps}-steps-{recipe.seed}-{json_sha256([photos.fingerprint, recipe.to_dict(), *_contents(recipe).values()])[:10]}"   # sets that differ in sampling alone are one
-    with FileLock(f"{folder}.lock"): small = distill(photos, recipe, folder, RunOptions(device=device))   # cells that share a set wait for each other
+    with file_lock(folder): small = distill(photos, recipe, folder, RunOptions(device=device))   # cells that share a set wait for each other
     shares = {unit: small.budget.shares[unit] / 100 for unit in ("pixels", "bytes")}
     return small.photos, dict(folder=folder.name, images=len(small), **shares, set_seconds=small.manifest["report"]["seconds"])
 
@@ -204,7 +203,7 @@ def run_cell(study: Study, out, cell: Cell, device="cpu") -> list:   # one row p
     folder = make_folder(Path(out)/"models")/json_sha256([photos.fingerprint, config.to_dict()])[:20]
     def trained():
         net = make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "model"))
-        with FileLock(f"{folder}.lock"): return train(net, photos, config, folder, device=device)
+        with file_lock(folder): return train(net, photos, config, folder, device=device)
     about = dict(set=cell.set, family=source.family or cell.set, **{f"set_{k}": v for k, v in source.at.items()}, model=cell.model, architecture=chosen.family or cell.model,
                  scale=config.scale, steps=config.steps, seed=cell.seed, device=pick_device(str(device)).type, **cost, model_folder=folder.name)
     return [{**about, "test": test, **score(study, out, test, config.scale, folder.name, lambda: trained().model, device)} for test in study.tests]
@@ -310,7 +309,7 @@ def _worker():
 def run_study(
     study: Study,
     out,                # folder for sets, models, scores and results
-    jobs: int = 0,      # processes; 0 for one per CPU core, and for one where a GPU computes
+    jobs: int = 0,      # processes; 0 for one per CPU core, or a single one where a GPU computes
     minutes: float = 0, # begin nothing after so long; 0 for no limit
     device="cpu",
 ):                      # `Results`, complete or as far as it came
@@ -459,7 +458,7 @@ class Results:
     def _repr_html_(self): return self.html()
     def __repr__(self): return self.markdown() + (f"\n\n{len(self.missing)} cells are not done yet" if self.missing else "")
 
-# %% ../nbs/13a_study.ipynb #00000023
+# %% ../nbs/13a_study.ipynb #00000024
 def t_limit(
     n: int,     # paired seeds, 2 or more
 ) -> float:     # in standard errors
@@ -487,7 +486,7 @@ def spread(values: list, metric: str = "psnr_rgb") -> str:
 
 def _deviation(values): return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
 
-# %% ../nbs/13a_study.ipynb #0000002b
+# %% ../nbs/13a_study.ipynb #0000002c
 def plot_results(
     results: Results,
     metric: str = "psnr_rgb",
@@ -553,7 +552,7 @@ def _label(ax, ends):
         last = max(y, last + gap)
         ax.annotate(name, (1.01, last), xycoords=("axes fraction", "data"), color=color, fontsize=8, va="center")
 
-# %% ../nbs/13a_study.ipynb #0000002e
+# %% ../nbs/13a_study.ipynb #0000002f
 def write_tables(results: Results, folder, metrics=("psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb", "lpips")):
     "tables.md, and report.html with the same tables and the figure, nothing beside it."
     figure, image, folder = plot_results(results), io.BytesIO(), Path(folder)

@@ -11,11 +11,10 @@ import contextlib, copy, csv, functools, io, math, platform, time
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
-from filelock import FileLock
 from tqdm.auto import tqdm
 import sr_distill
 from .recipe import RunError, TrainConfig, UserError
-from .core import atomic_write, cache_dir, check_like, folder_lock, json_sha256, load_state, log, make_folder, pick_device, read_json, restore_optimizer, restoring, rng, save_state, sweep, to_tensor
+from .core import atomic_write, cache_dir, check_like, file_lock, folder_lock, json_sha256, load_state, log, make_folder, pick_device, read_json, restore_optimizer, restoring, rng, save_state, sweep, to_tensor
 from .models import count_parameters, load_model, save_model
 from .metrics import psnr, upscale_image
 from .parallel import Ranks, ahead, in_parallel, precision
@@ -397,4 +396,4 @@ def helper_network(
     side = min(min(size) for size in photos.sizes)
     config = replace(config, patch=min(config.patch, side) // config.scale * config.scale)
     folder = make_folder(cache_dir()/kind)/json_sha256([photos.fingerprint, str(device), config.to_dict()])[:20]
-    with FileLock(f"{folder}.lock"): return in_parallel(lambda net: train(net, photos, config, folder, device=device).model, [model], device)[0]
+    with file_lock(folder): return in_parallel(lambda net: train(net, photos, config, folder, device=device).model, [model], device)[0]
