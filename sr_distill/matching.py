@@ -369,7 +369,7 @@ def _open_map(path, dtype, shape):
     "A memory-mapped array that outlives this process, and whether it is new; a damaged file or another shape is made anew."
     try:
         a = np.lib.format.open_memmap(path, mode="r+")
-        if a.shape == tuple(shape) and a.dtype == dtype: return a, False
+        if a.shape == tuple(shape) and a.dtype == dtype and path.stat().st_size == a.offset + a.nbytes: return a, False
     except Exception: pass   # whatever a header of nonsense makes of NumPy
     with atomic_path(path) as tmp:
         np.lib.format.open_memmap(tmp, mode="w+", dtype=dtype, shape=tuple(shape)).flush()

@@ -62,7 +62,8 @@ def fetch_weights(
             part.unlink()
             raise RunError(f"{url}: is not the file it should be (its sha256 differs) and is deleted; try again later, or give the path of a file that you trust")
         if not sha256: log.info("%s: sha256 %s (none published to compare with)", path.name, found)
-        os.replace(part, path)
+        try: os.replace(part, path)
+        except OSError as e: raise RunError(f"{path}: could not be written ({e.strerror or e}); free some space or make the folder writable and start again, the download is kept in {part}") from None
     return path
 
 # %% ../nbs/09d_priors.ipynb #00000012

@@ -335,10 +335,14 @@ def operations_of(survey, job):
     "How many file operations an undisturbed run has."
     with survey.trial(job) as place: return finish(job, place, before_operation(None, None)).said.count("#")
 
+def some(survey, total, every):
+    "Every `every`-th of `total` operations, one at least, from a random one on."
+    return range(survey.draw.randrange(min(every, total)), total, every)
+
 def boundaries(survey, every=1):
     "kill -9 before every file operation."
     for job in survey.jobs:
-        for n in range(survey.draw.randrange(every), operations_of(survey, job), every):
+        for n in some(survey, operations_of(survey, job), every):
             with survey.trial(job) as place:
                 child = finish(job, place, before_operation(n, die))
                 if child.code != -signal.SIGKILL: survey.fail(job, f"operation {n}: was not killed but ended with {child.code}: {child.said[-300:]}")
@@ -351,7 +355,7 @@ def full_disk(survey, every=1, sizes=12):
     "No space at every file operation that can meet it, then on a small disk where one can be mounted."
     for job in survey.jobs:
         with survey.trial(job) as place: total = finish(job, place, before_operation(None, None, FULL)).said.count("#")
-        for n in range(survey.draw.randrange(every), total, every):
+        for n in some(survey, total, every):
             with survey.trial(job) as place:
                 child = finish(job, place, before_operation(n, no_space, FULL))
                 survey.count(job)

@@ -118,6 +118,20 @@ def test_a_download_killed_after_its_last_byte_ends(tmp_path):
         assert core.file_sha256(priors.fetch_weights(f"{place.url}/weights.bin", path, sha)) == sha
 
 
+def test_a_disk_that_fills_up_at_the_last_moment_of_a_download_is_told(survey):
+    with survey.trial("download weights") as place:
+        child = faults.finish("download weights", place, faults.before_operation(0, faults.no_space, ["replace"]))
+        assert survey.refused("download weights", child, "no space for the last rename", "weights.bin: could not be written")
+        survey.completes("download weights", place, "no space for the last rename")
+
+@pytest.mark.parametrize("name", ["rows.npy", "done.npy"])
+def test_a_bank_with_more_bytes_than_it_has_rows_for_is_made_anew(survey, name):
+    with survey.trial("gradient bank") as place:
+        faults.finish("gradient bank", place)
+        with next(place.cache.rglob(name)).open("ab") as f: f.write(bytes(512))
+        survey.completes("gradient bank", place, "a longer file")
+
+
 # ---- bombs and traps
 
 @pytest.mark.parametrize("kind, size", [("png", (50_000, 50_000)), ("png", (1_000_000, 1_000)), ("png", (2**31 - 1, 2**31 - 1)), ("png", (1, 2**31 - 1)), ("tif", (50_000, 50_000))])
