@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 import numpy as np, torch
 from . import __version__
-from .core import atomic_write, file_lock, file_sha256, folder_lock, json_sha256, log, make_folder, pick_device, read_json, rng, shared_dir, table_html, write_json
+from .core import atomic_write, file_lock, file_sha256, folder_lock, json_sha256, log, make_folder, pick_device, read_json, rng, shared_dir, sweep, table_html, write_json
 from .data import Photos
 from .distill import distill
 from .metrics import BACKBONES, COLUMNS, LPIPS, evaluate, from_json, to_json
@@ -331,6 +331,7 @@ def run_study(
     for test in study.tests: _test_photos(study, test)   # what cannot be read is said now
     for folder in ("sets", "models", "scores"): make_folder(out/folder)
     with folder_lock(out):
+        sweep(out)
         rows = [dict(set="bicubic", family="bicubic", model=name, architecture=m.family or name, scale=m.config.scale, steps=m.config.steps, seed=0, test=test,
                      **score(study, out, test, m.config.scale, "bicubic", lambda: "bicubic", device)) for name, m in study.models.items() for test in study.tests]
         results = Results(rows, _about(study, photos))

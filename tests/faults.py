@@ -87,7 +87,7 @@ def _download(place):
     data.download("tiny", place.out, place.url, place.table)
 
 def _weights(place):
-    place.out.mkdir(exist_ok=True)
+    core.make_folder(place.out)
     priors.fetch_weights(f"{place.url}/weights.bin", place.out / "weights.bin", place.table["weights"]["sha256"])
 
 def _cache(place):
@@ -296,10 +296,13 @@ class Survey:
     def fail(self, job, what):
         self.failures.append(f"{job}: {what}")
         if self.speak: print("NOT SURVIVED", self.failures[-1], flush=True)
-    def compare(self, job, place, how):
-        "Is what the job left what an undisturbed run leaves?"
+    def wrong(self, job, place):
+        "Files that differ from what an undisturbed run leaves."
         wanted, found = self.wanted[job], place.left()
-        wrong = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
+        return sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
+    def compare(self, job, place, how, but=None):
+        "Is what the job left what an undisturbed run leaves, `but` for one file?"
+        wrong = [k for k in self.wrong(job, place) if k != but]
         if wrong: self.fail(job, f"{how}: {len(wrong)} files differ, are missing or left over: {wrong[:4]}")
     def completes(self, job, place, how):
         "The next start goes on to the same end."
@@ -390,8 +393,8 @@ def spoil(path: Path, draw) -> str:
     return f"{how} at {at} of {len(content)}"
 
 def damage(survey, count=300):
-    """One damaged file.  In a cache: rebuilt.  In a half-done run: rebuilt, or named, and the run goes on when the message is obeyed.
-    In a finished result: named, or redone, or of no consequence."""
+    """One damaged file.  In a cache: rebuilt, at once or when it is asked for.  In a half-done run: rebuilt, or named, and the run goes
+    on when the message is obeyed.  In a finished result, or in what is finished of a half-done run: named, or redone, or of no consequence."""
     for k in range(count):
         job, mode = survey.jobs[k % len(survey.jobs)], survey.draw.choice(["half-done", "cache", "result"])
         places = {name.split("/")[0] for name in survey.wanted[job]}
@@ -406,12 +409,22 @@ def damage(survey, count=300):
             files = [p for p in sorted((place.out if mode == "result" else place.root).rglob("*")) if p.is_file() and not p.name.endswith(".lock")]
             if not files: continue
             victim = survey.draw.choice(files)
-            how = f"{mode}, {victim.relative_to(place.root)}: {spoil(victim, survey.draw)}"
+            name, cached = victim.relative_to(place.root).as_posix(), victim.is_relative_to(place.cache)
+            finished = survey.wanted[job].get(name) == _content(victim, str(place.root))
+            how = f"{mode}, {name}: {spoil(victim, survey.draw)}"
             survey.count(job)
-            child = finish(job, place)
+            content = lambda: victim.exists() and victim.read_bytes()
+            before, child = content(), finish(job, place)
+            unread = content() == before
             if mode == "result": child.code and survey.refused(job, child, how)
-            elif child.code and not victim.is_relative_to(place.cache): obey(survey, job, place, child, how)
+            elif child.code and not cached: obey(survey, job, place, child, how)
             elif child.code: survey.fail(job, f"{how}: ends with {child.code}: {child.said[-600:]}")
+            elif cached and (wrong := survey.wrong(job, place)) and all(k.startswith("cache/") for k in wrong):   # nobody asked for it; now somebody must
+                for p in place.root.rglob("*"):
+                    if p.is_file() and p.parent != victim.parent: p.unlink()
+                shutil.rmtree(place.out, ignore_errors=True)
+                survey.completes(job, place, how)
+            elif unread and finished: survey.compare(job, place, how, but=name)
             else: survey.compare(job, place, how)
 
 def obey(survey, job, place, child, how):
@@ -419,7 +432,7 @@ def obey(survey, job, place, child, how):
     for _ in range(4):
         if child.code == 0: return survey.compare(job, place, how)
         if not survey.refused(job, child, how): return
-        named = [p for p in sorted(place.out.rglob("*"), key=lambda p: -len(str(p))) if str(p) in child.said]
+        named = [p for p in [*sorted(place.out.rglob("*"), key=lambda p: -len(str(p))), place.out] if str(p) in child.said]   # a folder of its own is as good as another one
         if named: shutil.rmtree(named[0]) if named[0].is_dir() else named[0].unlink()
         child = finish(job, place)
     survey.fail(job, f"{how}: the messages lead nowhere: {child.said[-600:]}")

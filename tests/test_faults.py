@@ -124,6 +124,14 @@ def test_a_disk_that_fills_up_at_the_last_moment_of_a_download_is_told(survey):
         assert survey.refused("download weights", child, "no space for the last rename", "weights.bin: could not be written")
         survey.completes("download weights", place, "no space for the last rename")
 
+def test_a_study_sweeps_what_a_killed_one_left_half_written(tmp_path):
+    with faults.workshop() as place:
+        here = place.at(tmp_path / "here")
+        left = [here.out / ".results.json.1.2.tmp", here.out / "scores/.x.json.1.2.tmp"]
+        for p in left: p.parent.mkdir(parents=True, exist_ok=True); p.touch()
+        assert faults.finish("study", here).code == 0
+        assert not any(p.exists() for p in left) and (here.out / "results.json").exists()
+
 @pytest.mark.parametrize("name", ["rows.npy", "done.npy"])
 def test_a_bank_with_more_bytes_than_it_has_rows_for_is_made_anew(survey, name):
     with survey.trial("gradient bank") as place:
