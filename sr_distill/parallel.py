@@ -9,7 +9,7 @@ __all__ = ['in_parallel', 'ahead', 'Ranks', 'ranks', 'precision', 'arithmetic']
 import atexit, contextlib, datetime, os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-import torch, torch.distributed as dist
+import torch, torch.distributed as dist, torch.distributed.nn   # imported late, as DDP does, its default arguments would keep the group open for ever
 from .recipe import RunError, UserError
 
 # %% ../nbs/01b_parallel.ipynb #00000007
@@ -85,7 +85,7 @@ def ranks() -> Ranks:
     if not dist.is_initialized():
         if torch.cuda.is_available(): torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=datetime.timedelta(days=30))
-        atexit.register(dist.destroy_process_group)
+        atexit.register(dist.destroy_process_group)   # and the threads with it: one that outlives the interpreter aborts the process
     return Ranks(dist.get_rank(), dist.get_world_size())
 
 # %% ../nbs/01b_parallel.ipynb #00000018

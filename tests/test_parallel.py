@@ -11,21 +11,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sr_distill import core, parallel
+from sr_distill import core
 from sr_distill.parallel import Ranks, ranks
 from sr_distill.recipe import TrainConfig, UserError
 from sr_distill.train import Trainer
 
 DISTIL = ["--size", "24", "--networks", "2", "--real", "4", "--device", "cpu", "--checkpoint", "2", "--held-out", "0", "--ipc", "2", "--init", "random"]
+EDSR = ["--model", "edsr", "--depth", 2, "--width", 8, "--batch", 4, "--patch", 24, "--device", "cpu"]
 
 
 @pytest.fixture
 def folder(small_photos): return small_photos("abcde")
 
-def launch(processes, cache, *args, threads=1):
+def launch(processes, cache, *args, threads=1, start=("-m", "sr_distill")):
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1", "SR_DISTILL_CACHE": str(cache)}
     with_torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    return subprocess.Popen([sys.executable, *with_torchrun, "-m", "sr_distill", *map(str, args)], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen([sys.executable, *with_torchrun, *map(str, [*start, *args])], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 def run(*args, **how):
     process = launch(*args, **how)
@@ -79,7 +80,7 @@ def test_a_process_that_dies_loses_its_unfinished_steps_only(folder, tmp_path):
 
 def test_training_shares_the_batch(folder, tmp_path):
     "The model of two processes is that of one to 1e-5, and each writes one history."
-    args = ["--model", "edsr", "--depth", 2, "--width", 8, "--steps", 40, "--batch", 4, "--patch", 24, "--device", "cpu", "--val", folder, "--checkpoint", 15, "--ema", .9]
+    args = [*EDSR, "--steps", 40, "--val", folder, "--checkpoint", 15, "--ema", .9]
     done(1, tmp_path / "cache", "train", folder, tmp_path / "one", *args)
     done(2, tmp_path / "cache", "train", folder, tmp_path / "two", *args)
     one, two = (torch.cat([v.flatten() for v in load_file(tmp_path / name / "model.safetensors").values()]) for name in ("one", "two"))
@@ -105,13 +106,26 @@ def test_variables_without_torchrun_are_explained(monkeypatch):
     assert ranks().size == 1
 
 
-def test_what_was_connected_is_closed_at_the_end(monkeypatch):
-    "PyTorch warns of a process group that is left open."
-    last, dist = [], parallel.dist
-    monkeypatch.setenv("WORLD_SIZE", "2"), monkeypatch.setenv("MASTER_ADDR", "here")
-    monkeypatch.setattr(dist, "init_process_group", lambda *a, **k: None)
-    for name, value in dict(get_rank=1, get_world_size=2).items(): monkeypatch.setattr(dist, name, lambda value=value: value)
-    monkeypatch.setattr(parallel.atexit, "register", last.append)
-    ranks.cache_clear()
-    try: assert ranks().rank == 1 and last == [dist.destroy_process_group]
-    finally: ranks.cache_clear()
+CLOSED = """
+import atexit, os, runpy, sys
+def names(): return sorted(open(f"/proc/self/task/{t}/comm").read().strip() for t in os.listdir("/proc/self/task"))
+def left():   # registered first, called last
+    sys.stdout.write(f"left {names()}\\n")
+atexit.register(left)
+import torch.distributed as dist
+end = dist.destroy_process_group
+def said():
+    sys.stdout.write(f"open {names()}\\n")
+    end()
+dist.destroy_process_group = said
+sys.argv[0] = "sr_distill"
+runpy.run_module("sr_distill", run_name="__main__")
+"""
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the names of threads need /proc")
+def test_what_was_connected_is_closed_at_the_end(folder, tmp_path):
+    "No thread that talks to the other rank is left at exit: one that lets go of a tensor while the interpreter ends aborts the process."
+    (tmp_path / "closed.py").write_text(CLOSED)
+    said = done(2, tmp_path / "cache", "train", folder, tmp_path / "out", *EDSR, "--steps", 2, start=[tmp_path / "closed.py"])
+    assert said.count("open [") == said.count("left [") == 2, said
+    assert all("gloo" in line for line in said.splitlines() if "open [" in line) and not any("gloo" in line for line in said.splitlines() if "left [" in line), said
