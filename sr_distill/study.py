@@ -150,7 +150,7 @@ def study_from(
 def load_study(file, scale="") -> Study:
     "The study in a TOML file, or one that comes with the package, by name."
     own = files("sr_distill")/"studies"
-    place = Path(file) if Path(file).exists() else own/f"{file}.toml"
+    place = Path(file) if Path(file).is_file() else own/f"{file}.toml"
     if not place.is_file(): raise UserError(f"{file}: no such study; give a TOML file, or one of: {', '.join(sorted(f.name[:-5] for f in own.iterdir() if f.name.endswith('.toml')))}")
     try: said = tomllib.loads(place.read_text(encoding="utf-8"))
     except (ValueError, OSError) as e: raise UserError(f"{file}: is no readable TOML file ({e}); correct it") from None

@@ -260,3 +260,10 @@ def test_every_study_of_the_package_is_well_formed(monkeypatch, tmp_path):
     assert {s for n in names for s in tomllib.loads((files("sr_distill") / f"studies/{n}.toml").read_text(encoding="utf-8")).get("scales", {})} == set(scales["paper"])
     assert load_study("paper", "quick").photos == "embedded" and load_study("paper", "paper").tests["DIV2K"] == "div2k-valid"
     assert "prior" in names and "prior" in str(expect_error(UserError, load_study, "nowhere"))
+
+
+def test_a_study_keeps_its_name_beside_a_folder_of_that_name(monkeypatch, tmp_path):
+    "`sr_distill study budget budget` makes the folder that the same command must not take for the study when it goes on."
+    monkeypatch.chdir(tmp_path), monkeypatch.setenv("SR_DISTILL_SHARED", str(tmp_path))
+    (tmp_path / "budget").mkdir()
+    assert load_study("budget").title
