@@ -19,6 +19,7 @@ from . import __version__
 from .core import atomic_write, file_lock, file_sha256, folder_lock, json_sha256, log, make_folder, pick_device, read_json, rng, shared_dir, sweep, table_html, write_json
 from .data import Photos
 from .distill import distill
+from .labels import get_teacher, redraw_photos
 from .metrics import BACKBONES, COLUMNS, LPIPS, evaluate, from_json, to_json
 from .models import make_model
 from .priors import PRIORS
@@ -38,6 +39,7 @@ class TrainingSet:
     at: dict = field(default_factory=dict)   # the values that its lists took
     once: bool = False             # made with seed 0 for every seed, so that the spread is that of training alone
     models: str = ""               # a regular expression: the models that learn from it; empty for all
+    labels: Recipe = None          # all photos only: who writes theirs; None for their own pixels
 
     def for_seed(self, seed: int):
         "The recipe for one seed; choices without chance are made once."
@@ -178,9 +180,10 @@ def _training_set(shared, family, at, given):
     try: re.compile(models)
     except re.error as e: raise UserError(f"models {models!r} is no regular expression ({e}); correct it") from None
     TrainConfig(sampling=sampling)
-    if everything and given: raise UserError(f"is all photos and takes no {sorted(given)[0]!r}; leave it out")
-    recipe = None if everything else replace(Recipe.from_dict({k: _path(v) if k in PLACES and isinstance(v, str) else v for k, v in {**shared, **given}.items()}))   # checked as what a user says
-    return TrainingSet(recipe, sampling, family, at, once, models)
+    if everything and (other := sorted(given.keys() - {"labels", "teacher_steps"})): raise UserError(f"is all photos and takes no {other[0]!r}; leave it out")
+    if everything: shared = {k: v for k, v in shared.items() if k == "scale"}
+    recipe = Recipe.from_dict({k: _path(v) if k in PLACES and isinstance(v, str) else v for k, v in {**shared, **given}.items()})   # checked as what a user says
+    return TrainingSet(None if everything else recipe, sampling, family, at, once, models, recipe if everything and recipe.labels != "own" else None)
 
 def _model(shared, family, at, given):
     settings = {**shared, **given}
@@ -199,9 +202,15 @@ def _path(text):
 # %% ../nbs/13a_study.ipynb #00000016
 def make_set(study: Study, out, name: str, seed: int, device="cpu"):
     "The training photos of a set, made if they are not there, and what they cost: folder, images, shares of pixels and bytes, seconds."
-    photos, recipe = _opened(study)[0], study.sets[name].for_seed(seed)
+    photos, source, began = _opened(study)[0], study.sets[name], time.time()
+    recipe, sets = source.for_seed(seed), make_folder(Path(out)/"sets")
+    if source.labels:
+        taught = replace(source.labels, seed=0 if source.once else seed)
+        folder = sets/f"all-{taught.seed}-{json_sha256([photos.fingerprint, taught.to_dict(), *_contents(taught).values()])[:10]}"
+        with file_lock(folder): drawn = redraw_photos(photos, get_teacher(photos, taught, pick_device(str(device))), folder)
+        return drawn, dict(folder=folder.name, images=len(drawn), pixels=1., bytes=drawn.png_bytes / photos.png_bytes, set_seconds=round(time.time() - began, 1))
     if recipe is None: return photos, dict(folder="", images=len(photos), pixels=1., bytes=1., set_seconds=0.)
-    folder = make_folder(Path(out)/"sets")/f"{recipe.init}-{recipe.steps}-steps-{recipe.seed}-{json_sha256([photos.fingerprint, recipe.to_dict(), *_contents(recipe).values()])[:10]}"   # sets that differ in sampling alone are one
+    folder = sets/f"{recipe.init}-{recipe.steps}-steps-{recipe.seed}-{json_sha256([photos.fingerprint, recipe.to_dict(), *_contents(recipe).values()])[:10]}"   # sets that differ in sampling alone are one
     with file_lock(folder): small = distill(photos, recipe, folder, RunOptions(device=device))   # cells that share a set wait for each other
     shares = {unit: small.budget.shares[unit] / 100 for unit in ("pixels", "bytes")}
     return small.photos, dict(folder=folder.name, images=len(small), **shares, set_seconds=small.manifest["report"]["seconds"])
@@ -373,8 +382,8 @@ def _known_rows(out, about, cells):
 def _about(study, photos):
     plain = lambda recipe: recipe and {k: Path(v).name if k in PLACES and not v.startswith("kl:") else v for k, v in recipe.to_dict().items()}   # no path of this machine
     return dict(title=study.title, photos=len(photos), pixels=photos.pixels, photos_sha256=photos.fingerprint, tests_sha256={t: _test_photos(study, t).fingerprint for t in study.tests}, names=photos.names, seeds=study.seeds, tests=list(study.tests), lpips=study.lpips, ssim=study.ssim,
-                sets={n: dict(recipe=plain(s.recipe), sampling=s.sampling, once=s.once) for n, s in study.sets.items()}, models={n: m.config.to_dict() for n, m in study.models.items()},
-                contents={n: _contents(s.recipe) for n, s in study.sets.items()},
+                sets={n: dict(recipe=plain(s.recipe), sampling=s.sampling, once=s.once, **({"labels": plain(s.labels)} if s.labels else {})) for n, s in study.sets.items()}, models={n: m.config.to_dict() for n, m in study.models.items()},
+                contents={n: _contents(s.recipe or s.labels) for n, s in study.sets.items()},
                 versions=dict(sr_distill=__version__, torch=torch.__version__, python=platform.python_version()))
 
 # %% ../nbs/13a_study.ipynb #00000022
