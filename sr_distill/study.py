@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KNOWN', 'SELECTION', 'TrainingSet', 'Model', 'Cell', 'StudyOptions', 'Study', 'expand', 'overlaid', 'study_from',
-           'load_study', 'make_set', 'run_cell', 'score', 'run_study', 'done', 'Results', 't_limit', 'finding',
-           'table_markdown', 'spread', 'plot_results', 'write_tables']
+           'load_study', 'make_set', 'run_cell', 'score', 'run_study', 'done', 'Rows', 't_limit', 'finding',
+           'table_markdown', 'spread', 'Results', 'plot_results', 'write_tables']
 
 # %% ../nbs/13a_study.ipynb #00000003
 import csv, io, itertools, math, multiprocessing, os, platform, re, statistics, sys, threading, time, traceback
@@ -387,12 +387,9 @@ def _about(study, photos):
                 versions=dict(sr_distill=__version__, torch=torch.__version__, python=platform.python_version()))
 
 # %% ../nbs/13a_study.ipynb #00000022
-# what makes a set of no steps
-SELECTION = ("space", "init", "trim", "grouping", "clusters", "scale", "size", "ipc", "budget", "prior", "invert", "tune", "layer", "labels", "teacher_steps")
-
 @dataclass(repr=False)
-class Results:
-    "The rows of a study and what they have in common."
+class Rows:
+    "Tidy rows and what they have in common: load and save them, look values up."
     rows: list                                      # dicts: set, model, seed, test, psnr_y, psnr_rgb, ssim_y, ssim_rgb, lpips, images, pixels, bytes …
     about: dict                                     # photos, recipes, training settings, versions
     failed: dict = field(default_factory=dict)      # cell → why
@@ -431,6 +428,41 @@ class Results:
         sd = _deviation(d)
         return dict(mean=statistics.mean(d) if d else float("nan"), sd=sd, se=sd / len(d)**.5 if d else float("nan"), n=len(d))
 
+def _deviation(values): return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
+
+# %% ../nbs/13a_study.ipynb #00000024
+def t_limit(
+    n: int,     # paired seeds, 2 or more
+) -> float:     # in standard errors
+    "How far from 0 a mean of `n` differences must be to count: beyond it chance leads in one case of twenty (Student's t, two-sided)."
+    from scipy.special import stdtrit
+    return float(stdtrit(n - 1, .975))
+
+def finding(p: dict) -> str:   # `Rows.paired` → better, worse, no difference found, or not shown
+    "A paired difference in words: what chance could have made, by `t_limit`, is none, and one seed shows nothing."
+    if p["n"] < 2 or not math.isfinite(p["mean"]): return "not shown"
+    return "no difference found" if abs(p["mean"]) <= t_limit(p["n"]) * p["se"] else "better" if p["mean"] > 0 else "worse"
+
+# %% ../nbs/13a_study.ipynb #8a78db46
+def table_markdown(head, *rows) -> str:
+    "Rows as a Markdown table; columns of numbers are right-aligned."
+    rows = [[str(cell) for cell in row] for row in rows]
+    number = lambda column: all(cell.lstrip("*")[:1] in "0123456789+-−–" or cell in ("", "inf", "not shown") for cell in column)
+    rule = ["--:" if number(column) else ":--" for column in zip(*rows)] or [":--"] * len(head)
+    return "\n".join("| " + " | ".join(r) + " |" for r in (map(str, head), rule, *rows))
+
+def spread(values: list, metric: str = "psnr_rgb") -> str:
+    "Mean ± standard deviation, as text."
+    digits, sd = 2 if "psnr" in metric else 4, _deviation(values)
+    if not values: return "–"
+    return f"{statistics.mean(values):.{digits}f}" + ("" if math.isnan(sd) else f" ± {sd:.{digits}f}")
+
+# %% ../nbs/13a_study.ipynb #ff46453f
+# what makes a set of no steps
+SELECTION = ("space", "init", "trim", "grouping", "clusters", "scale", "size", "ipc", "budget", "prior", "invert", "tune", "layer", "labels", "teacher_steps")
+
+class Results(Rows):
+    "The rows of a study as tables, and what the steps of a distilled set added."
     def start(self, name: str):
         "The set of no steps that a distilled one began as, by what both chose; None where the study has none."
         key = lambda s: [s["sampling"], *(s["recipe"][k] for k in SELECTION)]
@@ -478,34 +510,6 @@ class Results:
 
     def _repr_html_(self): return self.html()
     def __repr__(self): return self.markdown() + (f"\n\n{len(self.missing)} cells are not done yet" if self.missing else "")
-
-# %% ../nbs/13a_study.ipynb #00000024
-def t_limit(
-    n: int,     # paired seeds, 2 or more
-) -> float:     # in standard errors
-    "How far from 0 a mean of `n` differences must be to count: beyond it chance leads in one case of twenty (Student's t, two-sided)."
-    from scipy.special import stdtrit
-    return float(stdtrit(n - 1, .975))
-
-def finding(p: dict) -> str:   # `Results.paired` → better, worse, no difference found, or not shown
-    "A paired difference in words: what chance could have made, by `t_limit`, is none, and one seed shows nothing."
-    if p["n"] < 2 or not math.isfinite(p["mean"]): return "not shown"
-    return "no difference found" if abs(p["mean"]) <= t_limit(p["n"]) * p["se"] else "better" if p["mean"] > 0 else "worse"
-
-def table_markdown(head, *rows) -> str:
-    "Rows as a Markdown table; columns of numbers are right-aligned."
-    rows = [[str(cell) for cell in row] for row in rows]
-    number = lambda column: all(cell.lstrip("*")[:1] in "0123456789+-−–" or cell in ("", "inf", "not shown") for cell in column)
-    rule = ["--:" if number(column) else ":--" for column in zip(*rows)] or [":--"] * len(head)
-    return "\n".join("| " + " | ".join(r) + " |" for r in (map(str, head), rule, *rows))
-
-def spread(values: list, metric: str = "psnr_rgb") -> str:
-    "Mean ± standard deviation, as text."
-    digits, sd = 2 if "psnr" in metric else 4, _deviation(values)
-    if not values: return "–"
-    return f"{statistics.mean(values):.{digits}f}" + ("" if math.isnan(sd) else f" ± {sd:.{digits}f}")
-
-def _deviation(values): return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
 
 # %% ../nbs/13a_study.ipynb #0000002c
 def plot_results(
