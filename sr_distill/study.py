@@ -62,6 +62,7 @@ class Cell:
     seed: int
     def __str__(self): return f"{self.set}; {self.model}; seed {self.seed}"
 
+# %% ../nbs/13a_study.ipynb #db4b544a
 @dataclass(kw_only=True)
 class StudyOptions:
     "What a study says beside its lists."
@@ -325,6 +326,30 @@ def _worker():
     sys.stderr = open(os.devnull, "w")
     threading.Thread(target=lambda: multiprocessing.parent_process().join() or os._exit(1), daemon=True).start()
 
+# %% ../nbs/13a_study.ipynb #35d7c5dc
+def _with_backbone(study):
+    "The study with the name of the backbone that is here for `auto`; `UserError` where the one that it names cannot be had."
+    here = LPIPS(study.lpips)
+    if study.lpips not in ("auto", "none") and not here.net: raise UserError(f'lpips = "{study.lpips}": {here.reason}; get the file, or give lpips = "none"')
+    return replace(study, lpips=here.net or "none")
+
+def _known_rows(out, about, cells):
+    "Rows of an earlier results.json in `out` for the cells that mean the same there."
+    if not (Path(out)/"results.json").exists(): return {}
+    old = Results.load(Path(out)/"results.json")
+    content = lambda s: all(old.about.get("contents", {}).get(s, {}).get(k, sha) == sha for k, sha in about["contents"][s].items())   # older ones do not say it
+    same = lambda c: all(old.about[kind].get(name) == about[kind][name] for kind, name in (("sets", c.set), ("models", c.model))) and content(c.set)
+    if any(old.about.get(k) != about[k] for k in ("photos_sha256", "tests_sha256", "lpips", "ssim")): return {}
+    rows = {c: [r for r in old.rows if (r["set"], r["model"], r["seed"]) == (c.set, c.model, c.seed)] for c in cells if same(c)}
+    return {c: r for c, r in rows.items() if r}
+
+def _about(study, photos):
+    plain = lambda recipe: recipe and {k: Path(v).name if k in PLACES and not v.startswith("kl:") else v for k, v in recipe.to_dict().items()}   # no path of this machine
+    return dict(title=study.title, photos=len(photos), pixels=photos.pixels, photos_sha256=photos.fingerprint, tests_sha256={t: _test_photos(study, t).fingerprint for t in study.tests}, names=photos.names, seeds=study.seeds, tests=list(study.tests), lpips=study.lpips, ssim=study.ssim,
+                sets={n: dict(recipe=plain(s.recipe), sampling=s.sampling, once=s.once, **({"labels": plain(s.labels)} if s.labels else {})) for n, s in study.sets.items()}, models={n: m.config.to_dict() for n, m in study.models.items()},
+                contents={n: _contents(s.recipe or s.labels) for n, s in study.sets.items()},
+                versions=dict(sr_distill=__version__, torch=torch.__version__, python=platform.python_version()))
+
 # %% ../nbs/13a_study.ipynb #0000001f
 def run_study(
     study: Study,
@@ -362,29 +387,6 @@ def run_study(
 def done(results) -> set:
     "The cells that results have rows of."
     return {Cell(r["set"], r["model"], r["seed"]) for r in results.rows}
-
-def _with_backbone(study):
-    "The study with the name of the backbone that is here for `auto`; `UserError` where the one that it names cannot be had."
-    here = LPIPS(study.lpips)
-    if study.lpips not in ("auto", "none") and not here.net: raise UserError(f'lpips = "{study.lpips}": {here.reason}; get the file, or give lpips = "none"')
-    return replace(study, lpips=here.net or "none")
-
-def _known_rows(out, about, cells):
-    "Rows of an earlier results.json in `out` for the cells that mean the same there."
-    if not (Path(out)/"results.json").exists(): return {}
-    old = Results.load(Path(out)/"results.json")
-    content = lambda s: all(old.about.get("contents", {}).get(s, {}).get(k, sha) == sha for k, sha in about["contents"][s].items())   # older ones do not say it
-    same = lambda c: all(old.about[kind].get(name) == about[kind][name] for kind, name in (("sets", c.set), ("models", c.model))) and content(c.set)
-    if any(old.about.get(k) != about[k] for k in ("photos_sha256", "tests_sha256", "lpips", "ssim")): return {}
-    rows = {c: [r for r in old.rows if (r["set"], r["model"], r["seed"]) == (c.set, c.model, c.seed)] for c in cells if same(c)}
-    return {c: r for c, r in rows.items() if r}
-
-def _about(study, photos):
-    plain = lambda recipe: recipe and {k: Path(v).name if k in PLACES and not v.startswith("kl:") else v for k, v in recipe.to_dict().items()}   # no path of this machine
-    return dict(title=study.title, photos=len(photos), pixels=photos.pixels, photos_sha256=photos.fingerprint, tests_sha256={t: _test_photos(study, t).fingerprint for t in study.tests}, names=photos.names, seeds=study.seeds, tests=list(study.tests), lpips=study.lpips, ssim=study.ssim,
-                sets={n: dict(recipe=plain(s.recipe), sampling=s.sampling, once=s.once, **({"labels": plain(s.labels)} if s.labels else {})) for n, s in study.sets.items()}, models={n: m.config.to_dict() for n, m in study.models.items()},
-                contents={n: _contents(s.recipe or s.labels) for n, s in study.sets.items()},
-                versions=dict(sr_distill=__version__, torch=torch.__version__, python=platform.python_version()))
 
 # %% ../nbs/13a_study.ipynb #00000022
 @dataclass(repr=False)
@@ -543,6 +545,7 @@ def _plot_dots(ax, results, model, metric, against):
     ax.tick_params(labelsize=8); ax.locator_params(axis="x", nbins=6)
     ax.set_xlabel(f"{results.column(metric)}{', dB' * ('psnr' in metric)}, mean of the tests", fontsize=8)
 
+# %% ../nbs/13a_study.ipynb #5c8138a6
 def _plot_curves(ax, results, model, metric, against):
     families, ends, marks, low = [f for f in results.unique("family", model=model) if f != "bicubic"], [], set(), []
     for k, family in enumerate(families):
