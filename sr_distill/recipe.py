@@ -125,6 +125,7 @@ class Recipe:
         if self.space == "pixel" and (given := next((f.name for f in latent if getattr(self, f.name) != f.default), None)):
             raise UserError(f"--{given.replace('_', '-')} {getattr(self, given)} is for latent space only; leave it out, or give --space latent")
         if self.trim and self.init not in RANKED: raise UserError(f"--trim {self.trim} means nothing to --init {self.init}; leave it out, or choose one of: {', '.join(RANKED)}")
+        if self.labels != "teacher" and self.teacher_steps != type(self).teacher_steps: raise UserError(f"--teacher-steps {self.teacher_steps} means nothing to --labels {self.labels}; leave it out, or give --labels teacher")
         if self.pool not in POOLS and not os.path.isdir(self.pool): raise UserError(f"--pool {self.pool!r}: no such folder; choose one of: {', '.join(POOLS)}, or give the folder of a trained model")
 
     @property

@@ -183,7 +183,7 @@ def _training_set(shared, family, at, given):
     TrainConfig(sampling=sampling)
     if everything and (other := sorted(given.keys() - {"labels", "teacher_steps"})): raise UserError(f"is all photos and takes no {other[0]!r}; leave it out")
     if everything: shared = {k: v for k, v in shared.items() if k == "scale"}
-    recipe = Recipe.from_dict({k: _path(v) if k in PLACES and isinstance(v, str) else v for k, v in {**shared, **given}.items()})   # checked as what a user says
+    recipe = replace(Recipe.from_dict({k: _path(v) if k in PLACES and isinstance(v, str) else v for k, v in {**shared, **given}.items()}))   # made anew: checked as what a user says
     return TrainingSet(None if everything else recipe, sampling, family, at, once, models, recipe if everything and recipe.labels != "own" else None)
 
 def _model(shared, family, at, given):

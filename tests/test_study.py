@@ -267,3 +267,10 @@ def test_a_study_keeps_its_name_beside_a_folder_of_that_name(monkeypatch, tmp_pa
     monkeypatch.chdir(tmp_path), monkeypatch.setenv("SR_DISTILL_SHARED", str(tmp_path))
     (tmp_path / "budget").mkdir()
     assert load_study("budget").title
+
+
+def test_a_study_refuses_what_a_recipe_would_ignore():
+    "A set of a study is checked as what a user says, all the photos with labels too."
+    said = dict(photos="embedded", held_out=1, models=dict(m=dict(model="srcnn", steps=2)))
+    for ignored, name in ((dict(init="diverse", trim=1), "--trim"), (dict(tune=50), "--tune"), (dict(teacher_steps=9), "--teacher-steps"), (dict(all=True, teacher_steps=9), "--teacher-steps")):
+        assert name in str(expect_error(UserError, study_from, {**said, "sets": dict(a=ignored)}))
