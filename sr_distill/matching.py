@@ -6,8 +6,8 @@
 __all__ = ['DISTANCES', 'GRAPH_FACTOR', 'ONE_PASS_FACTOR', 'CONTAINER', 'TRAJECTORY_STEPS', 'HARD', 'sr_loss', 'gradient',
            'statistic', 'shapes', 'whole', 'layerwise', 'magnitude', 'features', 'dc_loss', 'group_gradients', 'match',
            'image_bytes', 'machine_memory', 'memory_for', 'choose_chunk', 'fresh_network', 'trajectories',
-           'network_pool', 'mean_gradient', 'flatten', 'unflatten', 'sample_real', 'GradientBank', 'BankSource',
-           'LiveSource', 'held_out_loss']
+           'network_pool', 'mean_gradient', 'flatten', 'unflatten', 'sample_real', 'BankFile', 'GradientBank',
+           'BankSource', 'LiveSource', 'held_out_loss']
 
 # %% ../nbs/07b_matching.ipynb #00000003
 import contextlib, math, os, shutil, zlib
@@ -287,24 +287,13 @@ def sample_real(
     return groups.sample(g, recipe.real, generator, weights)
 
 # %% ../nbs/07b_matching.ipynb #0000003b
-class GradientBank:
-    "Real gradients of every group in every network of a pool, computed once and kept on disk."
+class BankFile:
+    "The rows of a gradient bank on disk: a memory-mapped array [networks, groups, parameters] and a checksum for each row that is done."
+    rows = None   # the mapped array
     def __init__(self,
-        groups,          # `patches.Groups`
-        recipe: Recipe,  # `real`, `seed`, `network`, `scale`
-        states,          # state dicts of the pool's networks
-        stream: str = "bank",  # random stream of the sub-image samples
-        device="cpu",
-    ):
-        self.groups, self.recipe, self.stream, self.device = groups, recipe, stream, torch.device(device)
-        self.rows = self.resident = None   # the mapped file, and its copy on a GPU
-        self.states = [{k: v.to(device) for k, v in s.items()} for s in states]
-        self.net = fresh_network(recipe).to(device)
-        self.shape = (len(states), len(groups), sum(s.numel() for s in shapes(self.net)))
-        weights = [[float(v.double().sum()), float(v.double().square().sum())] for s in states for v in s.values()]
-        self.key = json_sha256([4, groups.fingerprint, recipe.network, recipe.scale,
-                                recipe.real, recipe.target, recipe.seed, stream, weights, *({arithmetic(device)} - {"cpu"})])
-        self.folder = cache_dir()/"banks"/self.key[:20]
+        folder,
+        shape: tuple,  # networks, groups, parameters
+    ): self.folder, self.shape = Path(folder), shape
 
     @property
     def nbytes(self) -> int: return 4 * math.prod(self.shape)
@@ -314,26 +303,72 @@ class GradientBank:
         make_folder(self.folder)
         if not (self.folder/"rows.npy").exists() and shutil.disk_usage(self.folder).free < 1.05 * self.nbytes:
             raise UserError(f"{self.folder}: the gradient bank needs {self.nbytes / 1e9:.3g} GB and the disk has less; set SR_DISTILL_CACHE to a folder with more room, lower --networks, or let fewer groups answer for the photos (--grouping cluster --clusters N)")
-        with contextlib.suppress(OSError): os.utime(self.folder)   # used now
-        _prune(self.folder, photo_cache().limit)
         self.rows, new = _open_map(self.folder/"rows.npy", np.float32, self.shape)
         if new: (self.folder/"done.npy").unlink(missing_ok=True)
         self.done, _ = _open_map(self.folder/"done.npy", np.uint32, self.shape[:2])   # the checksum of a row, 0 where it is missing
         return self
 
+    def missing(self, first: int, last: int) -> list:
+        "(network, group) of each row that is not done or was spoilt, of the groups from `first` to before `last`."
+        return [(k, g) for k in range(self.shape[0]) for g in range(first, last) if not self.done[k, g] or self.done[k, g] != _checksum(self.rows[k, g])]
+
+    def write(self, places: list, rows: np.ndarray):
+        "Store rows [n,P]; each counts as done only once it is on the disk."
+        for place, row in zip(places, rows): self.rows[place] = row
+        self.rows.flush()
+        for place, row in zip(places, rows): self.done[place] = _checksum(row)
+
+# %% ../nbs/07b_matching.ipynb #2e283a66
+def _checksum(row): return zlib.crc32(np.ascontiguousarray(row)) or 1
+
+def _batches(items, n): return [items[i:i+n] for i in range(0, len(items), n)]
+
+def _open_map(path, dtype, shape):
+    "A memory-mapped array that outlives this process, and whether it is new; a damaged file or another shape is made anew."
+    try:
+        a = np.lib.format.open_memmap(path, mode="r+")
+        if a.shape == tuple(shape) and a.dtype == dtype and path.stat().st_size == a.offset + a.nbytes: return a, False
+    except Exception: pass   # whatever a header of nonsense makes of NumPy
+    with atomic_path(path) as tmp:
+        np.lib.format.open_memmap(tmp, mode="w+", dtype=dtype, shape=tuple(shape)).flush()
+        if hasattr(os, "posix_fallocate"):   # a disk that is full says so here, not by a bus error in the middle of the work
+            with open(tmp, "rb+") as f: os.posix_fallocate(f.fileno(), 0, tmp.stat().st_size)
+    return np.lib.format.open_memmap(path, mode="r+"), True
+
+# %% ../nbs/07b_matching.ipynb #d516ef37
+class GradientBank(BankFile):
+    "Real gradients of every group in every network of a pool, computed once and kept on disk."
+    def __init__(self,
+        groups,          # `patches.Groups`
+        recipe: Recipe,  # `real`, `seed`, `network`, `scale`
+        states,          # state dicts of the pool's networks
+        stream: str = "bank",  # random stream of the sub-image samples
+        device="cpu",
+    ):
+        self.groups, self.recipe, self.stream, self.device = groups, recipe, stream, torch.device(device)
+        self.resident = None   # the rows' copy on a GPU
+        self.states = [{k: v.to(device) for k, v in s.items()} for s in states]
+        self.net = fresh_network(recipe).to(device)
+        weights = [[float(v.double().sum()), float(v.double().square().sum())] for s in states for v in s.values()]
+        self.key = json_sha256([4, groups.fingerprint, recipe.network, recipe.scale,
+                                recipe.real, recipe.target, recipe.seed, stream, weights, *({arithmetic(device)} - {"cpu"})])
+        super().__init__(cache_dir()/"banks"/self.key[:20], (len(states), len(groups), sum(s.numel() for s in shapes(self.net))))
+
+    def open(self):
+        "Map the file, once the banks that were used longest ago have made room."
+        make_folder(self.folder)
+        with contextlib.suppress(OSError): os.utime(self.folder)   # used now
+        _prune(self.folder, photo_cache().limit)
+        return super().open()
+
     def build(self, first: int = 0, last=None):
         "Compute what is missing of the groups from `first` to before `last`."
         if self.rows is None: self.open()
-        last = self.shape[1] if last is None else last
-        missing = [(k, g) for k in range(self.shape[0]) for g in range(first, last) if not self.done[k, g] or self.done[k, g] != _checksum(self.rows[k, g])]
-        missing.sort(key=lambda kg: (kg[1] // 16, *kg))   # photos stay in memory
+        missing = sorted(self.missing(first, self.shape[1] if last is None else last), key=lambda kg: (kg[1] // 16, *kg))   # photos stay in memory
         if missing: log.info("gradient bank: %d networks × %d groups, %.1f MB in %s", *self.shape[:2], self.nbytes / 1e6, self.folder)
         with tqdm(total=len(missing), desc="real gradients", unit="group", disable=None if missing and ranks().first else True) as bar:
             for some in _batches(missing, 64 if self.device.type == "cuda" else 4):   # a GPU is waited for once in 64 rows
-                rows = torch.stack([self._row(k, g) for k, g in some]).cpu().numpy()
-                for (k, g), row in zip(some, rows): self.rows[k, g] = row
-                self.rows.flush()
-                for (k, g), row in zip(some, rows): self.done[k, g] = _checksum(row)
+                self.write(some, torch.stack([self._row(k, g) for k, g in some]).cpu().numpy())
                 bar.update(len(some))
         self.done.flush()
         return self
@@ -359,23 +394,6 @@ class GradientBank:
         "All rows on the GPU when they take at most a quarter of what is free there, else False."
         fits = self.device.type == "cuda" and self.nbytes < torch.cuda.mem_get_info(self.device)[0] / 4
         return torch.from_numpy(np.array(self.rows)).to(self.device) if fits else False
-
-# %% ../nbs/07b_matching.ipynb #0000003c
-def _checksum(row): return zlib.crc32(np.ascontiguousarray(row)) or 1
-
-def _batches(items, n): return [items[i:i+n] for i in range(0, len(items), n)]
-
-def _open_map(path, dtype, shape):
-    "A memory-mapped array that outlives this process, and whether it is new; a damaged file or another shape is made anew."
-    try:
-        a = np.lib.format.open_memmap(path, mode="r+")
-        if a.shape == tuple(shape) and a.dtype == dtype and path.stat().st_size == a.offset + a.nbytes: return a, False
-    except Exception: pass   # whatever a header of nonsense makes of NumPy
-    with atomic_path(path) as tmp:
-        np.lib.format.open_memmap(tmp, mode="w+", dtype=dtype, shape=tuple(shape)).flush()
-        if hasattr(os, "posix_fallocate"):   # a disk that is full says so here, not by a bus error in the middle of the work
-            with open(tmp, "rb+") as f: os.posix_fallocate(f.fileno(), 0, tmp.stat().st_size)
-    return np.lib.format.open_memmap(path, mode="r+"), True
 
 # %% ../nbs/07b_matching.ipynb #00000042
 class BankSource:
