@@ -38,6 +38,7 @@ def snapshot_steps(
     "At which steps a snapshot is taken: the start, the end, and evenly in the logarithm between."
     return [0, *np.unique(np.geomspace(1, steps, n - 1).round().astype(int) if n > 2 else [steps]).tolist()] if steps else [0]
 
+# %% ../nbs/11_distill.ipynb #c95ac743
 TRACE_IMAGES = 40   # images that a trace follows, the first ones of the set
 
 @contextlib.contextmanager

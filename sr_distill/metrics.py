@@ -191,6 +191,7 @@ def from_json(row: dict) -> dict:
     "The row again."
     return {k: math.inf if v == "inf" and k in COLUMNS else v for k, v in row.items()}
 
+# %% ../nbs/05_metrics.ipynb #f828c2da
 @dataclass
 class Evaluation:
     "What a model scores on a set of photos: `rows` with a dict per photo, keys `name` and those of `COLUMNS`."
