@@ -98,6 +98,7 @@ def _train(set_, out, val, device, skip_bad, debug, **given):
 
     `torchrun --nproc_per_node=N -m sr_distill train …` shares every batch among N processes.
     """
+    if given["validate"] and not val: raise UserError(f"--validate {given['validate']} means nothing without --val; leave it out, or give --val PHOTOS")
     config = TrainConfig.for_model(given["model"] or "vdsr", **{k: v for k, v in chosen(TrainConfig, given).items() if k != "model"})
     from sr_distill.core import rng
     from sr_distill.data import Photos
@@ -135,8 +136,8 @@ def _evaluate(model, hr_dir, scale, lr_dir, lpips, json_file, device, skip_bad, 
     met = [] if model == "bicubic" else learnt_from(model, photos)
     if met: log.warning("%s: the model has learnt from %d of these %d photos, %s among them; judge it by others", hr_dir, len(met), len(photos), met[0])
     result = evaluate(judged, photos, int(scale or 2) if model == "bicubic" else judged.scale, lr_dir, lpips, device)
-    if json_file: result.save(json_file)
     click.echo(result)
+    if json_file: result.save(json_file)
 
 # %% ../nbs/14_cli.ipynb #0000000f
 @cli.command("study")

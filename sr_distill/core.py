@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['log', 'MOMENTS', 'rng', 'pick_device', 'atomic_path', 'atomic_write', 'make_folder', 'sweep', 'write_json',
            'read_json', 'save_state', 'load_state', 'restoring', 'check_like', 'restore_optimizer', 'folder_lock',
-           'file_lock', 'file_sha256', 'json_sha256', 'cache_dir', 'shared_dir', 'check_u8', 'to_tensor', 'to_uint8',
-           'show_images', 'data_uri', 'table_html', 'import_torchvision']
+           'refuse_strangers', 'file_lock', 'file_sha256', 'json_sha256', 'cache_dir', 'shared_dir', 'check_u8',
+           'to_tensor', 'to_uint8', 'show_images', 'data_uri', 'table_html', 'import_torchvision']
 
 # %% ../nbs/01_core.ipynb #00000003
 import base64, contextlib, errno, hashlib, html, io, json, logging, math, os, re, sys, threading, zipfile
@@ -72,7 +72,9 @@ def make_folder(folder) -> Path:
 def sweep(folder):
     "Remove what killed processes left half-written in `folder`; whoever calls it is the only one who writes there."
     for left in Path(folder).rglob(".*.tmp"):
-        if re.fullmatch(r"\..+\.\d+\.tmp", left.name): left.unlink(missing_ok=True)
+        if _half_written(left): left.unlink(missing_ok=True)
+
+def _half_written(path): return re.fullmatch(r"\..+\.\d+\.tmp", path.name)
 
 # %% ../nbs/01_core.ipynb #00000014
 def write_json(path, obj):
@@ -157,6 +159,15 @@ def folder_lock(
     except OSError as e: raise UserError(f"{folder}: cannot be written to ({e.strerror or e}); give a folder of your own") from None
     try: yield folder
     finally: lock.release()
+
+# %% ../nbs/01_core.ipynb #fa8693af
+def refuse_strangers(
+    folder,
+    *own,   # names that may be there, beside a lock and what a killed process left half-written
+):
+    "`UserError` for a folder that holds anything else."
+    for p in sorted(Path(folder).iterdir()):
+        if p.name not in (".lock", *own) and not _half_written(p): raise UserError(f"{folder}: holds {p.name!r}, which is not of this run; give an empty or a new folder")
 
 # %% ../nbs/01_core.ipynb #00000028
 @contextlib.contextmanager

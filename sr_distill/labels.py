@@ -45,12 +45,15 @@ def redraw(
 
 # %% ../nbs/10c_labels.ipynb #3ba34118
 def redraw_photos(
-    photos,  # `data.Photos`
-    model,   # an SR model
-    folder,  # for the labels as PNG, under the photos' names; a file that is there is kept
-):           # `data.Photos`
-    "All photos as `model` draws them from their LR copies."
-    folder = make_folder(folder)
+    photos,   # `data.Photos`
+    teacher,  # function that gives the SR model; called when a label is missing
+    folder,   # for the labels as PNG, under the photos' names; a file that is there is kept
+):            # `data.Photos`
+    "All photos as a teacher draws them from their LR copies."
+    folder, model = make_folder(folder), None
     for i, name in enumerate(photos.names):
-        if not (file := folder/f"{name}.png").exists(): atomic_write(file, encode_png(redraw([photos.hr(i, model.scale)], model)[0]))
-    return Photos.open(folder)
+        if (file := folder/f"{name}.png").exists(): continue
+        model = model or teacher()
+        atomic_write(file, encode_png(redraw([photos.hr(i, model.scale)], model)[0]))
+    drawn = Photos.open(folder)
+    return drawn.subset([drawn.names.index(name) for name in photos.names])   # the folder may hold more

@@ -163,7 +163,7 @@ class Groups(Windows):
         return m.start + local if isinstance(m, range) else m[local]
 
     def photos_of(self, g: int) -> list: "Indices of the photos that group `g` draws from."; return np.unique(self.photo(self.members[g])).tolist()
-    def errors(self, g: int, scale: int) -> np.ndarray: "Mean bicubic error of each sub-image of group `g`."; return self.errors_at(self.numbers(g), scale)
+    def errors(self, g: int, scale: int) -> np.ndarray: "Mean bicubic error of each sub-image of group `g`, above 0 even where there is none: odds of a draw."; return np.maximum(self.errors_at(self.numbers(g), scale), 1e-12)
     def name(self, g: int) -> str: "The photo's name, or the group's number."; return self.photos.names[self.photos_of(g)[0]] if self.grouping == "image" else f"{self.grouping}-{g}"
 
     def subset(self, chosen):

@@ -174,7 +174,7 @@ def _scout(groups, recipe):
 # %% ../nbs/08_pixel.ipynb #00000020
 def start_error(groups, g: int, recipe: Recipe) -> np.ndarray:
     "Sub-images of the group, drawn in proportion to their bicubic error."
-    errors = np.maximum(groups.errors(g, recipe.scale), 1e-12)
+    errors = groups.errors(g, recipe.scale)
     if recipe.trim: errors[errors > np.quantile(errors, 1 - recipe.trim / 100)] = 0
     _enough(groups, g, recipe, np.count_nonzero(errors))
     return to_uint8(groups.cut(groups.sample(g, recipe.ipc, rng(recipe.seed, "start", g), errors)))

@@ -16,14 +16,13 @@ from importlib.resources import files
 from pathlib import Path
 import numpy as np, torch
 from . import __version__
-from .core import atomic_write, file_lock, file_sha256, folder_lock, json_sha256, log, make_folder, pick_device, read_json, rng, shared_dir, sweep, table_html, write_json
+from .core import atomic_write, file_lock, folder_lock, json_sha256, log, make_folder, pick_device, read_json, rng, shared_dir, sweep, table_html, write_json
 from .data import Photos
-from .distill import distill
+from .distill import PLACES, distill, named_weights
 from .labels import get_teacher, redraw_photos
 from .metrics import BACKBONES, COLUMNS, LPIPS, evaluate, from_json, to_json
 from .models import make_model
-from .priors import PRIORS
-from .recipe import KINDS, POOLS, Recipe, RunError, RunOptions, TrainConfig, UserError, check_options, option
+from .recipe import KINDS, Recipe, RunError, RunOptions, TrainConfig, UserError, check_options, option
 from .train import train
 from .widgets import Html, html_page
 try: import tomllib
@@ -41,11 +40,22 @@ class TrainingSet:
     models: str = ""               # a regular expression: the models that learn from it; empty for all
     labels: Recipe = None          # all photos only: who writes theirs; None for their own pixels
 
-    def for_seed(self, seed: int):
-        "The recipe for one seed; choices without chance are made once."
-        if self.recipe is None: return None
-        by_chance = self.recipe.steps or self.recipe.init not in ("downscaled", "hardest") or self.recipe.labels == "teacher"
-        return replace(self.recipe, seed=seed if by_chance and not self.once else 0)
+    def for_seed(self, seed: int):   # None for photos as they are
+        "The recipe of the set, or of who labels all photos, for one seed; choices without chance are made once."
+        recipe = self.recipe or self.labels
+        return recipe and replace(recipe, seed=seed if self.by_chance and not self.once else 0)
+
+    @property
+    def by_chance(self) -> bool:
+        "Whether the seed has a say in what is stored."
+        if self.labels: return self.labels.labels == "teacher"
+        r = self.recipe
+        return bool(r.steps or r.init not in ("downscaled", "hardest") or r.grouping == "cluster" or r.space == "latent" or r.labels == "teacher")
+
+    def making(self, seed: int):
+        "What its making depends on; None where there is nothing to make."
+        recipe = self.for_seed(seed)
+        return recipe and (self.recipe is None, recipe)
 
 @dataclass(frozen=True)
 class Model:
@@ -58,9 +68,9 @@ class Model:
 class Cell:
     "One training of a study: which set, which model, which seed."
     set: str
-    model: str
+    model: str   # None: the set alone
     seed: int
-    def __str__(self): return f"{self.set}; {self.model}; seed {self.seed}"
+    def __str__(self): return "; ".join(filter(None, (self.set, self.model, f"seed {self.seed}")))
 
 # %% ../nbs/13a_study.ipynb #db4b544a
 @dataclass(kw_only=True)
@@ -144,10 +154,15 @@ def study_from(
     tests = {n: make("test", n, lambda: _path(p)) for n, p in said.get("tests", {}).items()}
     if said.get("held_out"): tests = {"held out": "", **tests}
     if not tests: raise UserError(f"{where}: has no judge; give [tests] with names and folders, or held_out = N")
+    for kind, name, meaning in (("set", "bicubic", "enlargement without a network"), ("test", "held out", "the photos of held_out = N"), ("test", "mean", "the mean of the tests")):
+        if name in (said["sets"] if kind == "set" else said.get("tests", {})): raise UserError(f"{where}, {kind} {name!r}: means {meaning}; give it another name")
     photos, plain = make("entry", "photos", lambda: _path(said["photos"])), {f.name: said[f.name] for f in fields(StudyOptions) if f.name in said}
     study = _named(where, lambda: Study(photos, sets, models, tests, **plain))
     idle = [n for n in sets if not any(c.set == n for c in study.cells)]
     if idle: raise UserError(f"{where}, set {idle[0]!r}: models {sets[idle[0]].models!r} is found in none of: {'; '.join(models)}; correct it")
+    for c in study.cells:
+        recipe, patch = sets[c.set].recipe, models[c.model].config.patch
+        if recipe and recipe.size < patch: raise UserError(f"{where}, set {c.set!r}: its images of {recipe.size}² have no patch of {patch}² for model {c.model!r}; give a larger size or a smaller patch")
     return study
 
 def load_study(file, scale="") -> Study:
@@ -160,8 +175,6 @@ def load_study(file, scale="") -> Study:
     return study_from(said, file, scale)
 
 # %% ../nbs/13a_study.ipynb #0000000f
-PLACES = ("prior", "labels", "pool")   # settings of a recipe that may be a file or a folder
-
 def _check_tables(said, where):
     for k in ("tests", "recipe", "sets", "training", "models", "scales"):
         if not isinstance(said.get(k, {}), dict): raise UserError(f"{where}: {k!r} is no table; write [{k}] and its entries below it")
@@ -182,6 +195,7 @@ def _training_set(shared, family, at, given):
     except re.error as e: raise UserError(f"models {models!r} is no regular expression ({e}); correct it") from None
     TrainConfig(sampling=sampling)
     if everything and (other := sorted(given.keys() - {"labels", "teacher_steps"})): raise UserError(f"is all photos and takes no {other[0]!r}; leave it out")
+    if "seed" in {**shared, **given}: raise UserError("takes no 'seed', the study gives each training its own; leave it out")
     if everything: shared = {k: v for k, v in shared.items() if k == "scale"}
     recipe = replace(Recipe.from_dict({k: _path(v) if k in PLACES and isinstance(v, str) else v for k, v in {**shared, **given}.items()}))   # made anew: checked as what a user says
     return TrainingSet(None if everything else recipe, sampling, family, at, once, models, recipe if everything and recipe.labels != "own" else None)
@@ -189,6 +203,8 @@ def _training_set(shared, family, at, given):
 def _model(shared, family, at, given):
     settings = {**shared, **given}
     if "model" not in settings: raise UserError("has no 'model'; add it")
+    for k, why in (("seed", "the study gives each training its own"), ("sampling", "each set says how it is drawn from"), ("validate", "nothing is validated while a study trains")):
+        if k in settings: raise UserError(f"takes no {k!r}, {why}; leave it out")
     TrainConfig.from_dict(settings)   # says what is misspelt
     return Model(TrainConfig.for_model(**settings), family, at)
 
@@ -203,15 +219,17 @@ def _path(text):
 # %% ../nbs/13a_study.ipynb #00000016
 def make_set(study: Study, out, name: str, seed: int, device="cpu"):
     "The training photos of a set, made if they are not there, and what they cost: folder, images, shares of pixels and bytes, seconds."
-    photos, source, began = _opened(study)[0], study.sets[name], time.time()
+    photos, source = _opened(study)[0], study.sets[name]
     recipe, sets = source.for_seed(seed), make_folder(Path(out)/"sets")
-    if source.labels:
-        taught = replace(source.labels, seed=0 if source.once else seed)
-        folder = sets/f"all-{taught.seed}-{json_sha256([photos.fingerprint, taught.to_dict(), *_contents(taught).values()])[:10]}"
-        with file_lock(folder): drawn = redraw_photos(photos, get_teacher(photos, taught, pick_device(str(device))), folder)
-        return drawn, dict(folder=folder.name, images=len(drawn), pixels=1., bytes=drawn.png_bytes / photos.png_bytes, set_seconds=round(time.time() - began, 1))
     if recipe is None: return photos, dict(folder="", images=len(photos), pixels=1., bytes=1., set_seconds=0.)
-    folder = sets/f"{recipe.init}-{recipe.steps}-steps-{recipe.seed}-{json_sha256([photos.fingerprint, recipe.to_dict(), *_contents(recipe).values()])[:10]}"   # sets that differ in sampling alone are one
+    kind, key = "all" if source.labels else f"{recipe.init}-{recipe.steps}-steps", json_sha256([photos.fingerprint, recipe.to_dict(), *named_weights(recipe).values()])
+    folder = sets/f"{kind}-{recipe.seed}-{key[:10]}"   # sets that differ in sampling alone are one
+    if source.labels:
+        with file_lock(folder):
+            began, took = time.time(), folder.with_suffix(".json")
+            drawn = redraw_photos(photos, lambda: get_teacher(photos, recipe, pick_device(str(device))), folder)
+            if not took.exists(): write_json(took, dict(seconds=round(time.time() - began, 1)))
+        return drawn, dict(folder=folder.name, images=len(drawn), pixels=1., bytes=drawn.png_bytes / photos.png_bytes, set_seconds=read_json(took)["seconds"])
     with file_lock(folder): small = distill(photos, recipe, folder, RunOptions(device=device))   # cells that share a set wait for each other
     shares = {unit: small.budget.shares[unit] / 100 for unit in ("pixels", "bytes")}
     return small.photos, dict(folder=folder.name, images=len(small), **shares, set_seconds=small.manifest["report"]["seconds"])
@@ -225,9 +243,14 @@ def run_cell(study: Study, out, cell: Cell, device="cpu") -> list:   # one row p
     def trained():
         net = make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "model"))
         with file_lock(folder): return train(net, photos, config, folder, device=device)
-    about = dict(set=cell.set, family=source.family or cell.set, **{f"set_{k}": v for k, v in source.at.items()}, model=cell.model, architecture=chosen.family or cell.model,
-                 scale=config.scale, steps=config.steps, seed=cell.seed, device=pick_device(str(device)).type, **cost, model_folder=folder.name)
+    about = dict(**_head(study, cell), device=pick_device(str(device)).type, **cost, model_folder=folder.name)
     return [{**about, "test": test, **score(study, out, test, config.scale, folder.name, lambda: trained().model, device)} for test in study.tests]
+
+def _head(study, cell):
+    "What a row says of its cell."
+    source, model = study.sets[cell.set], study.models[cell.model]
+    return dict(set=cell.set, family=source.family or cell.set, **{f"set_{k}": v for k, v in source.at.items()}, model=cell.model, architecture=model.family or cell.model,
+                scale=model.config.scale, steps=model.config.steps, seed=cell.seed)
 
 def score(study: Study, out, test: str, scale: int, name: str, model, device="cpu") -> dict:
     "What a model scores on one test; `model` is a function that gives it, called when it is not known yet."
@@ -251,18 +274,6 @@ def _test_photos(study, test):
     if study.tests[test] not in _known: _known[study.tests[test]] = Photos.open(study.tests[test])
     return _known[study.tests[test]]
 
-def _contents(recipe):
-    "Setting → sha256 of the weights in the file or folder that it names: the same path may hold another model tomorrow."
-    found = {k: Path(getattr(recipe, k)).expanduser() for k in PLACES if getattr(recipe, k) not in ("own", "teacher", *POOLS, *PRIORS)} if recipe else {}
-    return {k: json_sha256([file_sha256(f) for f in _weights(p)]) for k, p in found.items() if p.exists()}
-
-def _weights(path):
-    "The files of weights in a folder, or a file and, of an encoder and a decoder, the other."
-    if path.is_dir(): return sorted(f for f in path.rglob("*") if f.suffix in (".safetensors", ".pth", ".pkl", ".bin"))
-    return sorted(f for f in {path.with_name(path.name.replace(a, b)) for a in ("_encoder", "_decoder") for b in ("_encoder", "_decoder")} if f.exists())
-
-
-
 # %% ../nbs/13a_study.ipynb #0000001c
 def _task(task):
     "Carry out one task in this process: the set alone, or a whole cell."
@@ -280,8 +291,8 @@ def _order(study, cells):
     for seed, some in itertools.groupby(cells, key=lambda c: c.seed):
         some = list(some)
         for name in dict.fromkeys(c.set for c in some):
-            recipe = study.sets[name].for_seed(seed)
-            if recipe and recipe not in made: made.add(recipe); tasks.append(Cell(name, None, seed))
+            making = study.sets[name].making(seed)
+            if making and making not in made: made.add(making); tasks.append(Cell(name, None, seed))
         tasks += some
     return tasks
 
@@ -294,22 +305,25 @@ def _processes(jobs, device):
 
 def _finished(study, out, tasks, jobs, device, deadline):
     "Pairs (task, rows or message) as they come; nothing is begun after `deadline`."
-    call = lambda cell: (study, out, cell, device)
+    call, made = lambda cell: (study, out, cell, device), {}   # what was made → why not, or ""
+    def note(cell, found):
+        if cell.model is None: made[study.sets[cell.set].making(cell.seed)] = found if isinstance(found, str) else ""
+        return cell, found
     if jobs == 1:
         threads = torch.get_num_threads()
         try:
             for cell in tasks:
-                if time.time() < deadline: yield cell, _task(call(cell))
+                if time.time() < deadline: yield note(cell, made.get(study.sets[cell.set].making(cell.seed)) or _task(call(cell)))
         finally: torch.set_num_threads(threads)
         return
-    try: yield from _shared_out(study, tasks, jobs, call, deadline)
+    try: yield from _shared_out(study, tasks, jobs, call, made, note, deadline)
     except BrokenProcessPool: raise RunError("a worker process was killed, probably for want of memory; give fewer --jobs: what is finished is kept, and the same command goes on") from None
 
-def _shared_out(study, tasks, jobs, call, deadline):
-    "The same by several processes."
-    waiting, running, made = list(tasks), {}, set()
-    recipe = lambda c: study.sets[c.set].for_seed(c.seed)
-    ready = lambda c: c.model is None or recipe(c) is None or recipe(c) in made
+def _shared_out(study, tasks, jobs, call, made, note, deadline):
+    "The same by several processes; a cell waits for its set, and fails with it."
+    waiting, running = list(tasks), {}
+    making = lambda c: study.sets[c.set].making(c.seed)
+    ready = lambda c: c.model is None or making(c) is None or making(c) in made
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_worker) as pool:
         while waiting or running:
             for cell in [c for c in waiting if ready(c)][:jobs - len(running)] if time.time() < deadline else []:
@@ -317,9 +331,10 @@ def _shared_out(study, tasks, jobs, call, deadline):
                 running[pool.submit(_task, call(cell))] = cell
             if not running: return
             for done in sorted(wait(running, return_when=FIRST_COMPLETED).done, key=lambda d: d.exception() is not None):   # what is finished before what broke
-                cell = running.pop(done)
-                if cell.model is None: made.add(recipe(cell))
-                yield cell, done.result()
+                yield note(running.pop(done), done.result())
+            for cell in [c for c in waiting if c.model and made.get(making(c))]:
+                waiting.remove(cell)
+                yield cell, made[making(cell)]
 
 def _worker():
     "A worker shows no progress bars, and ends when its parent is killed: it would hold the folders that the next start needs."
@@ -347,7 +362,7 @@ def _about(study, photos):
     plain = lambda recipe: recipe and {k: Path(v).name if k in PLACES and not v.startswith("kl:") else v for k, v in recipe.to_dict().items()}   # no path of this machine
     return dict(title=study.title, photos=len(photos), pixels=photos.pixels, photos_sha256=photos.fingerprint, tests_sha256={t: _test_photos(study, t).fingerprint for t in study.tests}, names=photos.names, seeds=study.seeds, tests=list(study.tests), lpips=study.lpips, ssim=study.ssim,
                 sets={n: dict(recipe=plain(s.recipe), sampling=s.sampling, once=s.once, **({"labels": plain(s.labels)} if s.labels else {})) for n, s in study.sets.items()}, models={n: m.config.to_dict() for n, m in study.models.items()},
-                contents={n: _contents(s.recipe or s.labels) for n, s in study.sets.items()},
+                contents={n: named_weights(recipe) if (recipe := s.recipe or s.labels) else {} for n, s in study.sets.items()},
                 versions=dict(sr_distill=__version__, torch=torch.__version__, python=platform.python_version()))
 
 # %% ../nbs/13a_study.ipynb #0000001f
@@ -371,10 +386,13 @@ def run_study(
         results = Results(rows, _about(study, photos))
         cells = study.cells
         known = _known_rows(out, results.about, cells)
-        results.rows += sum(known.values(), [])
+        results.rows += [{**{k: v for k, v in r.items() if not k.startswith("set_") or k == "set_seconds"}, **_head(study, c)} for c, rows in known.items() for r in rows]   # families may have other names now
         tasks = _order(study, [c for c in cells if c not in known])
         for cell, found in _finished(study, out, tasks, jobs, device, began + 60 * minutes if minutes else float("inf")):
-            if isinstance(found, str): results.failed[str(cell)] = found; log.warning("%s: %s", cell, found); continue
+            if isinstance(found, str):
+                log.warning("%s: %s", cell, found)
+                if cell.model: results.failed[str(cell)] = found   # a set that failed is told by its cells
+                continue
             results.rows += found
             results.missing = [str(c) for c in cells if c not in done(results)]
             results.save(out)
@@ -467,7 +485,7 @@ class Results(Rows):
     "The rows of a study as tables, and what the steps of a distilled set added."
     def start(self, name: str):
         "The set of no steps that a distilled one began as, by what both chose; None where the study has none."
-        key = lambda s: [s["sampling"], *(s["recipe"][k] for k in SELECTION)]
+        key = lambda s: [s["sampling"], *(s["recipe"][k] for k in SELECTION), s["recipe"]["init"] in ("loss", "gradient") and s["recipe"]["network"]]   # whose loss
         sets, mine = self.about["sets"], self.about["sets"].get(name) or {}
         if not (mine.get("recipe") and mine["recipe"]["steps"]): return None
         return next((n for n, s in sets.items() if s["recipe"] and not s["recipe"]["steps"] and key(s) == key(mine)), None)
@@ -479,7 +497,7 @@ class Results(Rows):
             if not ((self.about["sets"].get(name) or {}).get("recipe") or {}).get("steps"): continue
             p = self.paired(name, self.start(name), model, test, metric)
             error = f" ± {p['se']:.3f}" if p["n"] > 1 else ""
-            lines.append([name, self.start(name) or "–", f"{p['mean']:+.3f}{error}" if math.isfinite(p["mean"]) else "–", str(p["n"]), finding(p)])
+            lines.append([name, self.start(name) or "–", f"{p['mean']:+.3f}{error}" if math.isfinite(p["mean"]) else "–", str(p["n"]), finding({**p, "mean": -p["mean"]} if metric == "lpips" else p)])   # lower is better there
         return lines
 
     def grid(self, model: str, metrics=("psnr_rgb",)) -> list:

@@ -14,7 +14,7 @@ import numpy as np, torch, torch.nn.functional as F
 from tqdm.auto import tqdm
 import sr_distill
 from .recipe import RunError, TrainConfig, UserError
-from .core import atomic_write, cache_dir, check_like, file_lock, folder_lock, json_sha256, load_state, log, make_folder, pick_device, read_json, restore_optimizer, restoring, rng, save_state, sweep, to_tensor
+from .core import atomic_write, cache_dir, check_like, file_lock, folder_lock, json_sha256, load_state, log, make_folder, pick_device, read_json, refuse_strangers, restore_optimizer, restoring, rng, save_state, sweep, to_tensor
 from .models import count_parameters, load_model, save_model
 from .metrics import psnr, upscale_image
 from .parallel import Ranks, ahead, in_parallel, precision
@@ -344,8 +344,13 @@ def _finished(trainer, out, identity):
         trainer.history, trainer.seconds = _read_csv(Path(out)/"history.csv"), float(stored["seconds"])
     return True
 
+def _claim(out):
+    "`UserError` for a folder that holds something else, whose files would be lost."
+    if not (Path(out)/CHECKPOINT).exists(): refuse_strangers(out)
+    sweep(out)
+
 def _finish(trainer, out, photos, val):
-    "Write the results, then remove the checkpoint."
+    "Write the results, then remove the checkpoint, which the last step leaves as well."
     about = lambda p: p and dict(source=p.source, count=len(p), pixels=p.pixels, sha256=p.fingerprint, each=p.sha256)
     versions = dict(sr_distill=sr_distill.__version__, torch=torch.__version__, python=platform.python_version())
     report = dict(training=trainer.config.to_dict(), photos=about(photos), validation=about(val), seconds=round(trainer.seconds, 1),
@@ -377,10 +382,10 @@ def train(
             team.wait()
             identity = _identity(trainer, photos, val)
             if not _finished(trainer, out, identity):
-                if team.first: sweep(out)
+                if team.first: _claim(out)
                 with _threads(_restore(trainer, out, identity)):
                     _loop(trainer, sampler, val, callback, out, lambda: _save(trainer, out, identity) if team.first else None)
-                    if team.first: _finish(trainer, out, photos, val)
+                    if team.first: _save(trainer, out, identity); _finish(trainer, out, photos, val)
             team.wait()
     return TrainResult(trainer.model, trainer.history, trainer.seconds)
 

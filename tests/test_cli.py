@@ -108,6 +108,16 @@ def test_unknown_names_and_numbers(call, photos):
 def test_missing_device(call, photos): refused(call("distill", photos, "out", *TINY[:-1], "cuda"), "cuda", "--device auto")
 
 
+def test_scores_are_shown_where_their_file_cannot_be_written(call, photos):
+    code, out, _ = call("evaluate", "bicubic", photos, "--lpips", "none", "--json", photos / "nowhere/x.json")
+    assert code and "PSNR-RGB" in out
+
+def test_options_that_would_do_nothing(call, photos):
+    refused(call("train", photos, "m", "--validate", "5"), "--validate 5", "--val PHOTOS")
+    refused(call("distill", photos, "out", *TINY, "--space", "latent", "--lr", ".5"), "--lr 0.5", "--lr-latents")
+    refused(call("distill", photos, "out", *TINY, "--labels", "techer"), "--labels 'techer'", "own, teacher")
+
+
 def test_folder_of_another_recipe(call, photos):
     assert call("distill", photos, "out", *TINY)[0] == 0
     before = open("out/manifest.json").read()

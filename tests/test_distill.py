@@ -55,6 +55,44 @@ def test_stopped_run_goes_on_bit_for_bit(folder, tmp_path, changes):
     assert files(distill(photos, recipe, tmp_path / "parts", OPTIONS).folder) == whole
 
 
+def test_what_cannot_be_cut_is_told_before_a_teacher_learns(folder, tmp_path, monkeypatch):
+    for name in ("get_teacher", "_pool"): monkeypatch.setattr(room, name, lambda *args: pytest.fail("long work came first"))
+    with pytest.raises(UserError, match="--ipc 5000"): distill(Photos.open(folder), replace(RECIPE, ipc=5000, labels="teacher"), tmp_path / "out", OPTIONS)
+
+
+def test_the_same_path_with_another_model_is_another_run(folder, tmp_path):
+    make = lambda seed: save_model(matching.make_model("srcnn", 2, generator=core.rng(seed, "net")), tmp_path / "net")
+    photos, recipe = Photos.open(folder), replace(RECIPE, steps=2, pool=str(make(0)))
+    first = files(distill(photos, recipe, tmp_path / "out", OPTIONS).folder)
+    make(1)
+    with pytest.raises(UserError, match="--pool"): distill(photos, recipe, tmp_path / "out", OPTIONS)
+    make(0)
+    assert files(distill(photos, recipe, tmp_path / "out", OPTIONS).folder) == first
+    manifest = read_json(tmp_path / "out/manifest.json")
+    del manifest["weights"]                            # as an older version wrote it
+    write_json(tmp_path / "out/manifest.json", manifest)
+    make(1)
+    assert files(distill(photos, recipe, tmp_path / "out", OPTIONS).folder) == first
+
+
+def test_a_run_goes_on_with_the_chunk_that_is_asked_for(folder, tmp_path):
+    photos = Photos.open(folder)
+    class Stop:
+        stopped = False
+        def __call__(self, step, loss, images): self.stopped = step >= 4
+    for chunk in (7, 2):
+        with pytest.raises(RunError): distill(photos, RECIPE, tmp_path / str(chunk), replace(OPTIONS, chunk=7), Stop())
+    assert distill(photos, RECIPE, tmp_path / "7", OPTIONS).manifest["report"]["chunk"] == 7
+    assert distill(photos, RECIPE, tmp_path / "2", replace(OPTIONS, chunk=2)).manifest["report"]["chunk"] == 2
+    assert files(tmp_path / "7") == files(tmp_path / "2")
+
+
+def test_windows_without_error_can_be_drawn_by_error(tmp_path, small_photos):
+    photos = Photos.open(small_photos("ab"))
+    black = Photos.from_arrays(["a", "black"], [photos[0], np.zeros((60, 72, 3), np.uint8)])
+    assert len(distill(black, replace(RECIPE, target="error", steps=2), tmp_path / "out", OPTIONS)) == 2
+
+
 SCRIPT = """
 import sys
 from pathlib import Path

@@ -105,6 +105,9 @@ def test_other_settings_are_computed_again(file, tmp_path):
     ("seeds = 1", 'tests = "x"', ["'tests' is no table"]), ("seeds = 1", "tests.a = 3", ["test 'a'", "'3'"]), ("[recipe]", "recipe = 3\n[scales]", ["'recipe' is no table"]),
     ("hardest = {", "a = 3\nhardest = {", ["set 'a'", "'3'"]), ("[models]", '[models]\na = "edsr"', ["model 'a'", "'edsr'"]), ("steps = 2, pool", "prior = 3, pool", ["set 'distilled'", "--prior '3'"]),
     ("steps = 2, pool", 'once = "yes", pool', ["set 'distilled'", "once 'yes'"]), ('{model = "edsr",', "{", ["model 'EDSR'", "no 'model'"]),
+    ("batch = 2", "batch = 2\nseed = 5", ["model 'VDSR'", "no 'seed'"]), ("batch = 2", 'batch = 2\nsampling = "error"', ["'sampling'", "each set"]), ("batch = 2", "batch = 2\nvalidate = 9", ["no 'validate'"]),
+    ("real = 2", "real = 2\nseed = 7", ["no 'seed'"]), ("patch = 16", "patch = 32", ["set 'hardest'", "24²", "32²"]), ("steps = 2, pool", 'labels = "/no/such", pool', ["set 'distilled'", "--labels '/no/such'"]),
+    ("hardest = {", "bicubic = {all = true}\nhardest = {", ["set 'bicubic'", "another name"]), ("[models]", '[tests]\nmean = "x"\n[models]', ["test 'mean'"]), ("[models]", '[tests]\n"held out" = "x"\n[models]', ["test 'held out'"]),
 ])
 def test_bad_files(file, tmp_path, capsys, old, new, words):
     path = file()
@@ -172,6 +175,51 @@ def test_a_cell_with_an_error_that_nobody_foresaw(little, tmp_path, monkeypatch,
     err, found = capsys.readouterr().err, Results.load(tmp_path / "out/results.json")
     assert "2 cells failed" in err and "ValueError: no such luck (test_study.py, line" in err and "should not happen" not in err
     assert len(found.failed) == 2 and {(r["set"], r["model"]) for r in found.rows if r["set"] != "bicubic"} == {("hardest", "VDSR"), ("random", "VDSR")}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_set_that_fails_is_made_once_and_told_by_its_cells(little, tmp_path, jobs, caplog):
+    study = little(sets=dict(hardest=dict(init="hardest"), greedy=dict(init="random", ipc=9999)))
+    found = run_study(study, tmp_path / "out", jobs=jobs)
+    assert set(found.failed) == {"greedy; EDSR; seed 0", "greedy; VDSR; seed 0"} == set(found.missing) and all("--ipc 9999" in why for why in found.failed.values())
+    assert sum("greedy; seed 0: " in r.message for r in caplog.records) == 1 and len([p for p in (tmp_path / "out/sets").iterdir() if p.name.startswith("random")]) == 1
+    assert {(r["set"], r["model"]) for r in found.rows if r["set"] != "bicubic"} == {("hardest", "EDSR"), ("hardest", "VDSR")}
+
+
+def test_rows_that_are_known_have_the_names_of_today(little, tmp_path):
+    sets = lambda family: dict(a=dict(init="hardest", family=family), b=dict(init="random"))
+    first, again = (run_study(little(sets=sets(f)), tmp_path / "out", jobs=1) for f in ("old", "new"))
+    assert {r["family"] for r in first.rows} == {"bicubic", "old", "b"} and {r["family"] for r in again.rows} == {"bicubic", "new", "b"}
+    assert [r["psnr_rgb"] for r in first.rows] == [r["psnr_rgb"] for r in again.rows]
+
+
+def test_the_seed_makes_what_has_chance_in_it():
+    sets = dict(a=dict(init="hardest"), b=dict(init="hardest", grouping="cluster"), c=dict(init="random"), d=dict(init="random", once=True), e=dict(all=True, labels="teacher"), f=dict(all=True), g=dict(init="hardest", labels="teacher"))
+    study = study_from(dict(photos="embedded", held_out=1, recipe=dict(steps=0), sets=sets, models=dict(m=dict(model="srcnn"))))
+    seeds = {n: s.for_seed(2) and s.for_seed(2).seed for n, s in study.sets.items()}
+    assert seeds == dict(a=0, b=2, c=2, d=0, e=2, f=None, g=2) and study.sets["e"].making(1) != study.sets["g"].making(1)
+
+
+def test_all_photos_are_labelled_once_and_by_who_is_needed(little, small_photos, tmp_path, monkeypatch):
+    net = save_model(make_model("srcnn", 2, generator=rng(0, "net")), tmp_path / "net")
+    model = dict(model="edsr", depth=1, width=8, steps=2, batch=1, patch=16)
+    study = little(seeds=2, sets=dict(all=dict(all=True, labels=str(net)), small=dict(init="hardest")), models=dict(A=model, B=model))
+    first = run_study(study, tmp_path / "out", jobs=2)
+    rows = [r for r in first.rows if r["set"] == "all"]
+    assert len({r["folder"] for r in rows}) == len({r["set_seconds"] for r in rows}) == 1 and {r["images"] for r in rows} == {2}
+    monkeypatch.setattr(module, "get_teacher", lambda *args: pytest.fail("all labels are there"))
+    for f in (tmp_path / "out/models").iterdir(): f.rename(tmp_path / f.name) if f.name == rows[0]["model_folder"] else None
+    for f in (tmp_path / "out/scores").iterdir(): f.unlink()
+    (tmp_path / "out/results.json").unlink()
+    assert [r["psnr_rgb"] for r in run_study(study, tmp_path / "out", jobs=1).rows] == [r["psnr_rgb"] for r in first.rows]
+
+
+def test_what_is_lower_is_better_for_lpips_and_a_start_has_its_own_network():
+    def recipe(**said): return dict(recipe=Recipe(**said).to_dict(), sampling="uniform")
+    sets = dict(other=recipe(init="loss", steps=0, network="vdsr"), mine=recipe(init="loss", steps=0), distilled=recipe(init="loss", steps=5))
+    rows = [dict(set=s, family=s, model="m", seed=k, test="t", psnr_rgb=30., lpips=v + .001 * k) for s, v in (("other", .5), ("mine", .2), ("distilled", .1)) for k in range(3)]
+    found = Results(rows, dict(tests=["t"], sets=sets))
+    assert found.start("distilled") == "mine" and found.gains("m", "t", "lpips")[1][-1] == "better"
 
 
 def test_a_flat_photo_has_infinite_psnr(little, tmp_path):

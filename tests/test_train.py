@@ -249,6 +249,19 @@ def test_a_folder_with_a_foreign_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="not trained here"): train(model(), photos(), TrainConfig(**RUN), tmp_path)
 
 
+def test_the_folder_of_somebody_else_stays_as_it_is(tmp_path):
+    (tmp_path/"README.md").write_text("my project")
+    with pytest.raises(UserError, match="README.md"): train(model(), photos(), TrainConfig(**RUN), tmp_path)
+    assert (tmp_path/"README.md").read_text() == "my project"
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    "A loop over np.arange trains what a loop over range does, and can store it."
+    nets = [model() for _ in range(2)]
+    for k, (net, seed) in enumerate(zip(nets, (1, np.int64(1)))): train(net, photos(), TrainConfig(**{**RUN, "steps": 3, "ema": np.float32(.5)}, seed=seed), tmp_path/str(k))
+    assert weights(nets[0]).equal(weights(nets[1])) and read_json(tmp_path/"1/config.json")["training"]["seed"] == 1
+
+
 def test_a_folder_in_use_is_refused(tmp_path):
     with sr_distill.core.folder_lock(tmp_path), pytest.raises(UserError, match="another"):
         train(model(), photos(), TrainConfig(**RUN), tmp_path)
