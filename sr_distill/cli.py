@@ -7,10 +7,10 @@ __all__ = ['skip_bad', 'flags', 'chosen', 'common', 'cli', 'main']
 
 # %% ../nbs/14_cli.ipynb #00000003
 import functools, logging, os, sys
-from dataclasses import fields
+from dataclasses import fields, replace
 import click
 from . import __version__
-from .recipe import DEVICE_HELP, SCALES, Recipe, RunError, RunOptions, TrainConfig, UserError
+from .recipe import DEVICE_HELP, GOOD_SETTINGS, SCALES, Recipe, RunError, RunOptions, TrainConfig, UserError
 
 # %% ../nbs/14_cli.ipynb #00000006
 def flags(
@@ -21,7 +21,8 @@ def flags(
     def flag(f):
         name = "--" + f.name.replace("_", "-")
         kind = click.Choice([str(c) for c in f.metadata["choices"]]) if f.metadata["choices"] else {int: int, float: float, str: str}.get(f.type, str)
-        text = f.metadata["help"] + ("" if f.default is None else f"  [{f.default}]")
+        default = "by model" if cls is TrainConfig and any(f.name in good for good in GOOD_SETTINGS.values()) else f.default
+        text = f.metadata["help"] + ("" if default is None else f"  [{default}]")
         if f.type in (bool, "bool"): return click.option(name, is_flag=True, default=None, help=text)
         return click.option(name, type=kind, default=None, help=text)
     return lambda command: functools.reduce(lambda c, f: flag(f)(c), reversed([f for f in fields(cls) if f.name not in skip]), command)
@@ -113,6 +114,16 @@ def _train(set_, out, val, device, skip_bad, debug, **given):
     click.echo(f"{out}: {config.model} ×{config.scale}, {count_parameters(model):,} parameters, {config.steps} steps on {photos!r}, loss {result.history[-1]['loss']:.5g}")
 
 # %% ../nbs/14_cli.ipynb #0000000e
+def _check_scores(file):
+    "`UserError` where no scores can be written, or something else would be lost."
+    folder = os.path.dirname(file) or "."
+    if not os.path.isdir(folder): raise UserError(f"--json {file}: there is no folder {folder}; make it, or give another name")
+    if not os.path.exists(file): return
+    from sr_distill.core import read_json
+    try: old = read_json(file)
+    except UserError: old = None
+    if not isinstance(old, dict) or not {"dataset", "images"} <= old.keys(): raise UserError(f"--json {file}: is there already and holds no scores; give another name")
+
 @cli.command("evaluate")
 @click.argument("model")
 @click.argument("hr_dir")
@@ -130,6 +141,7 @@ def _evaluate(model, hr_dir, scale, lr_dir, lpips, json_file, device, skip_bad, 
     from sr_distill.distill import learnt_from, open_photos
     from sr_distill.metrics import evaluate
     from sr_distill.models import load_model
+    if json_file: _check_scores(json_file)
     judged = model if model == "bicubic" else load_model(model)
     if scale and model != "bicubic" and int(scale) != judged.scale: raise UserError(f"--scale {scale}: the model in {model} is for ×{judged.scale}; leave --scale out")
     photos = open_photos(hr_dir, skip_bad)
@@ -147,18 +159,20 @@ def _evaluate(model, hr_dir, scale, lr_dir, lpips, json_file, device, skip_bad, 
 @click.option("--jobs", type=int, default=0, help="processes; 0 for one per CPU core, or a single one where a GPU computes  [0]")
 @click.option("--minutes", type=float, default=0, help="begin nothing after so many minutes; the same command goes on later")
 @click.option("--device", default="cpu", help=f"{DEVICE_HELP}  [cpu]")
+@skip_bad
 @common
-def _study(file, out, scale, jobs, minutes, device, debug):
+def _study(file, out, scale, jobs, minutes, device, skip_bad, debug):
     """Compare many training sets, models and seeds: FILE is a TOML file or the name of a study of the package.
 
     OUT receives results.csv, results.json, tables.md, report.html and every set and model; the same command goes on where it was stopped.
     """
     _alone()
     from sr_distill.study import load_study, run_study, write_tables
-    result = run_study(load_study(file, scale), out, jobs, minutes, device)
+    study = load_study(file, scale)
+    result = run_study(replace(study, skip_bad=True) if skip_bad else study, out, jobs, minutes, device)
     write_tables(result, out)
     click.echo(f"\n{result}\n\nreport: {out}/report.html")
-    if result.failed: raise RunError(f"{len(result.failed)} cells failed, the first one because: {next(iter(result.failed.values()))}")
+    if result.failed: raise RunError(f"{len(result.failed)} cells failed, the first one: {': '.join(next(iter(result.failed.items())))}")
 
 # %% ../nbs/14_cli.ipynb #00000010
 @cli.command("inspect")

@@ -361,14 +361,18 @@ def _identity(photos, recipe):
     "What makes two runs the same run."
     return dict(recipe=recipe.to_dict(), photos=photos.fingerprint, **({"weights": named} if (named := named_weights(recipe)) else {}))
 
+def _begun(state): return any(True for name in ("checkpoint.pt", "end.npy") for _ in state.glob(f"part-*/{name}"))
+
 def _claim(out, identity, parts, snapshots):
     "Make `out` this run's: `UserError` when it holds something else."
     state, manifest = out/".run", out/"manifest.json"
     if manifest.exists(): other = read_manifest(out)
-    elif (state/"run.json").exists() and len(list(state.iterdir())) > 1: other = read_json(state/"run.json")   # with nothing beside it, a start that was refused
+    elif _begun(state): other = read_json(state/"run.json")
     else:
         refuse_strangers(out, ".run")
         other = identity
+        with contextlib.suppress(UserError): other = read_json(state/"run.json")
+        if any(other.get(k) != v for k, v in identity.items()): shutil.rmtree(state); other = identity   # a start that was refused, or stopped before its first checkpoint
     theirs, mine = other.get("recipe"), identity["recipe"]
     if not isinstance(theirs, dict): raise UserError(f"{state/'run.json'}: does not say which run this is; delete {state} to start again from the beginning")
     changed = [k for k in mine if theirs.get(k) != mine[k]] or ["photos"] * (other.get("photos") != identity["photos"])
@@ -626,7 +630,20 @@ def _said(sizes):
 def open_photos(path, skip_bad: bool = False) -> Photos:
     "The photos of a folder or source by name; those of a distilled set are its images, checked."
     if (Path(path)/"manifest.json").exists(): return DistilledSet.load(path).photos
+    if unfinished := _unfinished(Path(path)): raise UserError(f"{path}: is an {unfinished}")
     return Photos.open(path, skip_bad)
+
+def _unfinished(folder):
+    "What an interrupted run left in `folder`, in words; empty for anything else."
+    go_on = "the command that began it goes on"
+    with contextlib.suppress(UserError):
+        if (folder/".run/run.json").exists():
+            done = [load_state(p)["done"] for p in folder.glob(".run/part-*/checkpoint.pt")]
+            return f"unfinished distillation, {min(done, default=0)} of {read_json(folder/'.run/run.json')['recipe']['steps']} steps; {go_on}"
+        if (folder/"checkpoint.pt").exists():
+            state = load_state(folder/"checkpoint.pt")
+            return f"unfinished training, {state['step']} of {state['identity']['training']['steps']} steps; {go_on}"
+    return ""
 
 def learnt_from(model, photos: Photos) -> list:   # names
     "Which of `photos` the model in this folder has met, in training or through the distilled set that it trained on; a set that is gone or damaged cannot say."
@@ -638,6 +655,11 @@ def learnt_from(model, photos: Photos) -> list:   # names
         with contextlib.suppress(UserError): met = [*met, *(s.get("sha256") for s in read_manifest(source)["sources"] if isinstance(s, dict))]
     return [name for name, sha256 in zip(photos.names, photos.sha256) if sha256 in met]
 
+def _training(about):
+    "How a model was trained, as far as its config.json says."
+    try: return f"\n{about['training']['steps']:,} steps, seed {about['training']['seed']}, on {about['photos']['count']} images of {about['photos']['source']}"
+    except (KeyError, TypeError, ValueError): return ""
+
 def describe(path) -> str:
     "What `path` is: a distilled set, a trained model or photos; `UserError` when it is damaged or none of them."
     folder = Path(path)
@@ -645,7 +667,8 @@ def describe(path) -> str:
         s = DistilledSet.load(folder)
         return f"distilled set, {len(s)} images of {s.images.shape[1]}² in order\n{s.budget}\n{s.recipe}\n{summary(s.manifest.get('report', {}))}".rstrip()
     if (folder/"model.safetensors").exists():
-        model = load_model(folder)
-        return f"trained model in order, {count_parameters(model):,} parameters\n{model.config}"
+        model, about = load_model(folder), read_json(folder/"config.json")
+        return f"trained model in order, {count_parameters(model):,} parameters\n{model.config}{_training(about)}"
+    if unfinished := _unfinished(folder): return unfinished
     photos = Photos.open(path)
     return f"{photos!r}, from {min(photos.sizes)} to {max(photos.sizes)} (height, width)"

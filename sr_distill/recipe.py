@@ -8,7 +8,7 @@ __all__ = ['KINDS', 'SCALES', 'SPACES', 'INITS', 'GROUPINGS', 'OBJECTIVES', 'TAR
            'RunOptions', 'TrainConfig']
 
 # %% ../nbs/00_recipe.ipynb #00000003
-import os
+import difflib, os
 from dataclasses import dataclass, field, fields, asdict, replace, InitVar
 from numbers import Integral, Real
 
@@ -47,7 +47,7 @@ KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 
 def _fits(value, kind):
     if kind is bool or isinstance(value, bool): return isinstance(value, bool) and kind is bool
-    return isinstance(value, {int: Integral, float: Real}.get(kind, kind)) and (kind is not float or -1e300 < value < 1e300)
+    return isinstance(value, {int: Integral, float: Real}.get(kind, kind)) and (kind is not float or -1e300 < float(value) < 1e300)
 
 def check_options(config):
     "Raise `UserError` for the first field of `config` that has a value of another kind, is no valid choice or lies below its bound; NumPy's numbers become Python's."
@@ -123,15 +123,21 @@ class Recipe:
 
     def _check_used(self):
         "`UserError` for an option that would be ignored, or a folder that is not there."
-        latent = [f for f in fields(self) if f.name in ("prior", "tune", "layer") or f.name.startswith("lr_")]   # not invert, networks or clusters, which studies share among their sets
-        if self.space == "pixel" and (given := next((f.name for f in latent if getattr(self, f.name) != f.default), None)):
-            raise UserError(f"--{given.replace('_', '-')} {getattr(self, given)} is for latent space only; leave it out, or give --space latent")
-        if self.space == "latent" and self.lr != type(self).lr: raise UserError(f"--lr {self.lr} is for pixel space only; leave it out, or give --lr-latents")
-        if self.layer is None and self.lr_features != type(self).lr_features: raise UserError(f"--lr-features {self.lr_features} means nothing without --layer; leave it out, or give --layer")
-        if self.trim and self.init not in RANKED: raise UserError(f"--trim {self.trim} means nothing to --init {self.init}; leave it out, or choose one of: {', '.join(RANKED)}")
-        if self.labels != "teacher" and self.teacher_steps != type(self).teacher_steps: raise UserError(f"--teacher-steps {self.teacher_steps} means nothing to --labels {self.labels}; leave it out, or give --labels teacher")
+        for _, message in self.unused(): raise UserError(message)
         for name, known in (("pool", POOLS), ("labels", LABELS)):
             if (given := getattr(self, name)) not in known and not os.path.isdir(given): raise UserError(f"--{name} {given!r}: no such folder; choose one of: {', '.join(known)}, or give the folder of a trained model")
+
+    def unused(self):
+        "(field, message) of each option that differs from its default and means nothing beside the others."
+        latent = [f for f in fields(self) if f.name in ("prior", "tune", "layer") or f.name.startswith("lr_")]   # not invert, networks or clusters, which may be there for nothing
+        rules = [*((f.name, self.space == "pixel", "is for latent space only", "give --space latent") for f in latent),
+                 ("lr", self.space == "latent", "is for pixel space only", "give --lr-latents"),
+                 ("lr_features", self.layer is None, "means nothing without --layer", "give --layer"),
+                 ("trim", self.init not in RANKED, f"means nothing to --init {self.init}", f"choose one of: {', '.join(RANKED)}"),
+                 ("teacher_steps", self.labels != "teacher", f"means nothing to --labels {self.labels}", "give --labels teacher")]
+        for name, idle, why, instead in rules:
+            if idle and (value := getattr(self, name)) != type(self).__dataclass_fields__[name].default:
+                yield name, f"--{name.replace('_', '-')} {value} {why}; leave it out, or {instead}"
 
     @property
     def stride(self) -> int: return max(self.scale, self.size // 2 // self.scale * self.scale)  # half overlap, as is customary (480 / 240)
@@ -142,8 +148,9 @@ class Recipe:
 # %% ../nbs/00_recipe.ipynb #0000001a
 def _from_dict(cls, d, **how):
     if not isinstance(d, dict): raise UserError(f"{cls.__name__} is made of settings by name, not of {str(d)[:40]!r}; give a dict")
-    unknown = sorted(set(d) - {f.name for f in fields(cls)})
-    if unknown: raise UserError(f"{cls.__name__} has no setting {unknown[0]!r}; it was written by another version, or misspelt")
+    known = [f.name for f in fields(cls)]
+    unknown = sorted(set(d) - set(known))
+    if unknown: raise UserError(f"{cls.__name__} has no setting {unknown[0]!r}; {'or '.join(f'is {name!r} meant, ' for name in difflib.get_close_matches(unknown[0], known, 2))}or was it written by another version?")
     return cls(**d, **how)
 
 # %% ../nbs/00_recipe.ipynb #00000020

@@ -16,12 +16,13 @@ from importlib.resources import files
 from pathlib import Path
 import numpy as np, torch
 from . import __version__
-from .core import atomic_write, file_lock, folder_lock, json_sha256, log, make_folder, pick_device, read_json, rng, shared_dir, sweep, table_html, write_json
+from .core import atomic_write, file_lock, folder_lock, json_sha256, log, make_folder, pick_device, read_json, refuse_strangers, rng, shared_dir, sweep, table_html, write_json
 from .data import Photos
 from .distill import PLACES, distill, named_weights
 from .labels import get_teacher, redraw_photos
 from .metrics import BACKBONES, COLUMNS, LPIPS, evaluate, from_json, to_json
 from .models import make_model
+from .patches import ipc_for_budget
 from .recipe import KINDS, Recipe, RunError, RunOptions, TrainConfig, UserError, check_options, option
 from .train import train
 from .widgets import Html, html_page
@@ -82,6 +83,7 @@ class StudyOptions:
     held_out: int = option(0, "photos taken away for the test `held out`", low=0)
     lpips: str    = option("none", "backbone of LPIPS; auto for the one that is here", ("none", "auto", *BACKBONES))
     ssim: bool    = option(True, "false leaves it out: on large photos it takes most of the time")
+    skip_bad: bool = option(False, "true lists photos that cannot be read, and goes on without them")
 
     def __post_init__(self): check_options(self)
 
@@ -97,7 +99,7 @@ class Study(StudyOptions):
 
     def open(self):
         "(photos to learn from, held-out photos or None)."
-        photos = Photos.open(self.photos)
+        photos = Photos.open(self.photos, self.skip_bad)
         if self.count > len(photos): raise UserError(f"{self.photos}: has {len(photos)} photos and count is {self.count}; take fewer, or 0 for all")
         if self.count: photos = photos.subset(np.linspace(0, len(photos) - 1, self.count).astype(int).tolist())
         return photos.split(self.held_out, seed=0) if self.held_out else (photos, None)
@@ -124,7 +126,7 @@ def expand(
     return made
 
 # %% ../nbs/13a_study.ipynb #0000000e
-KNOWN = ("title", "photos", "count", "held_out", "seeds", "lpips", "ssim", "tests", "recipe", "sets", "training", "models", "scales")
+KNOWN = ("title", "photos", "count", "held_out", "seeds", "lpips", "ssim", "skip_bad", "tests", "recipe", "sets", "training", "models", "scales")
 
 def overlaid(
     said: dict,
@@ -183,7 +185,7 @@ def _check_tables(said, where):
 
 def _named(place, build):
     try: return build()
-    except (UserError, TypeError) as e: raise UserError(f"{place}: {e}") from None
+    except (UserError, TypeError) as e: raise UserError(f"{place}: {re.sub('--([a-z][a-z-]*)', lambda m: m[1].replace('-', '_'), str(e))}") from None   # a file has keys, no flags
 
 def _training_set(shared, family, at, given):
     usual = {"sampling": "uniform", "all": False, "family": family, "once": False, "models": ""}
@@ -197,7 +199,9 @@ def _training_set(shared, family, at, given):
     if everything and (other := sorted(given.keys() - {"labels", "teacher_steps"})): raise UserError(f"is all photos and takes no {other[0]!r}; leave it out")
     if "seed" in {**shared, **given}: raise UserError("takes no 'seed', the study gives each training its own; leave it out")
     if everything: shared = {k: v for k, v in shared.items() if k == "scale"}
-    recipe = replace(Recipe.from_dict({k: _path(v) if k in PLACES and isinstance(v, str) else v for k, v in {**shared, **given}.items()}))   # made anew: checked as what a user says
+    recipe = Recipe.from_dict({k: _path(v) if k in PLACES and isinstance(v, str) else v for k, v in {**shared, **given}.items()})
+    idle = {name: getattr(Recipe, name) for name, _ in recipe.unused() if name not in given}   # what all sets share is for those that it means something to
+    recipe = replace(recipe, **idle)   # checked as what a user says
     return TrainingSet(None if everything else recipe, sampling, family, at, once, models, recipe if everything and recipe.labels != "own" else None)
 
 def _model(shared, family, at, given):
@@ -265,14 +269,15 @@ def score(study: Study, out, test: str, scale: int, name: str, model, device="cp
 _known = {}   # photos that this process has opened, by what they were asked for with
 
 def _opened(study):
-    key = (study.photos, study.count, study.held_out)
+    key = (study.photos, study.count, study.held_out, study.skip_bad)
     if key not in _known: _known[key] = study.open()
     return _known[key]
 
 def _test_photos(study, test):
     if test == "held out": return _opened(study)[1]
-    if study.tests[test] not in _known: _known[study.tests[test]] = Photos.open(study.tests[test])
-    return _known[study.tests[test]]
+    key = (study.tests[test], study.skip_bad)
+    if key not in _known: _known[key] = Photos.open(*key)
+    return _known[key]
 
 # %% ../nbs/13a_study.ipynb #0000001c
 def _task(task):
@@ -348,6 +353,21 @@ def _with_backbone(study):
     if study.lpips not in ("auto", "none") and not here.net: raise UserError(f'lpips = "{study.lpips}": {here.reason}; get the file, or give lpips = "none"')
     return replace(study, lpips=here.net or "none")
 
+def _check_budgets(study, photos):
+    "`UserError` for a set whose budget has no room for an image per group."
+    for name, source in study.sets.items():
+        groups = source.recipe and dict(image=len(photos), cluster=source.recipe.clusters, all=1)[source.recipe.grouping]
+        if groups and source.recipe.budget: _named(f"set {name!r}", lambda: ipc_for_budget(source.recipe.budget, groups, source.recipe.size, photos.pixels))
+
+WRITES = ("results.json", "results.csv", "tables.md", "report.html", "sets", "models", "scores")
+
+def _claim(out, photos):
+    "Make `out` this study's: `UserError` when it holds something else, or results from other photos."
+    if not (out/"results.json").exists(): refuse_strangers(out, *(WRITES if (out/"scores").is_dir() else ()))
+    elif Results.load(out/"results.json").about.get("photos_sha256") != photos.fingerprint: raise UserError(f"{out}: holds the results of a study of other photos; give a new folder")
+    sweep(out)
+    for folder in ("sets", "models", "scores"): make_folder(out/folder)
+
 def _known_rows(out, about, cells):
     "Rows of an earlier results.json in `out` for the cells that mean the same there."
     if not (Path(out)/"results.json").exists(): return {}
@@ -375,12 +395,13 @@ def run_study(
 ):                      # `Results`, complete or as far as it came
     "Fill the grid of a study; the same call goes on where it was stopped."
     out, jobs, began = Path(out), _processes(jobs, device), time.time()
+    if not 0 <= minutes < float("inf"): raise UserError(f"--minutes {minutes} is no time; give a number from 0 on, 0 for no limit")
     study = _with_backbone(study)
     photos, _ = _opened(study)
     for test in study.tests: _test_photos(study, test)   # what cannot be read is said now
-    for folder in ("sets", "models", "scores"): make_folder(out/folder)
+    _check_budgets(study, photos)
     with folder_lock(out):
-        sweep(out)
+        _claim(out, photos)
         rows = [dict(set="bicubic", family="bicubic", model=name, architecture=m.family or name, scale=m.config.scale, steps=m.config.steps, seed=0, test=test,
                      **score(study, out, test, m.config.scale, "bicubic", lambda: "bicubic", device)) for name, m in study.models.items() for test in study.tests]
         results = Results(rows, _about(study, photos))
@@ -514,6 +535,12 @@ class Results(Rows):
         "All tables, one per model."
         return "\n\n".join(f"{self.caption(m, metrics)}\n\n{table_markdown(*self.grid(m, metrics))}" for m in self.unique("model"))
 
+    def state(self, most: int = 5) -> list:
+        "Lines on the cells that are not done: which are missing, the first `most`, and why some failed."
+        left = [c for c in self.missing if c not in self.failed]
+        more = f" and {len(left) - most} more" * (len(left) > most)
+        return [f"{len(left)} cells are not done yet: {' | '.join(left[:most])}{more}"] * bool(left) + [f"failed: {k}: {v}" for k, v in self.failed.items()]
+
     def column(self, metric: str) -> str:
         "What a metric is called; LPIPS with its backbone."
         net = self.about.get("lpips")
@@ -529,7 +556,7 @@ class Results(Rows):
         return "".join(table_html(*self.grid(m, metrics), caption=self.caption(m, metrics)) for m in self.unique("model"))
 
     def _repr_html_(self): return self.html()
-    def __repr__(self): return self.markdown() + (f"\n\n{len(self.missing)} cells are not done yet" if self.missing else "")
+    def __repr__(self): return "\n\n".join([self.markdown(), *self.state()])
 
 # %% ../nbs/13a_study.ipynb #0000002c
 def plot_results(
@@ -607,8 +634,7 @@ def write_tables(results: Results, folder, metrics=("psnr_y", "psnr_rgb", "ssim_
     title = results.about["title"] or "A study"
     gains = {f"{m}: what the steps added, PSNR-RGB, dB, mean of the tests ± standard error": g for m in results.unique("model") if len(g := results.gains(m)) > 1}
     atomic_write(folder/"tables.md", "\n\n".join([f"# {title}", *(results.markdown((m,)) for m in known), *(f"{k}\n\n{table_markdown(*g)}" for k, g in gains.items())]) + "\n")
-    state = [f"{len(results.missing)} cells are not done yet."] * bool(results.missing) + [f"Failed: {k}: {v}" for k, v in results.failed.items()]
     svg = image.getvalue().decode()
-    atomic_write(folder/"report.html", html_page(title, *state, Html(svg[svg.index("<svg"):]), *(Html(results.html((m,))) for m in known), *(Html(table_html(*g, caption=k)) for k, g in gains.items())))
+    atomic_write(folder/"report.html", html_page(title, *results.state(), Html(svg[svg.index("<svg"):]), *(Html(results.html((m,))) for m in known), *(Html(table_html(*g, caption=k)) for k, g in gains.items())))
     import matplotlib.pyplot as plt
     plt.close(figure)

@@ -108,9 +108,35 @@ def test_unknown_names_and_numbers(call, photos):
 def test_missing_device(call, photos): refused(call("distill", photos, "out", *TINY[:-1], "cuda"), "cuda", "--device auto")
 
 
-def test_scores_are_shown_where_their_file_cannot_be_written(call, photos):
-    code, out, _ = call("evaluate", "bicubic", photos, "--lpips", "none", "--json", photos / "nowhere/x.json")
-    assert code and "PSNR-RGB" in out
+def test_a_file_of_scores_takes_no_other_place(call, photos, monkeypatch):
+    judge = lambda file: call("evaluate", "bicubic", photos, "--lpips", "none", "--json", file)
+    refused(judge(photos / "nowhere/x.json"), "no folder", "make it")
+    (photos / "mine.toml").write_text("photos = 3")
+    refused(judge(photos / "mine.toml"), "holds no scores", "another name")
+    assert [judge(photos / "x.json")[0] for _ in range(2)] == [0, 0] and (photos / "mine.toml").read_text() == "photos = 3"
+    monkeypatch.setattr("sr_distill.metrics.Evaluation.save", lambda *args: 1 / 0)
+    code, out, _ = judge(photos / "x.json")
+    assert code and "PSNR-RGB" in out                       # the scores are on the screen all the same
+
+def test_help_says_what_a_model_chooses(call):
+    text = " ".join(call("train", "--help")[1].split())
+    assert "patches per step [by model]" in text and "side of an HR training patch in pixels [48]" in text
+
+def test_an_interrupted_run_says_that_it_is_one(call, photos):
+    from sr_distill.train import train
+    class Stop(Exception): pass
+    def stop(step, *rest):
+        if step == 3: raise Stop
+    from sr_distill.data import Photos
+    from sr_distill.models import make_model
+    from sr_distill.recipe import TrainConfig
+    with pytest.raises(Stop): train(make_model("edsr", 2, 1, 8), Photos.open(photos), TrainConfig("edsr", steps=9, patch=16, checkpoint=2), "model", callback=stop)
+    assert "unfinished training, 2 of 9 steps" in call("inspect", "model")[1]
+    refused(call("distill", photos, "set", *TINY, "--ipc", "9999"), "--ipc 9999")
+    assert "unfinished distillation, 0 of 2 steps" in call("inspect", "set")[1]
+    refused(call("train", "set", "m2"), "unfinished distillation")
+    assert call("distill", photos, "set", *TINY, "--ipc", "2")[0] == 0 and "4 images" in call("inspect", "set")[1]   # what was refused has not taken the folder
+    assert call("train", "set", "m2", "--model", "edsr", "--depth", "1", "--width", "8", "--steps", "2", "--patch", "16")[0] == 0 and "2 steps, seed 0, on 4 images of set" in call("inspect", "m2")[1]
 
 def test_options_that_would_do_nothing(call, photos):
     refused(call("train", photos, "m", "--validate", "5"), "--validate 5", "--val PHOTOS")

@@ -83,6 +83,7 @@ def test_killed_and_gone_on(file, tmp_path):
 def test_the_command_leaves_tables_and_a_report(file, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["study", str(file()), str(out), "--jobs", "1", "--minutes", "0.000001"]) == 0       # nothing but bicubic
+    assert "10 cells are not done yet: all photos; VDSR; seed 0 | " in capsys.readouterr().out
     assert len(json.loads((out / "results.json").read_text())["missing"]) == 10
     assert main(["study", str(file()), str(out), "--jobs", "1"]) == 0
     assert main(["study", str(file()), str(out), "--scale", "huge"]) == 2 and "has no scale 'huge'; leave --scale out" in capsys.readouterr().err
@@ -100,13 +101,13 @@ def test_other_settings_are_computed_again(file, tmp_path):
 @pytest.mark.parametrize("old, new, words", [
     ("[models]", "[modles]", ["'modles' is unknown"]), ("steps = 2, pool", 'init = "best", pool', ["set 'distilled'", "'best' is unknown"]),
     ("steps = 3", "stepz = 3", ["model 'EDSR'", "'stepz'"]), ("held_out = 1", "", ["no judge"]), ("seeds = 1", "seeds = ", ["no readable TOML"]),
-    ("seeds = 1", 'seeds = "3"', ["--seeds '3'", "whole number"]), ("seeds = 1", "seeds = 0", ["--seeds 0"]), ("seeds = 1", "count = -1", ["--count -1"]),
-    ("held_out = 1", 'held_out = "1"', ["--held-out '1'"]), ("seeds = 1", 'lpips = "best"', ["--lpips 'best'", "squeeze"]), ("seeds = 1", 'ssim = "no"', ["--ssim 'no'"]),
+    ("seeds = 1", 'seeds = "3"', ["seeds '3'", "whole number"]), ("seeds = 1", "seeds = 0", ["seeds 0"]), ("seeds = 1", "count = -1", ["count -1"]),
+    ("held_out = 1", 'held_out = "1"', ["held_out '1'"]), ("seeds = 1", 'lpips = "best"', ["lpips 'best'", "squeeze"]), ("seeds = 1", 'ssim = "no"', ["ssim 'no'"]),
     ("seeds = 1", 'tests = "x"', ["'tests' is no table"]), ("seeds = 1", "tests.a = 3", ["test 'a'", "'3'"]), ("[recipe]", "recipe = 3\n[scales]", ["'recipe' is no table"]),
-    ("hardest = {", "a = 3\nhardest = {", ["set 'a'", "'3'"]), ("[models]", '[models]\na = "edsr"', ["model 'a'", "'edsr'"]), ("steps = 2, pool", "prior = 3, pool", ["set 'distilled'", "--prior '3'"]),
+    ("hardest = {", "a = 3\nhardest = {", ["set 'a'", "'3'"]), ("[models]", '[models]\na = "edsr"', ["model 'a'", "'edsr'"]), ("steps = 2, pool", "prior = 3, pool", ["set 'distilled'", "prior '3'"]),
     ("steps = 2, pool", 'once = "yes", pool', ["set 'distilled'", "once 'yes'"]), ('{model = "edsr",', "{", ["model 'EDSR'", "no 'model'"]),
     ("batch = 2", "batch = 2\nseed = 5", ["model 'VDSR'", "no 'seed'"]), ("batch = 2", 'batch = 2\nsampling = "error"', ["'sampling'", "each set"]), ("batch = 2", "batch = 2\nvalidate = 9", ["no 'validate'"]),
-    ("real = 2", "real = 2\nseed = 7", ["no 'seed'"]), ("patch = 16", "patch = 32", ["set 'hardest'", "24²", "32²"]), ("steps = 2, pool", 'labels = "/no/such", pool', ["set 'distilled'", "--labels '/no/such'"]),
+    ("real = 2", "real = 2\nseed = 7", ["no 'seed'"]), ("patch = 16", "patch = 32", ["set 'hardest'", "24²", "32²"]), ("steps = 2, pool", 'labels = "/no/such", pool', ["set 'distilled'", "labels '/no/such'"]),
     ("hardest = {", "bicubic = {all = true}\nhardest = {", ["set 'bicubic'", "another name"]), ("[models]", '[tests]\nmean = "x"\n[models]', ["test 'mean'"]), ("[models]", '[tests]\n"held out" = "x"\n[models]', ["test 'held out'"]),
 ])
 def test_bad_files(file, tmp_path, capsys, old, new, words):
@@ -184,6 +185,33 @@ def test_a_set_that_fails_is_made_once_and_told_by_its_cells(little, tmp_path, j
     assert set(found.failed) == {"greedy; EDSR; seed 0", "greedy; VDSR; seed 0"} == set(found.missing) and all("--ipc 9999" in why for why in found.failed.values())
     assert sum("greedy; seed 0: " in r.message for r in caplog.records) == 1 and len([p for p in (tmp_path / "out/sets").iterdir() if p.name.startswith("random")]) == 1
     assert {(r["set"], r["model"]) for r in found.rows if r["set"] != "bicubic"} == {("hardest", "EDSR"), ("hardest", "VDSR")}
+
+
+def test_a_study_takes_no_folder_of_somebody_else(little, tmp_path):
+    (tmp_path / "mine").mkdir(); (tmp_path / "mine/results.csv").write_text("my own")
+    assert "'results.csv'" in str(expect_error(UserError, run_study, little(), tmp_path / "mine", 1)) and (tmp_path / "mine/results.csv").read_text() == "my own"
+    run_study(little(), tmp_path / "out", jobs=1, minutes=1e-9)
+    assert "other photos" in str(expect_error(UserError, run_study, little(count=2), tmp_path / "out", 1))
+    for said, words in ((dict(recipe=dict(size=24, steps=0, budget=.01)), "set 'hardest': budget 0.01"), (dict(tests=dict(x=str(tmp_path / "mine"))), "mine: holds no")):
+        assert words in str(expect_error(UserError, run_study, little(**said), tmp_path / "new", 1)) and not (tmp_path / "new").exists()
+    for minutes in (-1, float("nan")): assert "--minutes" in str(expect_error(UserError, run_study, little(), tmp_path / "out", 1, minutes))
+
+
+def test_what_all_sets_share_is_for_those_that_use_it():
+    said = dict(photos="embedded", held_out=1, recipe=dict(lr=.02, lr_latents=.1, trim=1, invert=3), models=dict(m=dict(model="srcnn")))
+    sets = study_from({**said, "sets": dict(a=dict(all=True), p=dict(), d=dict(init="diverse"), l=dict(space="latent"))}).sets
+    assert (sets["p"].recipe.lr, sets["p"].recipe.trim, sets["d"].recipe.trim, sets["l"].recipe.lr_latents, sets["l"].recipe.lr) == (.02, 1, 0, .1, .01)
+    for wrong in (dict(space="latent", lr=.5), dict(lr_latents=.2), dict(init="diverse", trim=2)):   # said by the set itself
+        assert "leave it out" in str(expect_error(UserError, study_from, {**said, "sets": dict(s=wrong)}))
+
+
+def test_bad_photos_are_left_out_where_one_says_so(little, tmp_path, capsys):
+    study = little()
+    (tmp_path / "photos/z.png").write_text("no photo")
+    module._known.clear()
+    assert "--skip-bad" in str(expect_error(UserError, run_study, study, tmp_path / "out", 1))
+    (tmp_path / "s.toml").write_text(f'photos = "{tmp_path / "photos"}"\nheld_out = 1\nseeds = 1\nssim = false\n[sets]\na = {{all = true}}\n[models]\nm = {{model = "edsr", depth = 1, width = 8, steps = 2, batch = 1, patch = 16}}\n')
+    assert main(["study", str(tmp_path / "s.toml"), str(tmp_path / "out"), "--skip-bad", "--jobs", "1"]) == 0 and len(Results.load(tmp_path / "out/results.json").rows) == 2
 
 
 def test_rows_that_are_known_have_the_names_of_today(little, tmp_path):
@@ -320,5 +348,5 @@ def test_a_study_keeps_its_name_beside_a_folder_of_that_name(monkeypatch, tmp_pa
 def test_a_study_refuses_what_a_recipe_would_ignore():
     "A set of a study is checked as what a user says, all the photos with labels too."
     said = dict(photos="embedded", held_out=1, models=dict(m=dict(model="srcnn", steps=2)))
-    for ignored, name in ((dict(init="diverse", trim=1), "--trim"), (dict(tune=50), "--tune"), (dict(teacher_steps=9), "--teacher-steps"), (dict(all=True, teacher_steps=9), "--teacher-steps")):
+    for ignored, name in ((dict(init="diverse", trim=1), "trim 1"), (dict(tune=50), "tune 50"), (dict(teacher_steps=9), "teacher_steps 9"), (dict(all=True, teacher_steps=9), "teacher_steps 9")):
         assert name in str(expect_error(UserError, study_from, {**said, "sets": dict(a=ignored)}))
