@@ -52,6 +52,10 @@ def _alone():
     "`UserError` under torchrun, for a command that one process does."
     if int(os.environ.get("WORLD_SIZE", 1)) > 1: raise UserError("this command runs in one process; start it without torchrun (distill and train share their work)")
 
+def _check_failed(results):
+    "`RunError` where a cell failed, after all the others are done and shown."
+    if results.failed: raise RunError(f"{len(results.failed)} cells failed, the first one: {': '.join(next(iter(results.failed.items())))}")
+
 @cli.command("demo")
 @click.argument("out", default="demo-out")
 @common
@@ -61,6 +65,7 @@ def _demo(out, debug):
     from sr_distill.demo import demo
     result = demo(out)
     click.echo(f"\n{result}\n\nreport: {out}/report.html")
+    _check_failed(result.results)
 
 # %% ../nbs/14_cli.ipynb #0000000c
 @cli.command("distill")
@@ -107,7 +112,7 @@ def _train(set_, out, val, device, skip_bad, debug, **given):
     from sr_distill.models import count_parameters, make_model
     from sr_distill.parallel import ranks
     from sr_distill.train import train
-    with ranks().one_by_one(): photos, held_out = open_photos(set_, skip_bad), Photos.open(val) if val else None
+    with ranks().one_by_one(): photos, held_out = open_photos(set_, skip_bad), Photos.open(val, skip_bad) if val else None
     model = make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "model"))
     result = train(model, photos, config, out, held_out, device, team=ranks())
     if not ranks().first: return
@@ -172,7 +177,7 @@ def _study(file, out, scale, jobs, minutes, device, skip_bad, debug):
     result = run_study(replace(study, skip_bad=True) if skip_bad else study, out, jobs, minutes, device)
     write_tables(result, out)
     click.echo(f"\n{result}\n\nreport: {out}/report.html")
-    if result.failed: raise RunError(f"{len(result.failed)} cells failed, the first one: {': '.join(next(iter(result.failed.items())))}")
+    _check_failed(result)
 
 # %% ../nbs/14_cli.ipynb #00000010
 @cli.command("inspect")

@@ -328,7 +328,7 @@ def download(
     record = table[name]
     archive = Path(folder or cache_dir()/"downloads")/record["file"]
     target = archive.with_suffix("")
-    if target.is_dir() and not archive.exists(): return target
+    if target.is_dir() and (folder or not archive.exists()): return target   # in a folder of the user's own, an archive is his
     with folder_lock(archive.parent):
         if target.is_dir():   # killed between unpacking and removing
             archive.unlink(missing_ok=True)
@@ -341,7 +341,7 @@ def download(
             archive.unlink()
             raise RunError(f"{archive}: was not what {name} should be (its sha256 differs) and is deleted; run the same command again to download it anew")
         _unpack(archive, target, limit=4 * record["size"] + (1 << 20))
-        archive.unlink()
+        if not folder or have < record["size"]: archive.unlink()   # what was downloaded here
     return target
 
 # %% ../nbs/02_data.ipynb #0000004c

@@ -14,7 +14,7 @@ from .core import atomic_write, data_uri, write_json
 from .distill import DistilledSet, summary
 from .metrics import psnr, upscale_image
 from .models import load_model
-from .recipe import Recipe, TrainConfig
+from .recipe import RANKED, Recipe, TrainConfig, UserError
 from .study import Model, Results, Study, TrainingSet, run_study
 from .widgets import Html, before_after, busiest_crop, contact_sheet, html_page, player
 
@@ -23,7 +23,8 @@ def line_up(
     recipe: Recipe,  # the distilled row; its rivals share size, IPC, scale and seed
 ) -> dict:           # row name → recipe, None for all photos
     "All photos, three selection baselines of the same budget, and `recipe` itself."
-    still = lambda init: replace(recipe, init=init, steps=0)
+    shared = {k: getattr(recipe, k) for k in ("grouping", "clusters", "scale", "size", "ipc", "budget", "labels", "teacher_steps", "seed")}   # a selection stores pixels, whatever the recipe does
+    still = lambda init: Recipe(init=init, steps=0, **shared, trim=recipe.trim if init in RANKED else 0.)
     return {"all photos": None, "downscaled": still("downscaled"), "random crops": still("random"),
             "hardest crops": still("hardest"), "distilled": recipe}
 
@@ -50,20 +51,22 @@ class Comparison:
         return f"{self.results.caption(model, METRICS)}; {self.results.about['photos']} photos to learn from, held out: {', '.join(self.study.open()[1].names)}."
     def to_dict(self) -> dict: return dict(caption=self.caption, **self.results.to_dict())
     def _repr_html_(self): return self.results.html(METRICS) + f"<p>{html.escape(self.caption)}</p>"
-    def __repr__(self): return f"{self.results.markdown(METRICS)}\n\n{self.caption}"
+    def __repr__(self): return "\n\n".join([self.results.markdown(METRICS), self.caption, *self.results.state()])
 
 def compare(
     source,               # photos: a folder or a source by name
     rows: dict,           # row name → recipe, as `line_up` makes it
-    config: TrainConfig,  # the same for every row
+    config: TrainConfig,  # the same for every row; its seed is the recipes' too
     out,                  # folder for sets, models, table and report
     held_out: int = 2,    # photos to be judged by
     lpips: str = "auto",  # backbone
     jobs: int = 0,        # processes, 0 for one per core
 ) -> Comparison:
     "Train one model on each of several training sets for equal steps and evaluate all on held-out photos."
+    if other := next((k for k, r in rows.items() if r and r.seed != config.seed), None): raise UserError(f"row {other!r}: its --seed is {rows[other].seed} and that of the training {config.seed}; make them equal")
+    if config.validate: raise UserError(f"--validate {config.validate} means nothing here, where every row is judged at its end; leave it out")
     name = " ".join([config.model.upper(), "×".join(str(x) for x in (config.depth, config.width) if x)]).strip()
-    study = Study(str(source), {k: TrainingSet(r) for k, r in rows.items()}, {name: Model(config)}, {"held out": ""}, seeds=1, held_out=held_out, lpips=lpips)
+    study = Study(str(source), {k: TrainingSet(r, config.sampling) for k, r in rows.items()}, {name: Model(config)}, {"held out": ""}, seeds=1, first_seed=config.seed, held_out=held_out, lpips=lpips)
     results = run_study(study, out, jobs)
     last = {r["set"]: r for r in results.to_dict()["rows"]}   # as JSON takes them
     sets = {k: DistilledSet.load(Path(out)/"sets"/r["folder"]) for k, r in last.items() if r.get("folder")}
@@ -100,7 +103,7 @@ def write_report(
 ):
     "Write a self-contained HTML page: verdict, table, film of the images, crops before and after."
     small, held_out = result.sets.get("distilled"), result.study.open()[1]
-    parts = [verdict(result), result]
+    parts = [verdict(result), *result.results.state(), result]
     if result.rows[0]["lpips"] is None: parts.append("No LPIPS column: its backbone weights are not on this machine, or it was not asked for.")
     if small: parts += [player(small.trace, "The synthetic images over the steps", images=8), summary(small.manifest["report"])]
     parts += [Html(f'<p>{html.escape(k)}<br><img style="max-width:100%" alt="images of the set" src="{data_uri(contact_sheet(s.images[:16]))}"></p>') for k, s in result.sets.items()]

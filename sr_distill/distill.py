@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TRACE_IMAGES', 'FORMAT', 'HELD_OUT_GROUPS', 'HELD_OUT_REAL', 'PART_BYTES', 'PLACES', 'READ_EVERY', 'snapshot_steps',
            'Trace', 'DistilledSet', 'read_manifest', 'summary', 'card', 'make_optimizer', 'rate', 'Run', 'how_far',
-           'held_out_report', 'together', 'cut_parts', 'named_weights', 'Part', 'run_steps', 'footprint', 'distill',
-           'open_photos', 'learnt_from', 'describe']
+           'held_out_report', 'together', 'cut_parts', 'named_weights', 'Part', 'image_names', 'run_steps', 'footprint',
+           'distill', 'open_photos', 'learnt_from', 'describe']
 
 # %% ../nbs/11_distill.ipynb #00000003
 import contextlib, html, json, math, platform, re, shutil, time, zipfile
@@ -441,7 +441,8 @@ def _sources(groups, recipe, states, device, team):
     return lambda part: BankSource(bank.build(part.first, part.last), part.first)
 
 # %% ../nbs/11_distill.ipynb #0000002d
-def _names(groups, recipe):
+def image_names(groups, recipe: Recipe) -> list:
+    "What the synthetic images are called: as their groups, with a number where a group has several."
     stems = [groups.name(g) for g in range(len(groups))]
     return stems if recipe.ipc == 1 else [f"{stem}_{k:03d}" for stem in stems for k in range(recipe.ipc)]
 
@@ -525,7 +526,7 @@ def _trace(state, parts, groups, recipe, options):
     for step in marks:
         _store_frame(folder, step, np.concatenate([p.frame(step) for p in shown]))
     losses = np.sum([read_json(p.folder/"part.json")["losses"] for p in parts], 0) / len(groups)
-    write_json(folder/"trace.json", dict(steps=marks, losses=[round(float(x), 6) for x in losses], names=_names(groups, recipe)[:TRACE_IMAGES]))
+    write_json(folder/"trace.json", dict(steps=marks, losses=[round(float(x), 6) for x in losses], names=image_names(groups, recipe)[:TRACE_IMAGES]))
     return Trace(folder)
 
 # %% ../nbs/11_distill.ipynb #00000033
@@ -620,7 +621,7 @@ def _assemble(out, parts, groups, recipe, options, prior, teacher, device, began
     if teacher: report["labels"] = dict(model=teacher.config, psnr=round(float(np.mean([psnr(a, b, 0, "rgb") for a, b in zip(images, end)])), 2))
     if latent: report["latent"] = latent
     if latents: latents.save(out/"latents.safetensors", 16)
-    DistilledSet(images, _names(groups, recipe), _manifest(groups.photos, recipe, images, report), _trace(out/".run", parts, groups, recipe, options)).save(out, options.lr_images)
+    DistilledSet(images, image_names(groups, recipe), _manifest(groups.photos, recipe, images, report), _trace(out/".run", parts, groups, recipe, options)).save(out, options.lr_images)
 
 def _said(sizes):
     gb = {what: f"{size / 1e9:.2g} GB" if size > 1e9 else f"{size / 1e6:.0f} MB" for what, size in sizes.items()}

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import numpy as np, torch
 import torch.nn.functional as F
 from .core import data_uri, rng, table_html, to_tensor
-from .distill import Run, how_far, snapshot_steps
-from .matching import BankSource, GradientBank, dc_loss, fresh_network, gradient, mean_gradient, network_pool, unflatten
-from .patches import Groups
+from .distill import Run, how_far, image_names, snapshot_steps
+from .matching import BankSource, GradientBank, dc_loss, fresh_network, gradient, mean_gradient, network_pool, sample_real, unflatten
+from .patches import Groups, ipc_for_budget
 from .pixel import PixelSpace, start_images
 from .recipe import INITS, OBJECTIVES, Recipe, UserError
 from .widgets import EvolutionPlayer, Html, LiveView, Recorder, _ipywidgets, _show_over, _static, _widget, live_here, log_spaced, player
@@ -90,7 +90,7 @@ def gradient_film(
         if recipe.objective == "features": raise UserError("the set was made with --objective features, which compares no gradients; give the SR network to look into: gradient_film(set, photos, net=...)")
         net, states = fresh_network(recipe, "fresh", 0), _pool(photos, recipe)
         if states: net.load_state_dict(states[-1])
-    numbers = groups.sample(group, recipe.real, rng(recipe.seed, "real", "film", group))
+    numbers = sample_real(groups, group, recipe, rng(recipe.seed, "real", "film", group))
     film = GradientFilm(net, [g[0] for g in unflatten(mean_gradient(net, numbers, groups.cut)[None], net)], images)
     for k in log_spaced(small.trace.steps, snapshots): film(small.trace.steps[k], None, small.trace.frame(k))
     return film
@@ -189,10 +189,13 @@ class Bench:
         photos,                  # `data.Photos`; few
         recipe: Recipe = QUICK,  # size, network, pool; a run may have another init, steps, rate, optimiser and way to compare gradients
     ):
-        self.recipe = recipe
+        if recipe.labels != "own": raise UserError(f"--labels {recipe.labels}: the bench shows what the steps make and stores nothing; leave it out")
         self.groups = Groups(photos, recipe.grouping, recipe.size, recipe.stride, recipe.clusters, recipe.seed)
+        if recipe.budget: recipe = replace(recipe, ipc=ipc_for_budget(recipe.budget, len(self.groups), recipe.size, photos.pixels))
+        self.recipe = recipe
         if recipe.pool == "fresh" or recipe.outer > 1 or recipe.space != "pixel": raise UserError("the bench has a fixed pool of networks and works in pixels; give a recipe with pool trajectory or random and outer 1")
         self.bank = GradientBank(self.groups, recipe, _pool(photos, recipe)).build()
+        self.names = image_names(self.groups, recipe)
 
     def run(self,
         callback,   # called with (step, loss, images or None); its `stopped` ends the run
@@ -204,9 +207,10 @@ class Bench:
         if (recipe.objective == "features") != (self.recipe.objective == "features"): raise UserError(f"--objective {recipe.objective}: the bench holds what {self.recipe.objective} compares; make another bench")
         run, marks = Run(PixelSpace(start_images(self.groups, recipe)), recipe, BankSource(self.bank)), snapshot_steps(recipe.steps, 40)
         callback(0, None, run.images())
-        while run.done < recipe.steps and not callback.stopped:
+        stopped = lambda: getattr(callback, "stopped", False)
+        while run.done < recipe.steps and not stopped():
             run.step()
-            callback(run.done, run.loss(), run.images() if run.done in marks or callback.stopped else None)
+            callback(run.done, run.loss(), run.images() if run.done in marks or stopped() else None)
         return run
 
 # %% ../nbs/12b_explore.ipynb #00000027
@@ -228,7 +232,7 @@ def _controls(recipe):
     c = SimpleNamespace(
         init=w.Dropdown(options=INITS, value=recipe.init, description="start", **wide),
         objective=w.Dropdown(options=[o for o in OBJECTIVES if (o == "features") == (recipe.objective == "features")], value=recipe.objective, description="objective", **wide),
-        steps=w.IntSlider(recipe.steps, 10, 500, 10, description="steps", **wide),
+        steps=w.IntSlider(recipe.steps, min(10, recipe.steps), max(500, recipe.steps), 10, description="steps", **wide),
         lr=w.SelectionSlider(options=[(f"{r:g}", r) for r in sorted({*RATES, recipe.lr})], value=recipe.lr, description="rate", **wide),
         go=w.Button(description="Distil", icon="play", button_style="primary"), halt=w.Button(description="Stop", icon="stop", disabled=True),
         say=w.HTML(), stage=w.VBox(), table=w.HTML(), hide=w.HTML())
@@ -252,7 +256,7 @@ class RecipeExplorer:
     def start(self, _=None):
         "Begin a run with what the controls say, and return at once; a run that goes on is left alone."
         if self.view: return
-        c, self.view = self.controls, LiveView(self.photos.names)
+        c, self.view = self.controls, LiveView()
         chosen = dict(init=c.init.value, objective=c.objective.value, steps=c.steps.value, lr=c.lr.value)
         c.go.disabled, c.halt.disabled, c.stage.children = True, False, [self.view.screen.box]
         c.say.value = "" if self.bench else "first, once for all runs: networks to match in and real gradients"
@@ -267,7 +271,7 @@ class RecipeExplorer:
     def _work(self, chosen):
         try:
             if self.bench is None: self.bench = Bench(self.photos, self.recipe)
-            self.controls.say.value = "running"
+            self.controls.say.value, self.view.names = "running", self.bench.names
             run = self.bench.run(self.view, **chosen)
             self.lines.append(_run_line(run.recipe, run, self.view))
             said = "stopped" if run.done < run.recipe.steps else "done"
@@ -302,6 +306,7 @@ def explore(
 ):
     "The explorer that fits the place: `RecipeExplorer` in a live notebook, one run as HTML elsewhere."
     if live_here() if live is None else live: return RecipeExplorer(photos, recipe)
-    record = Recorder(photos.names)
-    run = Bench(photos, recipe).run(record)
+    bench = Bench(photos, recipe)
+    record = Recorder(bench.names)
+    run = bench.run(record)
     return Html(player(record.trace) + _run_table([_run_line(recipe, run, record)]))

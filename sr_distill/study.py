@@ -78,6 +78,7 @@ class Cell:
 class StudyOptions:
     "What a study says beside its lists."
     seeds: int    = option(3, "trainings of each model on each set, each with a seed of its own", low=1)
+    first_seed: int = option(0, "the first of those seeds, the others follow", low=0)
     title: str    = option("", "what its tables are called")
     count: int    = option(0, "take that many photos, evenly spaced; 0 for all", low=0)
     held_out: int = option(0, "photos taken away for the test `held out`", low=0)
@@ -95,7 +96,11 @@ class Study(StudyOptions):
     models: dict          # name → `Model`
     tests: dict           # name → photos; "held out" are photos that nothing is trained on
 
-    def __post_init__(self): StudyOptions(**{f.name: getattr(self, f.name) for f in fields(StudyOptions)})   # says what is wrong
+    def __post_init__(self):
+        StudyOptions(**{f.name: getattr(self, f.name) for f in fields(StudyOptions)})   # says what is wrong
+        for c in self.cells:
+            recipe, patch = self.sets[c.set].recipe, self.models[c.model].config.patch
+            if recipe and recipe.size < patch: raise UserError(f"set {c.set!r}: its images of {recipe.size}² have no patch of {patch}² for model {c.model!r}; give a larger size or a smaller patch")
 
     def open(self):
         "(photos to learn from, held-out photos or None)."
@@ -107,7 +112,7 @@ class Study(StudyOptions):
     @property
     def cells(self) -> list:
         "Every training, seed by seed."
-        return [Cell(s, m, seed) for seed in range(self.seeds) for m in self.models for s, source in self.sets.items() if re.search(source.models, m)]
+        return [Cell(s, m, seed) for seed in range(self.first_seed, self.first_seed + self.seeds) for m in self.models for s, source in self.sets.items() if re.search(source.models, m)]
 
     def __repr__(self):
         return f"{self.title or 'Study'}: {len(self.sets)} sets, {len(self.models)} models, {self.seeds} seeds: {len(self.cells)} trainings, judged by {', '.join(self.tests)}"
@@ -126,7 +131,7 @@ def expand(
     return made
 
 # %% ../nbs/13a_study.ipynb #0000000e
-KNOWN = ("title", "photos", "count", "held_out", "seeds", "lpips", "ssim", "skip_bad", "tests", "recipe", "sets", "training", "models", "scales")
+KNOWN = ("title", "photos", "count", "held_out", "seeds", "first_seed", "lpips", "ssim", "skip_bad", "tests", "recipe", "sets", "training", "models", "scales")
 
 def overlaid(
     said: dict,
@@ -162,9 +167,6 @@ def study_from(
     study = _named(where, lambda: Study(photos, sets, models, tests, **plain))
     idle = [n for n in sets if not any(c.set == n for c in study.cells)]
     if idle: raise UserError(f"{where}, set {idle[0]!r}: models {sets[idle[0]].models!r} is found in none of: {'; '.join(models)}; correct it")
-    for c in study.cells:
-        recipe, patch = sets[c.set].recipe, models[c.model].config.patch
-        if recipe and recipe.size < patch: raise UserError(f"{where}, set {c.set!r}: its images of {recipe.size}² have no patch of {patch}² for model {c.model!r}; give a larger size or a smaller patch")
     return study
 
 def load_study(file, scale="") -> Study:

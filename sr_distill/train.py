@@ -7,7 +7,7 @@ __all__ = ['LOG_EVERY', 'PatchSampler', 'learning_rate', 'Trainer', 'validate', 
            'train', 'helper_network']
 
 # %% ../nbs/06_train.ipynb #00000003
-import contextlib, copy, csv, functools, io, math, platform, time
+import contextlib, copy, csv, functools, io, math, platform, shutil, time
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
@@ -154,6 +154,7 @@ class Trainer:
     def _follow(self):
         beta = min(self.config.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - beta)
+        for mine, theirs in zip(self.average.buffers(), self.model.buffers()): mine.copy_(theirs)   # running statistics are means already
 
 # %% ../nbs/06_train.ipynb #00000028
 def validate(
@@ -344,6 +345,11 @@ def _finished(trainer, out, identity):
         trainer.history, trainer.seconds = _read_csv(Path(out)/"history.csv"), float(stored["seconds"])
     return True
 
+def _check_val(val, scale):
+    "`UserError` for validation photos that nothing can be measured on."
+    if not len(val): raise UserError(f"{val.source}: holds no photos; give a folder with some")
+    val.require_min_size(4 * scale)   # a pixel is left once it is cut to the scale and the border taken off
+
 def _claim(out):
     "`UserError` for a folder that holds something else, whose files would be lost."
     if not (Path(out)/CHECKPOINT).exists(): refuse_strangers(out)
@@ -376,6 +382,7 @@ def train(
     trainer = Trainer(model, config, device, team)
     if out is None or not (Path(out)/"config.json").exists(): trainer.check()
     sampler = PatchSampler(photos, config)
+    if val is not None: _check_val(val, config.scale)
     if out is None: _loop(trainer, sampler, val, callback)
     else:
         with folder_lock(out) if team.first else contextlib.nullcontext():
@@ -384,6 +391,7 @@ def train(
             if not _finished(trainer, out, identity):
                 if team.first: _claim(out)
                 with _threads(_restore(trainer, out, identity)):
+                    team.wait()   # all have read the checkpoint that the end removes
                     _loop(trainer, sampler, val, callback, out, lambda: _save(trainer, out, identity) if team.first else None)
                     if team.first: _save(trainer, out, identity); _finish(trainer, out, photos, val)
             team.wait()
@@ -401,4 +409,12 @@ def helper_network(
     side = min(min(size) for size in photos.sizes)
     config = replace(config, patch=min(config.patch, side) // config.scale * config.scale)
     folder = make_folder(cache_dir()/kind)/json_sha256([photos.fingerprint, str(device), config.to_dict()])[:20]
-    with file_lock(folder): return in_parallel(lambda net: train(net, photos, config, folder, device=device).model, [model], device)[0]
+    learn = lambda net: train(net, photos, config, folder, device=device).model
+    with file_lock(folder):
+        try: return in_parallel(learn, [copy.deepcopy(model)], device)[0]
+        except RunError: raise
+        except UserError as e:   # what an earlier call left there is spoilt
+            if not folder.exists(): raise
+            log.warning("%s; it is trained anew", str(e).split(";")[0])
+            shutil.rmtree(folder)
+        return in_parallel(learn, [model], device)[0]

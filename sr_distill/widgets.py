@@ -81,6 +81,7 @@ class LossCurve:
         losses = np.asarray([(s, l) for s, l in losses if l is not None and np.isfinite(l)], float).reshape(-1, 2)
         bins = np.array_split(losses, min(points, len(losses))) if len(losses) else []
         self.steps, self.loss = np.array([b.mean(0) for b in bins]).reshape(-1, 2).T
+        self.last = losses[-1, 0] if len(bins) else 0
         low, high = (self.loss.min(), self.loss.max()) if len(bins) else (0, 1)
         self.log = low > 0 and high > 4 * low
         self.range = (low, high) if high > low else (low, low + 1)
@@ -98,7 +99,7 @@ class LossCurve:
         loss = np.interp(step, self.steps, self.loss) if loss is None else loss
         f = np.log if self.log else float
         low, high = map(f, self.range)
-        return 100 * min(1, step / max(self.steps[-1], 1)), 95 - 90 * (f(loss) - low) / (high - low), loss
+        return 100 * min(1, step / max(self.last, 1)), 95 - 90 * (f(loss) - low) / (high - low), loss
 
     def say(self, step):
         "The step, and the loss there where one is known."
@@ -113,7 +114,7 @@ class LossCurve:
         return f"""<div class="srd-curve"><span>{high:.3g}</span><span>{low:.3g}</span>
 <svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true"><polyline points="{line}"/><polyline class="trend" points="{mean}"/>
 <g class="srd-mark" transform="translate({x:.1f} 0)"><path class="rule" d="M0 0V100"/><path class="dot" d="M0 {y:.1f}h0"/></g></svg>
-<span>matching loss{" (log scale)" if self.log else ""}, steps 0 to {self.steps[-1]:.0f}</span></div>"""
+<span>matching loss{" (log scale)" if self.log else ""}, steps 0 to {self.last:.0f}</span></div>"""
 
 # %% ../nbs/12_widgets.ipynb #0000001e
 _CSS = """
