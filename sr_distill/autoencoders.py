@@ -22,7 +22,7 @@ from .data import resize
 from .parallel import in_parallel
 
 # %% ../nbs/09a_autoencoders.ipynb #00000007
-def weights_sha256(module: nn.Module) -> str:  # the same on every device and for every float type
+def weights_sha256(module: nn.Module) -> str:  # the same on every device, and in float32 and float64
     "Hex sha256 over names, shapes and float32 values of all weights and buffers."
     h = hashlib.sha256()
     for name, t in sorted(module.state_dict().items()):
@@ -210,7 +210,8 @@ class SmallAutoencoder(Prior):
 # %% ../nbs/09a_autoencoders.ipynb #0000002b
 def _crops(photos, n, seed, size=64):
     "`n` random crops [n,3,size,size]; every second one from a photo reduced by 2 to 4."
-    photos.require_min_size(size)
+    if small := next((name for name, sides in zip(photos.names, photos.sizes) if min(sides) < size), None):
+        raise UserError(f"photo {small}: the embedded prior learns from crops of {size}² and it is smaller; remove it, or name another prior")
     found = []
     for k in range(n):
         g = rng(seed, "crop", k)

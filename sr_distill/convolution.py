@@ -20,7 +20,7 @@ def conv(
     bias=None,  # [O]
 ):              # [N,O,H,W], the borders padded with zeros
     "Convolution of images with one kernel, or of each group with its own."
-    if w.ndim == 5: return _conv_by_group(x, w)
+    if w.ndim == 5: return _conv_by_group(x, w) if bias is None else _conv_by_group(x, w) + bias[:, None, None]
     if x.device.type == "cpu": return _conv_on_cpu(x, w, bias)
     return F.conv2d(x, w, bias, padding=w.shape[-1] // 2)
 

@@ -27,7 +27,7 @@ from .models import count_parameters, load_model
 from .parallel import precision, ranks
 from .patches import Budget, Groups, ipc_for_budget
 from .pixel import start_images
-from .priors import PRIORS, load_prior
+from .priors import PRIORS, SmallAutoencoder, SmallConfig, load_prior
 from .recipe import LABELS, POOLS, Recipe, RunError, RunOptions, UserError
 
 # %% ../nbs/11_distill.ipynb #00000007
@@ -572,6 +572,7 @@ def distill(
     team, device, began = ranks(), pick_device(options.device), time.perf_counter()
     if device.type == "mps" and (recipe.steps or recipe.space == "latent"): raise UserError("--device mps: PyTorch cannot send a gradient back through antialiased bicubic reduction there; give --device cpu")
     if team.size > 1 and (reason := together(recipe)): raise UserError(f"{reason}, which several processes do not share; leave it out, or start without torchrun")
+    if recipe.space == "latent" and recipe.prior == "embedded": check_prior(SmallAutoencoder(SmallConfig(), "embedded"), recipe)   # before it learns
     groups = Groups(photos, recipe.grouping, recipe.size, recipe.stride, recipe.clusters, recipe.seed)
     if recipe.budget: recipe = replace(recipe, ipc=ipc_for_budget(recipe.budget, len(groups), recipe.size, photos.pixels))
     with folder_lock(out) if team.first else contextlib.nullcontext(Path(out)) as out, precision(options.tf32):
@@ -601,9 +602,11 @@ def _make(out, photos, groups, recipe, options, callback, device, began):
     parts = [Part(state/f"part-{i:04d}", *bound) for i, bound in enumerate(bounds)]
     mine = parts[team.rank::team.size]
     began -= max((part.seconds for part in mine), default=0.)   # as if nothing had interrupted it
-    for part in mine: part.start(groups, recipe)   # windows that there are not enough of are missed before the long work
-    with team.one_by_one(): prior, teacher = load_prior(recipe.prior, photos, device) if recipe.space == "latent" else None, get_teacher(photos, recipe, device)
+    latent, learns = recipe.space == "latent", recipe.prior == "embedded"
+    with team.one_by_one(): prior = load_prior(recipe.prior, photos, device) if latent and not learns else None
     if prior: check_prior(prior, recipe)
+    for part in mine: part.start(groups, recipe)   # what is missing or does not fit is told before the long work
+    with team.one_by_one(): prior, teacher = load_prior(recipe.prior, photos, device) if latent and learns else prior, get_teacher(photos, recipe, device)
     source = _sources(groups, recipe, _pool(state, photos, recipe, device, team) if recipe.steps else [], device, team)
     for part in mine:
         if not part.done: _run_part(part, groups, recipe, source, prior, device, options, callback, began)

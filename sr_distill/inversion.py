@@ -10,11 +10,10 @@ __all__ = ['SHORT_LIST', 'Distance', 'mean_style', 'choose_classes', 'InvertConf
 # %% ../nbs/10b_inversion.ipynb #00000003
 import hashlib, math, time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 import numpy as np, torch
 from tqdm.auto import tqdm
 from .autoencoders import Prior
-from .core import check_like, json_sha256, load_state, restore_optimizer, restoring, rng, save_state, to_tensor, to_uint8
+from .core import check_like, json_sha256, load_state, make_folder, restore_optimizer, restoring, rng, save_state, to_tensor, to_uint8
 from .data import resize
 from .latent import Chunks, Latents, LatentSpace, Rates, check_layer, generator_weights, render_latents, with_features
 from .metrics import LPIPS, psnr
@@ -74,8 +73,8 @@ def choose_classes(
     "The class whose mean image is nearest to each photo."
     like, size = _like(prior), images.shape[1]
     ws = mean_style(prior, range(prior.config["c_dim"]), samples, seed)[:, None]
-    paint = lambda rows: render_latents(prior, ws[rows], size).cpu()
-    means = torch.cat(Chunks(prior, size, max(1, (1 << 18) // size**2)).run(len(ws), paint))
+    paint = torch.no_grad()(lambda rows: render_latents(prior, ws[rows], size).cpu())   # each thread has a mode of its own
+    means = torch.cat(Chunks(prior, size).run(len(ws), paint))
     small = lambda x: resize(x, (32, 32)).flatten(1)
     thumbs = small(means)
     def choose(image):
@@ -165,7 +164,8 @@ def start_latents(
 def inversion_stages(prior: Prior, config: InvertConfig) -> list:   # (name, steps, rates)
     "What is optimised, one after the other: latents, perhaps features, perhaps the generator."
     c, encodes = config, prior.encodes
-    rate, tune_rate = c.lr or (0.03 if encodes else 0.1), c.tune_lr or (3e-5 if encodes else 3e-4)
+    given = lambda value, usual: usual if value is None else value
+    rate, tune_rate = given(c.lr, 0.03 if encodes else 0.1), given(c.tune_lr, 3e-5 if encodes else 3e-4)
     deep = [("features", c.steps, Rates(rate, c.lr_features))] if c.layer is not None else []
     return [("latents", c.steps, Rates(rate)), *deep, *([("tuning", c.tune, Rates(0, 0, tune_rate))] if c.tune else [])]
 
@@ -278,8 +278,11 @@ def _check_inversion(images, prior, config, classes):
     if images.ndim != 4 or images.dtype != np.uint8 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
         raise UserError(f"inversion takes square 8-bit images [N,size,size,3], not {images.dtype} {list(images.shape)}; cut them first")
     if not prior.resolution: prior.check_size(images.shape[1])
+    if _like(prior).dtype == torch.float16: raise UserError(f"the prior {prior.name} is in float16, too coarse for the steps of Adam; give it in float32 or bfloat16")
     check_layer(prior, config.layer)
     if config.tune: generator_weights(prior)
+    if config.steps and config.lr == 0: raise UserError("lr 0 moves no latents; give a rate above 0, or steps 0")
+    if config.tune and config.tune_lr == 0: raise UserError("tune_lr 0 tunes nothing; give a rate above 0, or tune 0")
     n = 0 if prior.encodes else prior.config["c_dim"]
     if classes is not None and not n: raise UserError(f"the prior {prior.name} knows no classes; leave them out")
     if classes is not None and (len(classes) != len(images) or not all(0 <= c < n for c in classes)):
@@ -304,15 +307,17 @@ def invert(
     "Latents whose images are near `images`, and a prior tuned to them if the settings ask for it."
     _check_inversion(images, prior, config, classes)
     classes, began = None if classes is None else [int(c) for c in classes], time.perf_counter()
-    path = Path(folder)/"inversion.pt" if folder is not None else None
-    identity = json_sha256([hashlib.sha256(images.tobytes()).hexdigest(), list(images.shape), prior.identity, asdict(config), classes])
+    path = make_folder(folder)/"inversion.pt" if folder is not None else None
+    settings = {k: v for k, v in asdict(config).items() if k != "checkpoint"}   # how often to save changes nothing
+    identity = json_sha256([hashlib.sha256(images.tobytes()).hexdigest(), list(images.shape), prior.identity, settings, classes])
     state = _resume(path, identity)
     if state:
         with restoring(path): _check_inversion(images, prior, config, state["classes"])
     work = Inversion(images, prior, config, state["classes"] if state else classes)
     if state:
+        if state.get("distance", work.distance.note) != work.distance.note: raise UserError(f"{path}: has minimised {state['distance']} so far, and here it would be {work.distance.note}; bring the weights of LPIPS back, or delete it")
         with restoring(path): work.load_state_dict(state)
-    def keep(): path and save_state(path, dict(work.state_dict(), identity=identity))
+    def keep(): path and save_state(path, dict(work.state_dict(), identity=identity, distance=work.distance.note))
     with tqdm(total=work.total, initial=work.past, desc="invert", unit="step", leave=False, disable=None if work.total else True) as bar:
         while not work.finished:
             stage = work.name

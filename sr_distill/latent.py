@@ -61,7 +61,7 @@ class Chunks:
         device = next((p.device for p in prior.parameters()), torch.device("cpu"))
         self.name, self.cpu, side = prior.name, device.type == "cpu", prior.resolution or size
         self.size = chunk or (1 if self.cpu else max(1, PIXELS_AT_ONCE // side**2))
-        one = WEIGHT_BYTES * sum(p.numel() for p in prior.parameters()) + PIXEL_BYTES * side**2
+        one = WEIGHT_BYTES * sum(p.numel() for p in prior.parameters()) + PIXEL_BYTES * side**2 * self.size
         self.cores = max(1, torch.get_num_threads() * memory_for("cpu") // one)   # cores at once, at most
 
     def run(self, n: int, work) -> list:   # of what work(slice) answers
@@ -135,7 +135,7 @@ def with_features(
     prior = latents.prior
     check_layer(prior, layer)
     ws = latents.values.expand(-1, prior.num_ws, -1)
-    found = torch.cat(Chunks(prior, latents.size).run(len(ws), lambda rows: prior.features(ws[rows], layer)))
+    found = torch.cat(Chunks(prior, latents.size).run(len(ws), torch.no_grad()(lambda rows: prior.features(ws[rows], layer))))
     return replace(latents, features=found.nan_to_num(posinf=5., neginf=-5.).clip(-10, 10), layer=layer)
 
 # %% ../nbs/10a_latent.ipynb #00000022
@@ -174,7 +174,7 @@ class LatentSpace:
         return dict(**self.parts, generator={k: p.detach() for k, p in self.weights.items()}, chunk=self.chunks.size)
     @torch.no_grad()
     def load_state_dict(self, state: dict):
-        self.chunks.size = state["chunk"]
+        if not self.chunks.cpu: self.chunks.size = state["chunk"]   # what the memory of a GPU allowed
         for mine, theirs in ((self.parts, state), (self.weights, state["generator"])):
             for k, p in mine.items(): p.copy_(theirs[k])
 
@@ -239,6 +239,11 @@ def _packed(latents, bits):
     if bits == 32: return {k: v.float().contiguous() for k, v in parts.items()}
     return {f"{k}{end}": t.contiguous() for k, v in parts.items() for end, t in zip(("", ".low", ".step"), quantise(v, bits))}
 
+def _unpacked(tensors, name, bits, like):
+    "The numbers again, on the device and in the float type of `like`; None where there are none of that name."
+    if name not in tensors: return None
+    return (tensors[name] if bits == 32 else restore(*(tensors[name + end] for end in ("", ".low", ".step")))).to(like)
+
 def _stored(latents, bits, weights):
     "The file as bytes."
     about = dict(format=STORED, prior=latents.prior.name, identity=latents.prior.identity, base=latents.base or "", size=latents.size, bits=bits, layer="" if latents.layer is None else latents.layer)
@@ -285,7 +290,7 @@ def load_latents(
     if weights: prior = _retuned(prior, weights, path)
     if prior.identity != about["identity"]: raise UserError(f"{path}: the weights in it were changed or cut; restore it or distil again")
     like = next((p for p in prior.parameters()), torch.zeros(0))
-    number = lambda k: None if k not in tensors else (restore(tensors[k], tensors[k + ".low"], tensors[k + ".step"]) if about["bits"] != "32" else tensors[k]).to(like)
+    number = lambda k: _unpacked(tensors, k, int(about["bits"]), like)
     with restoring(path, "restore it or distil again"):
         latents = Latents(prior, number("latents"), int(about["size"]), number("features"), int(about["layer"]) if about["layer"] else None, about["base"] or None)
         _check_shapes(latents)
@@ -307,7 +312,7 @@ Latents.save = save_latents
 Latents.load = staticmethod(load_latents)
 
 # %% ../nbs/10a_latent.ipynb #00000040
-def _mean_psnr(a, b): return float(np.mean([psnr(x, y, 0, "rgb") for x, y in zip(a, b)]))
+def _mean_psnr(a, b): return float(np.mean([min(psnr(x, y, 0, "rgb"), 99.) for x, y in zip(a, b)]))   # a white image can be met exactly
 
 def latent_budget(
     latents: Latents,
@@ -319,9 +324,9 @@ def latent_budget(
     row = dict(images=len(images), pixels=int(images[..., 0].size), png_bytes=sum(len(encode_png(i)) for i in images), decoder_bytes=decoder, stored={})
     for b in bits:
         packed = _packed(latents, b)
-        back = {k: restore(*(packed[k + end] for end in ("", ".low", ".step"))).to(latents.values) for k in ("latents", "features") if k in packed}
-        rounded = replace(latents, values=back["latents"], features=back.get("features")).render()
+        back = {k: _unpacked(packed, k, b, latents.values) for k in ("latents", "features")}
+        rounded = replace(latents, values=back["latents"], features=back["features"]).render()
         n = len(_stored(latents, b, False))
-        row["stored"][b] = dict(bytes=n, bytes_with_decoder=n + decoder, psnr_to_unrounded=min(_mean_psnr(rounded, images), 99.))
+        row["stored"][b] = dict(bytes=n, bytes_with_decoder=n + decoder, psnr_to_unrounded=_mean_psnr(rounded, images))
         if originals is not None: row["stored"][b]["psnr_loss"] = _mean_psnr(images, originals) - _mean_psnr(rounded, originals)
     return row

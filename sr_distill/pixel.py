@@ -8,7 +8,7 @@ __all__ = ['SCOUT_STEPS', 'SCORES', 'STARTS', 'PixelSpace', 'start_noise', 'star
            'start_images']
 
 # %% ../nbs/08_pixel.ipynb #00000003
-import copy, math
+import collections, copy, math, threading
 from dataclasses import replace
 import numpy as np, torch
 from .core import rng, to_tensor, to_uint8
@@ -193,6 +193,15 @@ def start_diverse(groups, g: int, recipe: Recipe) -> np.ndarray:
 # %% ../nbs/08_pixel.ipynb #00000022
 STARTS = {"noise": start_noise, "downscaled": start_downscaled, "random": start_random, "error": start_error, "diverse": start_diverse}
 
+def _kept(score):
+    "A score that looks at each photo once: clusters share them."
+    maps, locks = {}, collections.defaultdict(threading.Lock)
+    def once(p, ys, xs):
+        with locks[p]:
+            if p not in maps: maps[p] = score(p, ys, xs)
+        return maps[p]
+    return once
+
 def start_images(
     groups,          # `patches.Groups`
     recipe: Recipe,  # init, ipc, size, seed
@@ -203,5 +212,6 @@ def start_images(
     if recipe.init in STARTS: one = lambda g: STARTS[recipe.init](groups, g, recipe)
     else:
         score = SCORES[recipe.init](groups, recipe)
+        if recipe.grouping == "cluster": score = _kept(score)
         one = lambda g: start_best(groups, g, recipe, score)
     return np.concatenate(in_parallel(one, chosen))

@@ -77,7 +77,7 @@ DEVICE_HELP = "where to compute: auto (CUDA where there is one), cpu, cuda or on
 # %% ../nbs/00_recipe.ipynb #00000019
 @dataclass(frozen=True)
 class Recipe:
-    "All choices of one distillation; the same recipe and photos give the same set, bit for bit, on the CPU."
+    "All choices of one distillation; the same recipe and photos give the same set, bit for bit, on the CPU (in latent space, where the same LPIPS weights are at hand)."
     space: str     = option("pixel", "how a synthetic image is parametrised", SPACES)
     init: str      = option("hardest", "what the synthetic images start from", INITS)
     trim: float    = option(0.0, "per cent of the windows that the starts hardest, error, loss and gradient leave out, the highest by their own score: outliers", low=0)
@@ -119,6 +119,7 @@ class Recipe:
         if self.budget is not None and not 0 < self.budget <= 100: raise UserError(f"--budget {self.budget} is no percentage; give a number above 0 and up to 100")
         if self.objective == "features" and (self.outer > 1 or self.inner): raise UserError("--objective features matches random features, which do not learn; leave --outer and --inner out")
         if self.labels != "own" and self.space == "latent": raise UserError(f"--labels {self.labels} writes pixels that no latent has; leave it out, or give --space pixel")
+        if self.space == "latent" and not (self.lr_latents or self.lr_generator or self.lr_features and self.layer is not None): raise UserError(f"--lr-latents {self.lr_latents} leaves nothing that could move; give a rate above 0")
         if self.inner and self.outer == 1: raise UserError("--inner trains the network between two matching steps, so it needs --outer 2 or more")
 
     def _check_used(self):

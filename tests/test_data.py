@@ -493,6 +493,12 @@ def test_what_is_here_already_needs_no_room_again(site, good, tmp_path, monkeypa
     assert len(image_files(download("set", tmp_path, site.url, good))) == 2 and site.asked == [size // 2]
 
 
+def test_a_folder_of_the_users_own_keeps_its_archive(site, good, tmp_path):
+    (tmp_path / "own/set").mkdir(parents=True)
+    (tmp_path / "own/set.zip").write_bytes(b"mine")
+    assert download("set", tmp_path / "own", site.url, good) == tmp_path / "own/set" and (tmp_path / "own/set.zip").read_bytes() == b"mine"
+
+
 def test_unpacking_that_was_interrupted_starts_again(site, good, tmp_path):
     (tmp_path / ".set.partial").mkdir()
     (tmp_path / ".set.partial" / "1.png").write_text("half")

@@ -317,6 +317,29 @@ def test_a_budget_counts_both_sides(tiny, hr):
 # ---------------------------------------------------------------- from a recipe
 
 
+def test_an_image_that_is_met_exactly_counts_99(tiny, hr):
+    latents = invert(hr, tiny, InvertConfig(steps=0, tune=0, **FAST)).latents
+    stored = latent_budget(latents, latents.render(), (8, 32))["stored"]   # the originals are what it paints
+    assert stored[32]["psnr_loss"] == 0 and stored[32]["psnr_to_unrounded"] == 99 and 0 < stored[8]["psnr_loss"] < 99
+
+
+def test_an_inversion_goes_on_where_it_may(tiny, hr, tmp_path, monkeypatch):
+    class Stop(Exception): pass
+    def stop(stage, step, loss):
+        if step == 3: raise Stop
+    config = InvertConfig(steps=6, tune=0, checkpoint=2, **FAST)
+    with pytest.raises(Stop): invert(hr, tiny, config, folder=tmp_path / "new" / "one", callback=stop)
+    state = load_state(tmp_path / "new/one/inversion.pt")
+    save_state(tmp_path / "new/one/inversion.pt", dict(state, distance="10·MSE + LPIPS (squeeze)"))
+    with pytest.raises(UserError, match="has minimised 10·MSE"): invert(hr, tiny, config, folder=tmp_path / "new/one")
+    save_state(tmp_path / "new/one/inversion.pt", state)
+    again = invert(hr, tiny, replace(config, checkpoint=5), folder=tmp_path / "new/one")   # how often to save is another matter
+    assert again.latents.values.equal(invert(hr, tiny, config).latents.values)
+    for wrong in (dict(lr=0.), dict(tune=1, tune_lr=0.)):
+        with pytest.raises(UserError, match="above 0"): invert(hr, tiny, replace(config, **wrong))
+    with pytest.raises(UserError, match="float16"): invert(hr, copy.deepcopy(tiny).half(), config)
+
+
 def test_make_space(gan, tiny, hr, tmp_path):
     groups = Groups(Photos.open("embedded"), "image", 48, 24)
     assert isinstance(make_space(Recipe(size=48), groups, hr), PixelSpace)

@@ -126,7 +126,8 @@ def test_parts_report_the_classes_and_seconds_of_all(tmp_path):
     assert len(latents) == 3 and report["inversion"]["classes"] == [3, 5, 7] and report["inversion"]["seconds"] == 3
 
 
-def test_what_does_not_fit_is_said_before_any_work(photos, tmp_path):
-    for changes, message in [(dict(size=30), "multiples of 8"), (dict(prior="nothing"), "neither a file nor a known prior"), (dict(layer=2), "no layers to start from")]:
+def test_what_does_not_fit_is_said_before_any_work(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "start_images", lambda *args: pytest.fail("work came first"))
+    for changes, message in [(dict(size=30), "multiples of 8"), (dict(prior="nothing", init="loss"), "neither a file nor a known prior"), (dict(layer=2), "no layers to start from")]:
         with pytest.raises(UserError, match=message): distill(photos, replace(RECIPE, **changes), tmp_path / message.split()[0], OPTIONS)
         assert not list((tmp_path / message.split()[0]).rglob("pool.pt"))

@@ -47,3 +47,11 @@ def test_start_by_loss_at_scale_3(tall, monkeypatch):
 def test_the_largest_seeds(tall):
     for seed in (2**32, 2**70):
         assert len(start_images(Groups(tall, "cluster", 24, 12, 3, seed), Recipe(init="diverse", grouping="cluster", clusters=3, size=24, seed=seed))) == 3
+
+
+@pytest.mark.parametrize("init", ["loss", "gradient"])
+def test_clusters_share_the_map_of_a_photo(monkeypatch, init):
+    groups, recipe, seen = Groups(Photos.open("embedded").subset([0, 1]), "cluster", 48, 24, 3), Recipe(init=init, grouping="cluster", clusters=3, size=48), []
+    plain = lambda groups, recipe: lambda p, ys, xs: seen.append(p) or np.outer(np.arange(len(ys)) + 1., np.arange(len(xs)) + p + 1.)
+    monkeypatch.setitem(pixel.SCORES, init, plain)
+    assert len(start_images(groups, recipe)) == 3 and sorted(seen) == sorted(set(seen))

@@ -249,6 +249,20 @@ def test_a_folder_with_a_foreign_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="not trained here"): train(model(), photos(), TrainConfig(**RUN), tmp_path)
 
 
+def test_validation_photos_are_looked_at_first(tmp_path):
+    for small, words in ((Photos.from_arrays(["thin"], [np.zeros((30, 5, 3), np.uint8)]), "thin: is 5x30"), (photos().subset([]), "holds no photos")):
+        with pytest.raises(UserError, match=words): train(model(), photos(), TrainConfig(**RUN), tmp_path/"out", val=small, callback=lambda *step: pytest.fail("training came first"))
+
+
+def test_a_helper_that_is_spoilt_learns_anew(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("SR_DISTILL_CACHE", str(tmp_path))
+    learn = lambda: weights(room.helper_network("teachers", model(), photos(), TrainConfig(**{**RUN, "steps": 3})))
+    first, folder = learn(), next(p for p in (tmp_path/"teachers").iterdir() if p.is_dir())
+    for spoil in (lambda: (folder/"model.safetensors").write_bytes(b"cut"), lambda: (folder/"config.json").unlink()):
+        spoil()
+        assert learn().equal(first) and "it is trained anew" in caplog.text
+
+
 def test_the_folder_of_somebody_else_stays_as_it_is(tmp_path):
     (tmp_path/"README.md").write_text("my project")
     with pytest.raises(UserError, match="README.md"): train(model(), photos(), TrainConfig(**RUN), tmp_path)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from sr_distill.recipe import UserError
+from sr_distill.recipe import Recipe, RunOptions, UserError
 from sr_distill.widgets import Frames, Html, LossCurve, before_after, contact_sheet, evolution, html_page, log_spaced, player, thumbnails
 
 
@@ -112,3 +112,30 @@ def test_stopping_ends_the_thread(view):
     for thread in threading.enumerate():
         if thread.name == "sr_distill run": thread.join(5)
     assert "sr_distill run" not in [t.name for t in threading.enumerate()]
+
+
+def test_the_curve_ends_at_the_last_step():
+    curve = LossCurve([(s, 1 / s) for s in range(1, 1001)])
+    assert "steps 0 to 1000<" in curve.svg() and curve.place(1000)[0] == 100 > curve.place(999)[0]
+
+
+def test_a_bench_names_its_images_and_takes_any_callback():
+    from sr_distill.data import Photos
+    from sr_distill.explore import Bench
+    photos, seen = Photos.open("embedded").subset([0, 1]), []
+    bench = Bench(photos, Recipe(size=32, steps=2, networks=1, real=2, pool="random", grouping="all", ipc=3))
+    assert bench.names == ["all-0_000", "all-0_001", "all-0_002"] and bench.run(lambda step, loss, images: seen.append(step)).done == 2 and seen == [0, 1, 2]
+    assert Bench(photos, Recipe(size=32, networks=1, real=2, pool="random", budget=5.)).recipe.ipc > 1
+    with pytest.raises(UserError, match="--labels teacher"): Bench(photos, Recipe(labels="teacher"))
+
+
+def test_the_film_of_gradients_has_the_target_of_the_run(tmp_path, monkeypatch):
+    from sr_distill import explore
+    from sr_distill.data import Photos
+    from sr_distill.distill import distill
+    photos, asked = Photos.open("embedded").subset([0]), []
+    small = distill(photos, Recipe(size=32, steps=2, networks=1, real=4, pool="random", target="hard"), tmp_path / "set", RunOptions(device="cpu", held_out=0))
+    real = explore.sample_real
+    monkeypatch.setattr(explore, "sample_real", lambda groups, g, recipe, generator: asked.append(recipe.target) or real(groups, g, recipe, generator))
+    explore.gradient_film(small, photos)
+    assert asked == ["hard"]
