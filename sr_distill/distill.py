@@ -370,9 +370,9 @@ def _claim(out, identity, parts, snapshots):
     elif _begun(state): other = read_json(state/"run.json")
     else:
         refuse_strangers(out, ".run")
-        other = identity
-        with contextlib.suppress(UserError): other = read_json(state/"run.json")
-        if any(other.get(k) != v for k, v in identity.items()): shutil.rmtree(state); other = identity   # a start that was refused, or stopped before its first checkpoint
+        try: other = read_json(state/"run.json")
+        except UserError: other = {}
+        if any(other.get(k) != v for k, v in identity.items()): shutil.rmtree(state, ignore_errors=True); other = identity   # a start that was refused, or stopped before its first checkpoint: its pool may be another's
     theirs, mine = other.get("recipe"), identity["recipe"]
     if not isinstance(theirs, dict): raise UserError(f"{state/'run.json'}: does not say which run this is; delete {state} to start again from the beginning")
     changed = [k for k in mine if theirs.get(k) != mine[k]] or ["photos"] * (other.get("photos") != identity["photos"])

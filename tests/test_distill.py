@@ -60,6 +60,16 @@ def test_what_cannot_be_cut_is_told_before_a_teacher_learns(folder, tmp_path, mo
     with pytest.raises(UserError, match="--ipc 5000"): distill(Photos.open(folder), replace(RECIPE, ipc=5000, labels="teacher"), tmp_path / "out", OPTIONS)
 
 
+@pytest.mark.parametrize("run", ["{", "{}", None])
+def test_a_start_that_says_not_whose_it_is_leaves_nothing_behind(folder, tmp_path, run):
+    "A pool of other networks, and a run.json that is spoilt, foreign or gone: no step was made, so all of it goes."
+    photos, state = Photos.open(folder), tmp_path / "out/.run"
+    state.mkdir(parents=True)
+    core.save_state(state / "pool.pt", dict(states=matching.network_pool(replace(RECIPE, seed=5), photos)))
+    if run: (state / "run.json").write_text(run)
+    assert files(distill(photos, RECIPE, tmp_path / "out", OPTIONS).folder) == files(distill(photos, RECIPE, tmp_path / "new", OPTIONS).folder)
+
+
 def test_the_same_path_with_another_model_is_another_run(folder, tmp_path):
     make = lambda seed: save_model(matching.make_model("srcnn", 2, generator=core.rng(seed, "net")), tmp_path / "net")
     photos, recipe = Photos.open(folder), replace(RECIPE, steps=2, pool=str(make(0)))
