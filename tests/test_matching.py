@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sr_distill import matching
-from sr_distill.convolution import rerouted
+from sr_distill.convolution import conv, rerouted
 from sr_distill.core import rng
 from sr_distill.data import Photos
 from sr_distill.matching import (BankSource, GradientBank, LiveSource, choose_chunk, dc_loss, flatten, fresh_network, gradient, group_gradients,
@@ -161,6 +161,12 @@ def test_bank_is_resumed_and_repaired(small, monkeypatch):
     assert (GradientBank(groups, recipe, states).build().rows == rows).all() and calls == [(1, 0)]
     (folder / "rows.npy").write_bytes(b"half")
     assert (GradientBank(groups, recipe, states).build().rows == rows).all(), "a damaged file was taken for whole"
+
+
+def test_a_bias_counts_with_a_kernel_for_each_group():
+    x, w, bias = torch.randn(4, 3, 9, 9, generator=rng(0, "x")), torch.randn(2, 5, 3, 3, 3, generator=rng(0, "w")), torch.randn(5, generator=rng(0, "b"))
+    alone = torch.cat([torch.nn.functional.conv2d(part, kernel, bias, padding=1) for part, kernel in zip(x.split(2), w)])
+    assert torch.allclose(conv(x, w, bias), alone, atol=1e-5)
 
 
 def test_bank_that_does_not_fit_on_the_disk_is_refused_first(small, monkeypatch):

@@ -263,6 +263,14 @@ def test_a_helper_that_is_spoilt_learns_anew(tmp_path, monkeypatch, caplog):
         assert learn().equal(first) and "it is trained anew" in caplog.text
 
 
+def test_the_average_has_the_running_statistics_of_the_model():
+    net = model()
+    net.register_buffer("seen", torch.zeros(()))
+    def count(net, *rest): net.seen += net.training
+    net.register_forward_hook(count)
+    assert train(net, photos(), TrainConfig(**{**RUN, "steps": 5, "validate": 0})).model.seen > 0
+
+
 def test_the_folder_of_somebody_else_stays_as_it_is(tmp_path):
     (tmp_path/"README.md").write_text("my project")
     with pytest.raises(UserError, match="README.md"): train(model(), photos(), TrainConfig(**RUN), tmp_path)
