@@ -58,7 +58,7 @@ def make_lr(
 # %% ../nbs/02_data.ipynb #00000012
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")   # nothing that Pillow would hand to another program
-DECODER = 2   # part of every cache key: raise it when decoding or storing changes
+DECODER = 3   # part of every cache key: raise it when decoding or storing changes
 
 # %% ../nbs/02_data.ipynb #00000013
 def _upright(im):
@@ -68,11 +68,12 @@ def _upright(im):
         log.debug("EXIF data ignored: %s", e)
         return im
 
-def _eight_bit(im):
-    "A one-channel image of more than 8 bits as 8-bit grey: 65535 becomes 255."
+def _eight_bit(im, white_is_zero):
+    "A one-channel image of more than 8 bits as 8-bit grey: 65535 becomes 255, or 0 where white is stored as 0."
     a = np.asarray(im)
     if im.mode == "F" or a.min() < 0 or a.max() > 65535: raise ValueError("32-bit values: save it with 8 or 16 bits")
-    return Image.fromarray(((a.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    a = ((a.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return Image.fromarray(255 - a if white_is_zero else a)
 
 def _on_white(im):
     "A transparent image laid on white; grey stays grey."
@@ -96,8 +97,9 @@ def _to_srgb(im, profile, name):
 def _pixels(im, name):
     "An opened image as a uint8 array [H,W,3], or [H,W] for true grey."
     im.load()
+    white_is_zero = getattr(im, "tag_v2", {}).get(262) == 0   # a TIFF; Pillow turns it round itself where it has 8 bits
     profile, im = im.info.get("icc_profile"), _upright(im)
-    if im.mode[0] in "IF": im = _eight_bit(im)
+    if im.mode[0] in "IF": im = _eight_bit(im, white_is_zero)
     if im.mode[-1] in "Aa" or "transparency" in im.info: im = _on_white(im)
     if im.mode not in ("L", "RGB", "CMYK"): im = im.convert("L" if im.mode == "1" else "RGB")
     if profile: im = _to_srgb(im, profile, name)

@@ -58,6 +58,16 @@ def test_sixteen_bit_grey_is_scaled(tmp_path, ext):
     assert decode_image(save(tmp_path / f"x.{ext}", a)).tolist() == [[0, 0, 1, 1, 128, 255]]
 
 
+@pytest.mark.parametrize("dtype, turned", [(np.uint8, None), (np.uint16, None), (np.uint16, 6)])
+def test_a_tiff_whose_white_is_stored_as_0_is_no_negative(tmp_path, dtype, turned):
+    a, exif = np.array([[0, 80, 255]], dtype) * (257 if dtype == np.uint16 else 1), Image.Exif()
+    if turned: exif[274] = turned
+    file, tag = save(tmp_path / "x.tif", a, exif=exif), struct.pack("<HHL", 262, 3, 1)   # PhotometricInterpretation, one short
+    assert file.read_bytes().count(tag + b"\1\0") == 1
+    file.write_bytes(file.read_bytes().replace(tag + b"\1\0", tag + b"\0\0"))
+    assert decode_image(file).ravel().tolist() == [255, 175, 0] and decode_image(file).shape == ((3, 1) if turned else (1, 3))
+
+
 def test_sixteen_bit_rgb_png_is_scaled(tmp_path):
     def chunk(kind, body): return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
     row = b"\0" + struct.pack(">6H", 0, 32768, 65535, 65535, 257, 0)
