@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KNOWN', 'SELECTION', 'TrainingSet', 'Model', 'Cell', 'StudyOptions', 'Study', 'expand', 'overlaid', 'study_from',
            'load_study', 'make_set', 'run_cell', 'score', 'run_study', 'done', 'Rows', 't_limit', 'finding',
-           'table_markdown', 'spread', 'Results', 'plot_results', 'write_tables']
+           'table_markdown', 'spread', 'Comparisons', 'Results', 'plot_results', 'write_tables']
 
 # %% ../nbs/13a_study.ipynb #00000003
 import csv, io, itertools, math, multiprocessing, os, platform, re, statistics, sys, threading, time, traceback
@@ -504,8 +504,13 @@ def spread(values: list, metric: str = "psnr_rgb") -> str:
 # what makes a set of no steps
 SELECTION = ("space", "init", "trim", "grouping", "clusters", "scale", "size", "ipc", "budget", "prior", "invert", "tune", "layer", "labels", "teacher_steps")
 
-class Results(Rows):
-    "The rows of a study as tables, and what the steps of a distilled set added."
+class Comparisons(Rows):
+    "What each set is held against: all the photos, and a distilled one the set that it began as."
+    def rival(self, model: str, test: str = "mean", metric: str = "psnr_rgb"):
+        "All the photos with their own pixels, drawn the way that does most for a model; None where the study has no such row."
+        rows = {n: statistics.mean(v.values()) for n, s in self.about["sets"].items() if not s["recipe"] and not s.get("labels") and (v := self.values(n, model, test, metric))}
+        return (min if metric == "lpips" else max)(rows, key=rows.get, default=None)
+
     def start(self, name: str):
         "The set of no steps that a distilled one began as, by what both chose; None where the study has none."
         key = lambda s: [s["sampling"], *(s["recipe"][k] for k in SELECTION), s["recipe"]["init"] in ("loss", "gradient") and s["recipe"]["network"]]   # whose loss
@@ -515,14 +520,24 @@ class Results(Rows):
 
     def gains(self, model: str, test: str = "mean", metric: str = "psnr_rgb") -> list:
         "Rows of text: what the steps of each distilled set added to its start, in pairs of trainings with one seed."
-        lines = [["distilled", "began as", "difference", "seeds", "distilled is"]]
-        for name in self.unique("set", model=model):
-            if not ((self.about["sets"].get(name) or {}).get("recipe") or {}).get("steps"): continue
-            p = self.paired(name, self.start(name), model, test, metric)
-            error = f" ± {p['se']:.3f}" if p["n"] > 1 else ""
-            lines.append([name, self.start(name) or "–", f"{p['mean']:+.3f}{error}" if math.isfinite(p["mean"]) else "–", str(p["n"]), finding({**p, "mean": -p["mean"]} if metric == "lpips" else p)])   # lower is better there
-        return lines
+        steps = lambda name: ((self.about["sets"].get(name) or {}).get("recipe") or {}).get("steps")
+        return [["distilled", "began as", "difference", "seeds", "distilled is"], *(self._line(n, self.start(n), model, test, metric) for n in self.unique("set", model=model) if steps(n))]
 
+    def beside_all(self, model: str, test: str = "mean", metric: str = "psnr_rgb") -> list:
+        "Rows of text: how far each set is above all the photos, drawn the better way; none where the study has no such row."
+        rival = self.rival(model, test, metric)
+        names = [n for n in self.unique("set", model=model) if n not in (rival, "bicubic")] if rival else []
+        return [["trained on", "beside", "difference", "seeds", "it is"], *(self._line(n, rival, model, test, metric) for n in names)]
+
+    def _line(self, name, other, model, test, metric):
+        p = self.paired(name, other, model, test, metric)
+        error, better = f" ± {p['se']:.3f}" * (p["n"] > 1), {**p, "mean": -p["mean"]} if metric == "lpips" else p   # lower is better there
+        return [name, other or "–", f"{p['mean']:+.3f}{error}" if math.isfinite(p["mean"]) else "–", str(p["n"]), finding(better)]
+
+
+# %% ../nbs/13a_study.ipynb #30c2b9aa
+class Results(Comparisons):
+    "The rows of a study as tables, in text and on a page."
     def grid(self, model: str, metrics=("psnr_rgb",)) -> list:
         "Rows of text: set, pixels, bytes, one column per test and metric, and the mean of the tests."
         tests = [*self.about["tests"], *(["mean"] if len(self.about["tests"]) > 1 else [])]
@@ -634,9 +649,10 @@ def write_tables(results: Results, folder, metrics=("psnr_y", "psnr_rgb", "ssim_
     figure.savefig(image, format="svg")
     known = [m for m in metrics if any(r[m] is not None for r in results.rows)]
     title = results.about["title"] or "A study"
-    gains = {f"{m}: what the steps added, PSNR-RGB, dB, mean of the tests ± standard error": g for m in results.unique("model") if len(g := results.gains(m)) > 1}
-    atomic_write(folder/"tables.md", "\n\n".join([f"# {title}", *(results.markdown((m,)) for m in known), *(f"{k}\n\n{table_markdown(*g)}" for k, g in gains.items())]) + "\n")
+    kinds = {"beside all the photos": results.beside_all, "what the steps added": results.gains}
+    compared = {f"{m}: {what}, PSNR-RGB, dB, mean of the tests ± standard error": t for m in results.unique("model") for what, of in kinds.items() if len(t := of(m)) > 1}
+    atomic_write(folder/"tables.md", "\n\n".join([f"# {title}", *(results.markdown((m,)) for m in known), *(f"{k}\n\n{table_markdown(*t)}" for k, t in compared.items())]) + "\n")
     svg = image.getvalue().decode()
-    atomic_write(folder/"report.html", html_page(title, *results.state(), Html(svg[svg.index("<svg"):]), *(Html(results.html((m,))) for m in known), *(Html(table_html(*g, caption=k)) for k, g in gains.items())))
+    atomic_write(folder/"report.html", html_page(title, *results.state(), Html(svg[svg.index("<svg"):]), *(Html(results.html((m,))) for m in known), *(Html(table_html(*t, caption=k)) for k, t in compared.items())))
     import matplotlib.pyplot as plt
     plt.close(figure)

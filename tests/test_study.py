@@ -251,6 +251,17 @@ def test_what_is_lower_is_better_for_lpips_and_a_start_has_its_own_network():
     assert found.start("distilled") == "mine" and found.gains("m", "t", "lpips")[1][-1] == "better"
 
 
+def test_the_rival_is_all_the_photos_drawn_the_better_way_with_their_own_pixels():
+    plain, teacher = dict(recipe=None, sampling="uniform"), Recipe(labels="teacher").to_dict()
+    sets = dict(uniform=plain, error=plain, labelled=dict(plain, labels=teacher), small=dict(recipe=Recipe().to_dict(), sampling="uniform"))
+    score = dict(uniform=30., error=31., labelled=33., small=32., bicubic=29.)
+    rows = [dict(set=s, family=s, model="m", seed=k, test="t", psnr_rgb=v + k, lpips=1 / v) for s, v in score.items() for k in range(3)]
+    found = Results(rows, dict(tests=["t"], sets=sets))
+    assert found.rival("m") == found.rival("m", metric="lpips") == "error" and found.rival("n") is None and len(found.beside_all("n")) == 1
+    assert [(line[0], line[1], line[2], line[-1]) for line in found.beside_all("m")[1:]] == [("uniform", "error", "-1.000 ± 0.000", "worse"), ("labelled", "error", "+2.000 ± 0.000", "better"), ("small", "error", "+1.000 ± 0.000", "better")]
+    assert [line[-1] for line in found.beside_all("m", metric="lpips")[1:]] == ["worse", "better", "better"]   # lower is better
+
+
 def test_a_flat_photo_has_infinite_psnr(little, tmp_path):
     (tmp_path / "flat").mkdir()
     Image.fromarray(np.full((40, 40, 3), 255, np.uint8)).save(tmp_path / "flat/white.png")
