@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PIXELS_AT_ONCE', 'WEIGHT_BYTES', 'PIXEL_BYTES', 'STORED', 'clamp_inward', 'render_latents', 'Chunks',
-           'generator_weights', 'check_layer', 'Latents', 'with_features', 'Rates', 'LatentSpace', 'quantise',
-           'restore', 'save_latents', 'load_latents', 'latent_budget']
+           'generator_weights', 'check_layer', 'Latents', 'with_features', 'Rates', 'LatentParameters', 'LatentSpace',
+           'quantise', 'restore', 'save_latents', 'load_latents', 'latent_budget']
 
 # %% ../nbs/10a_latent.ipynb #00000003
 import copy, json
@@ -152,14 +152,13 @@ def _copy_to_tune(prior):
     return prior
 
 # %% ../nbs/10a_latent.ipynb #00000025
-class LatentSpace:
-    "Synthetic images made of latents; `parameters` are groups for an optimiser, each with its own rate."
+class LatentParameters:
+    "What moves of a set in latent space: its latents, features of a layer, the generator's weights; each kind has its own rate."
     def __init__(self,
         start: Latents,
         rates=Rates(),
-        chunk: int = 0,   # images through the prior at once, 0 to choose
     ):
-        self.start, self.rates, self.chunks = start, rates, Chunks(start.prior, start.size, chunk)
+        self.start, self.rates = start, rates
         self.prior = _copy_to_tune(start.prior) if rates.generator else start.prior
         self.weights = generator_weights(self.prior) if rates.generator else {}
         self.parts = {k: v.detach().clone() for k, v in (("latents", start.values), ("features", start.features)) if v is not None}
@@ -170,6 +169,31 @@ class LatentSpace:
     def parameters(self) -> list:
         kinds = {**{k: [p] for k, p in self.free.items()}, "generator": [*self.weights.values()]}
         return [dict(params=p, lr=getattr(self.rates, k), initial_lr=getattr(self.rates, k), name=k) for k, p in kinds.items() if p]
+    def add(self, at, grads):
+        "Count in the gradients of the latents and features numbered `at`, and of the weights."
+        for p, g in zip(self.free.values(), grads): p.grad.index_add_(0, at, g)
+        for p, g in zip(self.weights.values(), grads[len(self.free):]): p.grad += g
+    def project(self):
+        "Forget the gradients; every latent is a valid one."
+        for p in (*self.free.values(), *self.weights.values()): p.grad.zero_()
+    @property
+    def latents(self) -> Latents:
+        "The set as it is now, with a prior of its own where the generator was moved."
+        prior = copy.deepcopy(self.prior).requires_grad_(False) if self.weights else self.prior
+        base = self.start.base or (self.start.prior.identity if self.weights else None)
+        return replace(self.start, prior=prior, values=self.parts["latents"].clone(), features=self.parts["features"].clone() if "features" in self.parts else None, base=base)
+
+# %% ../nbs/10a_latent.ipynb #5b08b4cd
+class LatentSpace(LatentParameters):
+    "Synthetic images made of latents; `parameters` are groups for an optimiser, each with its own rate."
+    def __init__(self,
+        start: Latents,
+        rates=Rates(),
+        chunk: int = 0,   # images through the prior at once, 0 to choose
+    ):
+        super().__init__(start, rates)
+        self.chunks = Chunks(start.prior, start.size, chunk)
+
     def state_dict(self) -> dict:
         return dict(**self.parts, generator={k: p.detach() for k, p in self.weights.items()}, chunk=self.chunks.size)
     @torch.no_grad()
@@ -181,12 +205,6 @@ class LatentSpace:
     def images(self, latents, features=None):
         "Images with a graph."
         return render_latents(self.prior, latents, self.start.size, features, self.start.layer)
-    @property
-    def latents(self) -> Latents:
-        "The set as it is now, with a prior of its own where the generator was moved."
-        prior = copy.deepcopy(self.prior).requires_grad_(False) if self.weights else self.prior
-        base = self.start.base or (self.start.prior.identity if self.weights else None)
-        return replace(self.start, prior=prior, values=self.parts["latents"].clone(), features=self.parts["features"].clone() if "features" in self.parts else None, base=base)
     def render(self, index) -> torch.Tensor:
         "Images [n,3,size,size] in [0,1] for a slice or an index tensor."
         return torch.cat(list(self._run(index, torch.no_grad()(lambda parts, rows: self.images(**parts)))))
@@ -202,13 +220,9 @@ class LatentSpace:
             return at, value.detach(), torch.autograd.grad(value, [*(parts[k] for k in self.free), *self.weights.values()], materialize_grads=True)
         total = 0
         for at, value, grads in self._run(index, work, True):   # in order
-            for p, g in zip(self.free.values(), grads): p.grad.index_add_(0, at, g)
-            for p, g in zip(self.weights.values(), grads[len(self.free):]): p.grad += g
+            self.add(at, grads)
             total = total + value
         return total
-    def project(self):
-        "Forget the gradients; every latent is a valid one."
-        for p in (*self.free.values(), *self.weights.values()): p.grad.zero_()
     def _run(self, index, work, where=False):
         numbers = torch.arange(len(self))[index].to(self.parts["latents"].device)
         part = lambda at: {k: v[at] for k, v in self.parts.items()}
@@ -275,6 +289,7 @@ def _retuned(prior, weights, path):
         for k, p in mine.items(): p.copy_(weights[k])
     return prior
 
+# %% ../nbs/10a_latent.ipynb #0c422530
 def load_latents(
     path,
     prior=None,   # the prior they belong to, before tuning; None loads it by the name in the file
