@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHORT_LIST', 'Distance', 'mean_style', 'choose_classes', 'InvertConfig', 'ramp', 'toward', 'random_latents',
-           'start_latents', 'inversion_stages', 'inversion_loss', 'space_psnr', 'Inversion', 'Inverted', 'invert',
-           'check_prior', 'make_space']
+           'start_latents', 'inversion_stages', 'Stages', 'inversion_loss', 'space_psnr', 'Inversion', 'Inverted',
+           'invert', 'check_prior', 'make_space']
 
 # %% ../nbs/10b_inversion.ipynb #00000003
 import hashlib, math, time
@@ -169,6 +169,15 @@ def inversion_stages(prior: Prior, config: InvertConfig) -> list:   # (name, ste
     deep = [("features", c.steps, Rates(rate, c.lr_features))] if c.layer is not None else []
     return [("latents", c.steps, Rates(rate)), *deep, *([("tuning", c.tune, Rates(0, 0, tune_rate))] if c.tune else [])]
 
+class Stages:
+    "Where in its stages an inversion stands."
+    def __init__(self, stages): self.stages, self.stage, self.done = stages, 0, 0   # (name, steps, rates) of each; `done` steps of the stage at hand
+    name = property(lambda self: self.stages[self.stage][0])
+    steps = property(lambda self: self.stages[self.stage][1])
+    total = property(lambda self: sum(s for _, s, _ in self.stages))
+    past = property(lambda self: sum(s for _, s, _ in self.stages[:self.stage]) + self.done)
+    finished = property(lambda self: self.stage == len(self.stages) - 1 and self.done == self.steps)
+
 # %% ../nbs/10b_inversion.ipynb #00000023
 def _target(work, numbers): return to_tensor(work.images[numbers.numpy()]).to(_like(work.prior))
 
@@ -193,7 +202,7 @@ def space_psnr(space, images: np.ndarray) -> list:
     return [psnr(a, b, 0, "rgb") for k in blocks for a, b in zip(to_uint8(space.render(k)), images[k])]
 
 # %% ../nbs/10b_inversion.ipynb #00000024
-class Inversion:
+class Inversion(Stages):
     "The state of one inversion; `step` moves it, `state_dict` keeps it."
     def __init__(self,
         images: np.ndarray,    # uint8 [N,s,s,3]
@@ -204,15 +213,11 @@ class Inversion:
         self.images, self.prior, self.config = images, prior, config
         self.distance = Distance(images.shape[1], config.lpips, _like(prior), config.mse)
         if classes is None and not prior.encodes and prior.config["c_dim"]: classes = choose_classes(images, prior, self.distance, seed=config.seed)
-        self.classes, self.stages, self.losses = classes, inversion_stages(prior, config), {}
+        super().__init__(inversion_stages(prior, config))
+        self.classes, self.losses = classes, {}
         start = start_latents(images, prior, config, classes)
         self.psnr = {"start": space_psnr(LatentSpace(start), images)}
         self._enter(0, start)
-
-    name, steps = property(lambda self: self.stages[self.stage][0]), property(lambda self: self.stages[self.stage][1])
-    total = property(lambda self: sum(s for _, s, _ in self.stages))
-    past = property(lambda self: sum(s for _, s, _ in self.stages[:self.stage]) + self.done)
-    finished = property(lambda self: self.stage == len(self.stages) - 1 and self.done == self.steps)
 
     def step(self):
         "One step of the stage at hand; the last one of a stage opens the next."
