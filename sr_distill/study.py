@@ -364,16 +364,17 @@ def _check_budgets(study, photos):
 WRITES = ("results.json", "results.csv", "tables.md", "report.html", "sets", "models", "scores")
 
 def _claim(out, photos):
-    "Make `out` this study's: `UserError` when it holds something else, or results from other photos."
-    if not (out/"results.json").exists(): refuse_strangers(out, *(WRITES if (out/"scores").is_dir() else ()))
-    elif Results.load(out/"results.json").about.get("photos_sha256") != photos.fingerprint: raise UserError(f"{out}: holds the results of a study of other photos; give a new folder")
+    "Make `out` this study's, and return the results that it has, if any; `UserError` when it holds something else, or results from other photos."
+    old = Results.load(out/"results.json") if (out/"results.json").exists() else None
+    if old is None: refuse_strangers(out, *(WRITES if (out/"scores").is_dir() else ()))
+    elif old.about.get("photos_sha256") != photos.fingerprint: raise UserError(f"{out}: holds the results of a study of other photos; give a new folder")
     sweep(out)
     for folder in ("sets", "models", "scores"): make_folder(out/folder)
+    return old
 
-def _known_rows(out, about, cells):
-    "Rows of an earlier results.json in `out` for the cells that mean the same there."
-    if not (Path(out)/"results.json").exists(): return {}
-    old = Results.load(Path(out)/"results.json")
+def _known_rows(old, about, cells):
+    "The rows of earlier results for the cells that mean the same there."
+    if old is None: return {}
     content = lambda s: all(old.about.get("contents", {}).get(s, {}).get(k, sha) == sha for k, sha in about["contents"][s].items())   # older ones do not say it
     same = lambda c: all(old.about[kind].get(name) == about[kind][name] for kind, name in (("sets", c.set), ("models", c.model))) and content(c.set)
     if any(old.about.get(k) != about[k] for k in ("photos_sha256", "tests_sha256", "lpips", "ssim")): return {}
@@ -403,12 +404,12 @@ def run_study(
     for test in study.tests: _test_photos(study, test)   # what cannot be read is said now
     _check_budgets(study, photos)
     with folder_lock(out):
-        _claim(out, photos)
+        old = _claim(out, photos)
         rows = [dict(set="bicubic", family="bicubic", model=name, architecture=m.family or name, scale=m.config.scale, steps=m.config.steps, seed=0, test=test,
                      **score(study, out, test, m.config.scale, "bicubic", lambda: "bicubic", device)) for name, m in study.models.items() for test in study.tests]
         results = Results(rows, _about(study, photos))
         cells = study.cells
-        known = _known_rows(out, results.about, cells)
+        known = _known_rows(old, results.about, cells)
         results.rows += [{**{k: v for k, v in r.items() if not k.startswith("set_") or k == "set_seconds"}, **_head(study, c)} for c, rows in known.items() for r in rows]   # families may have other names now
         tasks = _order(study, [c for c in cells if c not in known])
         for cell, found in _finished(study, out, tasks, jobs, device, began + 60 * minutes if minutes else float("inf")):
@@ -609,8 +610,8 @@ def _plot_dots(ax, results, model, metric, against):
 
 # %% ../nbs/13a_study.ipynb #5c8138a6
 def _plot_curves(ax, results, model, metric, against):
-    families, ends, marks, low = [f for f in results.unique("family", model=model) if f != "bicubic"], [], set(), []
-    for k, family in enumerate(families):
+    families, ends, marks, low = [f for f in results.unique("family") if f != "bicubic"], [], set(), []
+    for k, family in enumerate(families):   # one colour in all panels
         points = []
         for name in results.unique("set", model=model, family=family):
             v = _finite(results, name, model, metric)
@@ -629,7 +630,7 @@ def _plot_curves(ax, results, model, metric, against):
     for k, (a, b, color) in enumerate(sorted(p for p in low if p[1] < ax.get_ylim()[0])):
         ax.annotate(f"↓ {b:.1f}", (a, 0), (0, 3 + 9 * k), ("data", "axes fraction"), "offset points", color=color, fontsize=7, ha="center")
     _label(ax, ends)
-    ax.set_xscale("log"); ax.grid(alpha=.25); ax.spines[["top", "right"]].set_visible(False)
+    ax.set_xscale("log"); ax.margins(x=.12); ax.grid(alpha=.25); ax.spines[["top", "right"]].set_visible(False)
     if len(marks) < 8: ax.set_xticks(sorted(marks)); ax.minorticks_off()   # the budgets themselves
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g} %"); ax.tick_params(labelsize=8)
     ax.set_xlabel(f"stored {against}, of the photos'", fontsize=8); ax.set_ylabel(f"{COLUMNS[metric]}, dB, mean of the tests" if "psnr" in metric else results.column(metric), fontsize=8)
