@@ -38,10 +38,14 @@ def imported(path: Path) -> set:
             names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
     return names
 
+def statements(code: str) -> list: return ast.parse(re.sub(r"^\s*[%!].*", "pass", code, flags=re.M)).body
+
+def ends_in_a_value(code: str) -> bool: return isinstance((statements(code) or [None])[-1], ast.Expr)
+
 def mixes_imports(code: str) -> bool:
     "Does a lesson cell import and also do something else?  nbdev would run it, alone, for the API tables."
     if re.match(r"#\|\s*(hide|export)", code): return False
-    nodes = ast.parse(re.sub(r"^\s*[%!].*", "", code, flags=re.M)).body
+    nodes = [n for n in statements(code) if not isinstance(n, ast.Pass)]
     imports = [n for n in nodes if isinstance(n, (ast.Import, ast.ImportFrom))]
     return 0 < len(imports) < len(nodes)
 
@@ -60,6 +64,8 @@ def test_notebook_limits(path):
     assert path.stat().st_size <= 500_000, "larger than 500 kB: show fewer or smaller pictures, as JPEG"
     outputs = [out for cell in cells(path, "code") for out in cell["outputs"]]
     assert not any(out["output_type"] == "error" for out in outputs), "an error is stored: show it with expect_error"
+    stale = [source(cell) for cell in cells(path, "code") if any(out["output_type"] == "execute_result" for out in cell["outputs"]) and not ends_in_a_value(source(cell))]
+    assert not stale, f"cells that show nothing have the value of an earlier run: {stale}"
     texts = [text for out in outputs for text in (out.get("text", ""), out.get("data", {}).get("text/plain", ""), out.get("data", {}).get("text/html", ""))]
     leaks = {m for text in texts for m in MACHINE_PATH.findall("".join(text))}
     assert not leaks, f"outputs show paths of this machine: {leaks}"

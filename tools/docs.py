@@ -29,7 +29,6 @@ PROC, SITE, SHELL = REPO / "_proc", REPO / "_docs", Path(__file__).with_name("pa
 # latex2mathml knows only the right-hand form
 SAME_TEX = {r"\arg": r"\operatorname{arg}", r"\operatorname*": r"\operatorname", r"\lVert": "‖", r"\rVert": "‖", "aligned": "align*"}
 PANDOC_ATTRIBUTES = re.compile(r"(?<=\))\{(?:[.#]|\w+=)[^{}\n]*\}")  # as in [text](url){target="_blank"}
-FIG_ALT = re.compile(r"^#\|\s*(fig-alt:.*)", re.M)
 
 
 HEADING = re.compile(r'<h([23]) id="([^"]*)">(.*?)<a aria-label="Link to here"[^>]*>.*?</h\1>')
@@ -89,7 +88,7 @@ class Page:
     @cached_property
     def body(self) -> str:
         for cell in self.notebook.cells:
-            if line := FIG_ALT.search(cell.source): cell.metadata["alt"] = yaml.safe_load(line[1])["fig-alt"]
+            if alt := readme.alt_text(cell): cell.metadata["alt"] = alt
         self.notebook.cells = readme.reader_cells(self.notebook.cells)
         exporter = PageExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
         return exporter.from_notebook_node(self.notebook)[0]
@@ -173,7 +172,7 @@ def llms_txt():
 if __name__ == "__main__":
     os.chdir(REPO)
     os.environ["PYTHONWARNINGS"] = "ignore:Found cells containing imports:UserWarning"  # hidden set-up cells may
-    (REPO / "README.md").write_text(readme.render(), encoding="utf-8")  # else nbdev_docs writes its own
+    readme.write()  # else nbdev_docs writes its own
     write_sidebar()
     nbdev_docs() if shutil.which("quarto") and "--nbconvert" not in sys.argv else nbconvert_docs()
     llms_txt()

@@ -1,4 +1,4 @@
-"""README.md from nbs/index.ipynb.  `python tools/readme.py` writes it; with `--check` it only compares."""
+"""README.md, and the figures in it, from nbs/index.ipynb.  `python tools/readme.py` writes them; with `--check` it only compares."""
 import difflib
 import posixpath
 import re
@@ -6,14 +6,22 @@ import sys
 from pathlib import Path
 
 import nbformat
+import yaml
 from nbconvert import MarkdownExporter
 from traitlets.config import Config
 
 REPO = Path(__file__).resolve().parents[1]
 NOTICE = "<!-- Written by tools/readme.py from nbs/index.ipynb: edit the notebook, then run `make sync`. -->\n\n"
+FIG_ALT = re.compile(r"^#\|\s*(fig-alt:.*)", re.MULTILINE)
 DIRECTIVE = re.compile(r"^#\|\s*(.+?)\s*\n?$", re.MULTILINE)
 RELATIVE_LINK = re.compile(r"(?<=\]\()(?!\w+:|#)[^)\s]+")
 HIDDEN = {"hide", "export", "exporti", "include: false"}
+
+
+def alt_text(cell) -> str:
+    "What the figure of a cell shows, in words."
+    line = FIG_ALT.search(cell.source)
+    return yaml.safe_load(line[1])["fig-alt"] if line else ""
 
 
 def reader_cells(cells: list) -> list:
@@ -34,9 +42,14 @@ def from_root(markdown: str) -> str:
     return RELATIVE_LINK.sub(lambda m: posixpath.normpath("nbs/" + m[0]), markdown)
 
 
-def render() -> str:
-    "The README's text; the same notebook gives the same bytes everywhere."
-    nb = nbformat.read(REPO / "nbs/index.ipynb", as_version=4)
+def render() -> dict:
+    "Path in the repository → text: the README and its figures; the same notebook gives the same bytes everywhere."
+    nb, made = nbformat.read(REPO / "nbs/index.ipynb", as_version=4), {}
+    for cell in nb.cells:
+        for output in cell.get("outputs", []):
+            if svg := output.get("data", {}).get("image/svg+xml"):
+                made[name := f"nbs/images/readme-{len(made) + 1}.svg"] = svg
+                output["data"] = {"text/markdown": f"![{alt_text(cell)}]({posixpath.relpath(name, 'nbs')})"}
     nb.cells = reader_cells(nb.cells)
     nb.metadata["language_info"] = {"name": "python"}   # nbdev_clean drops it; the code fences want it
     for cell in nb.cells:
@@ -46,16 +59,20 @@ def render() -> str:
             if "text/markdown" in data: data["text/markdown"] = from_root(data["text/markdown"])
     plain = Config(NbConvertBase={"display_data_priority": ["text/markdown", "text/plain"]})
     text, _ = MarkdownExporter(config=plain).from_notebook_node(nb)
-    return NOTICE + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return {"README.md": NOTICE + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", **made}
 
 
 def difference() -> str:
-    "A diff from README.md to what it should be; empty when they agree."
-    path = REPO / "README.md"
-    old = path.read_text(encoding="utf-8") if path.exists() else ""
-    return "".join(difflib.unified_diff(old.splitlines(True), render().splitlines(True), "README.md", "nbs/index.ipynb"))
+    "A diff from what is there to what it should be; empty when they agree."
+    old = lambda path: path.read_text(encoding="utf-8") if path.exists() else ""
+    return "".join("".join(difflib.unified_diff(old(REPO / name).splitlines(True), text.splitlines(True), name, "nbs/index.ipynb")) for name, text in render().items())
+
+
+def write():
+    "Write them all."
+    for name, text in render().items(): (REPO / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
     if "--check" in sys.argv: sys.exit(difference() and difference() + "\nREADME.md differs from nbs/index.ipynb: run `make sync`")
-    (REPO / "README.md").write_text(render(), encoding="utf-8")
+    write()
