@@ -592,8 +592,13 @@ def plot_results(
     for ax, model in itertools.zip_longest(axes.flat, models):
         if model is None: ax.axis("off"); continue
         (_plot_curves if curves else _plot_dots)(ax, results, model, metric, against)
-        ax.set_title(model, fontsize=9)
+        ax.set_title(_titles(results)[model], fontsize=9)
     return fig
+
+def _titles(results):
+    "Model → architecture and training steps, where they say which model it is; else its name."
+    said = {r["model"]: f"{r.get('architecture', r['model'])}, {r['steps']:,} training steps" for r in results.rows}
+    return said if len(set(said.values())) == len(said) else {m: m for m in said}
 
 def _finite(results, name, model, metric): return [v for v in results.values(name, model, metric=metric).values() if math.isfinite(v)]
 
