@@ -284,11 +284,11 @@ class Run:
         targets = self.source.targets(groups)
         while True:
             try: return match(net, images, targets, self.recipe.objective, self.chunk)
-            except torch.cuda.OutOfMemoryError:
-                if self.chunk == 1: raise RunError(f"the GPU has no room for one image of {self.recipe.size}² in {self.recipe.network}; give a smaller --size or --device cpu, the last checkpoint is kept") from None
-                self.chunk //= 2
-                torch.cuda.empty_cache()
-                log.warning("out of GPU memory, going on with %d images at once", self.chunk)
+            except torch.cuda.OutOfMemoryError: pass   # mended below, where the failed call's tensors are gone
+            if self.chunk == 1: raise RunError(f"the GPU has no room for one image of {self.recipe.size}² in {self.recipe.network}; give a smaller --size or --device cpu, the last checkpoint is kept")
+            self.chunk //= 2
+            torch.cuda.empty_cache()
+            log.warning("out of GPU memory, going on with %d images at once", self.chunk)
 
     def state_dict(self) -> dict:
         return dict(done=self.done, chunk=self.chunk, losses=self.losses[:self.done].cpu(), space=self.space.state_dict(), optimizer=self.optimizer.state_dict())
