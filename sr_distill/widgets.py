@@ -403,7 +403,7 @@ def html_page(
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark"><link rel="icon" href="data:,"><title>{html.escape(title)}</title>
-<style>body {{ max-width: 46rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.55 system-ui, sans-serif; }} table {{ border-collapse: collapse; display: block; overflow-x: auto; }} th, td {{ padding: .25rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8885; }} th:first-child, td:first-child {{ text-align: left; }}</style>
+<style>body {{ max-width: 52rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.55 system-ui, sans-serif; }} table {{ border-collapse: collapse; display: block; overflow-x: auto; font-size: .86rem; margin: 1.6rem 0; }} body > svg {{ max-width: 100%; height: auto; }} caption {{ text-align: left; font-weight: 600; padding: .3rem .7rem; }} th, td {{ padding: .25rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8885; }} th:first-child, td:first-child {{ text-align: left; }}</style>
 <body><h1>{html.escape(title)}</h1>
 """ + "\n".join(map(show, parts)) + "\n</body></html>\n"
 
