@@ -1,10 +1,13 @@
 """What is written from the notebooks agrees with them.  Works in a copy; the tree stays as it is."""
 import difflib
+import json
 import re
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+
+from IPython.display import SVG
 
 REPO = Path(__file__).resolve().parents[1]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -51,6 +54,16 @@ def test_readme_links_and_names_every_notebook():
     assert not dead, f"README.md links to what is not there: {dead}"
     pages = {p.relative_to(REPO).as_posix() for p in [*REPO.glob("nbs/[0-9]*.ipynb"), *REPO.glob("nbs/tutorials/*.ipynb")]}
     assert pages <= linked, f"run nbs/index.ipynb again, README.md leaves out: {sorted(pages - linked)}"
+
+
+def test_first_page_shows_what_the_leaderboard_stores():
+    cells = lambda name: json.loads((REPO / "nbs" / name).read_text(encoding="utf-8"))["cells"]
+    def value(cell):
+        data = cell["outputs"][0]["data"]
+        return SVG("".join(data["image/svg+xml"])).data if "image/svg+xml" in data else data["text/markdown"]
+    taken = [(*found.groups(), cell) for cell in cells("index.ipynb") if (found := re.search(r'^from_page\("(.+)", "(.+)"\)$', "".join(cell["source"]), re.M))]
+    stale = [label for page, label, cell in taken if value(cell) != value(next(c for c in cells(page) if f"#| label: {label}\n" in "".join(c["source"])))]
+    assert len(taken) == 3 and not stale, f"run nbs/index.ipynb again, then `make sync`; of an earlier run are: {stale}"
 
 
 def test_settings_of_the_site_are_one_file():
