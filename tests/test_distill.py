@@ -331,3 +331,19 @@ def test_cuda_never_waits_and_agrees_with_the_cpu(folder, tmp_path):
     assert np.allclose(banks["cpu"].rows, banks["cuda"].rows, atol=1e-5)
     for _ in range(2): runs["cpu"].step()
     assert torch.allclose(runs["cpu"].losses[:3], runs["cuda"].losses[:3].cpu(), rtol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_a_full_gpu_halves_the_chunk_and_goes_on(folder, tmp_path):
+    "What the failed try held is free for the next: with three fifths of the memory, half the images at once have room."
+    photos, recipe, options = Photos.open(folder), replace(RECIPE, ipc=512, steps=2), replace(OPTIONS, chunk=512, device="cuda")
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    wanted = distill(photos, recipe, tmp_path / "whole", options)
+    peak, all_of_it = torch.cuda.max_memory_reserved(), torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.6 * peak / all_of_it)
+    try: made = distill(photos, recipe, tmp_path / "full", options)
+    finally: torch.cuda.set_per_process_memory_fraction(1.0)
+    assert wanted.manifest["report"]["chunk"] == 512 and made.manifest["report"]["chunk"] == 256
+    assert np.abs(np.asarray(made.images, int) - np.asarray(wanted.images, int)).max() <= 1
