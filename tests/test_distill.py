@@ -18,6 +18,7 @@ from sr_distill.core import read_json, write_json
 from sr_distill.data import Photos
 from sr_distill.distill import DistilledSet, Trace, describe, distill, open_photos, snapshot_steps
 from sr_distill.models import save_model
+from sr_distill.parallel import precision
 from sr_distill.pixel import PixelSpace
 from sr_distill.recipe import Recipe, RunError, RunOptions, UserError
 
@@ -318,6 +319,7 @@ def test_neither_chunks_nor_threads_change_a_bit(folder, tmp_path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@precision()
 def test_cuda_never_waits_and_agrees_with_the_cpu(folder, tmp_path):
     photos, recipe = Photos.open(folder), replace(RECIPE, size=48, steps=4)
     groups = room.Groups(photos, "image", 48, 24)
@@ -336,7 +338,7 @@ def test_cuda_never_waits_and_agrees_with_the_cpu(folder, tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_a_full_gpu_halves_the_chunk_and_goes_on(folder, tmp_path):
     "What the failed try held is free for the next: with three fifths of the memory, half the images at once have room."
-    photos, recipe, options = Photos.open(folder), replace(RECIPE, ipc=512, steps=2), replace(OPTIONS, chunk=512, device="cuda")
+    photos, recipe, options = Photos.open(folder), replace(RECIPE, ipc=512, steps=2, init="noise"), replace(OPTIONS, chunk=512, device="cuda")
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     wanted = distill(photos, recipe, tmp_path / "whole", options)
