@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['log', 'MOMENTS', 'rng', 'pick_device', 'atomic_path', 'atomic_write', 'make_folder', 'sweep', 'write_json',
            'read_json', 'save_state', 'load_state', 'restoring', 'check_like', 'restore_optimizer', 'folder_lock',
-           'refuse_strangers', 'file_lock', 'file_sha256', 'json_sha256', 'cache_dir', 'shared_dir', 'check_u8',
-           'to_tensor', 'to_uint8', 'show_images', 'data_uri', 'table_html', 'import_torchvision']
+           'refuse_strangers', 'file_lock', 'file_sha256', 'json_sha256', 'state_sha256', 'cache_dir', 'shared_dir',
+           'check_u8', 'to_tensor', 'to_uint8', 'show_images', 'data_uri', 'table_html', 'import_torchvision']
 
 # %% ../nbs/01_core.ipynb #00000003
 import base64, contextlib, errno, hashlib, html, io, json, logging, math, os, re, sys, threading, zipfile
@@ -140,8 +140,7 @@ def restore_optimizer(optimizer, state: dict):
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     moments = {i: {k: torch.zeros(()) if k == "step" else p for k in MOMENTS[type(optimizer)]} for i, p in enumerate(parameters)}
     check_like(state, dict(optimizer.state_dict(), state=moments if state["state"] else {}))
-    optimizer.load_state_dict(state)
-    for group, own in zip(optimizer.param_groups, settings): group.update(own)
+    optimizer.load_state_dict(dict(state, param_groups=[{**group, **own} for group, own in zip(state["param_groups"], settings)]))   # they say where `step` lives
 
 # %% ../nbs/01_core.ipynb #00000024
 @contextlib.contextmanager
@@ -197,6 +196,15 @@ def file_sha256(path) -> str:
 def json_sha256(obj) -> str:
     "Hex sha256 of a JSON-able object, independent of the order of its keys."
     return hashlib.sha256(json.dumps(obj, sort_keys=True).encode()).hexdigest()
+
+def state_sha256(state: dict) -> str:  # the same on every device, and in float32 and float64
+    "Hex sha256 over names, shapes and float32 values of the weights and buffers of a state dict."
+    h = hashlib.sha256()
+    for name, t in sorted(state.items()):
+        t = t.detach().cpu().contiguous()
+        t = t.float() if t.is_floating_point() else t
+        h.update(f"{name}{tuple(t.shape)}".encode()); h.update(t.numpy().tobytes())
+    return h.hexdigest()
 
 # %% ../nbs/01_core.ipynb #00000032
 def cache_dir() -> Path:

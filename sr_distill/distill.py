@@ -606,7 +606,8 @@ def _make(out, photos, groups, recipe, options, callback, device, began):
     with team.one_by_one(): prior = load_prior(recipe.prior, photos, device) if latent and not learns else None
     if prior: check_prior(prior, recipe)
     for part in mine: part.start(groups, recipe)   # what is missing or does not fit is told before the long work
-    with team.one_by_one(): prior, teacher = load_prior(recipe.prior, photos, device) if latent and learns else prior, get_teacher(photos, recipe, device)
+    with team.one_by_one(): prior = load_prior(recipe.prior, photos, device) if latent and learns else prior
+    teacher = get_teacher(photos, recipe, device) if team.first else None   # it draws the finished set
     source = _sources(groups, recipe, _pool(state, photos, recipe, device, team) if recipe.steps else [], device, team)
     for part in mine:
         if not part.done: _run_part(part, groups, recipe, source, prior, device, options, callback, began)

@@ -11,7 +11,7 @@ from .core import atomic_write, make_folder, rng
 from .data import Photos, encode_png, make_lr
 from .metrics import upscale_image
 from .models import load_model, make_model
-from .parallel import in_parallel
+from .parallel import in_parallel, precision
 from .recipe import Recipe, TrainConfig, UserError
 from .train import _symmetry, helper_network
 
@@ -32,6 +32,7 @@ def get_teacher(
     return helper_network("teachers", make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "teacher")), photos, config, device)
 
 # %% ../nbs/10c_labels.ipynb #0000000e
+@precision()   # once for all threads: each would put back what it found
 def redraw(
     images,  # uint8 [N,size,size,3]
     model,   # an SR model

@@ -12,7 +12,7 @@ import safetensors, torch
 from safetensors.torch import load as load_weights, save as save_weights
 from torch import nn
 from .recipe import MODELS, SCALES, UserError
-from .core import atomic_write, read_json, write_json
+from .core import atomic_write, make_folder, read_json, write_json
 from .data import upscale
 
 # %% ../nbs/04_models.ipynb #00000007
@@ -174,9 +174,7 @@ def save_model(
     **about,           # anything else worth keeping in config.json
 ) -> Path:             # the folder
     "Write `model.safetensors` and `config.json` into `folder`."
-    folder = Path(folder)
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise UserError(f"{folder}: cannot be made ({e.strerror}); give a folder of your own") from None
+    folder = make_folder(folder)
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     atomic_write(folder/"model.safetensors", weights := save_weights(state))
     write_json(folder/"config.json", {"model": model.config, "parameters": count_parameters(model), "sha256": hashlib.sha256(weights).hexdigest(), **about})

@@ -94,15 +94,22 @@ def precision(
     tf32: bool = False,  # let CUDA round factors to TensorFloat-32
 ):
     "A block in which float32 on CUDA is float32, or TF32; the settings outside come back afterwards."
-    flags = [(torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, "allow_tf32")]
-    before = [getattr(place, name) for place, name in flags]
-    for place, name in flags: setattr(place, name, tf32)
+    flags, words = _rounding()
+    before = [getattr(*flag) for flag in flags]
+    for flag in flags: setattr(*flag, words[tf32])
     try: yield
     finally:
-        for (place, name), value in zip(flags, before): setattr(place, name, value)
+        for flag, value in zip(flags, before): setattr(*flag, value)
+
+def _rounding():
+    "PyTorch's settings of what float32 is rounded to, and their words for full precision and for TF32."
+    old = [(torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, "allow_tf32")]
+    try: return old if [getattr(*flag) for flag in old] else None, (False, True)
+    except RuntimeError: pass   # the newer ones have been used, and PyTorch will not have them mixed
+    return [(place, "fp32_precision") for place in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)], ("ieee", "tf32")
 
 # %% ../nbs/01b_parallel.ipynb #0000001b
 def arithmetic(device) -> str:
     "How numbers on `device` come about, for the key of a cache: cpu, cuda, cuda-tf32 or mps."
-    kind, tf32 = torch.device(device).type, torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
-    return kind + "-tf32" * (kind == "cuda" and tf32)
+    kind, (flags, words) = torch.device(device).type, _rounding()
+    return kind + "-tf32" * (kind == "cuda" and words[True] in [getattr(*flag) for flag in flags])

@@ -184,7 +184,7 @@ def start_diverse(groups, g: int, recipe: Recipe) -> np.ndarray:
     numbers = groups.numbers(g)
     _enough(groups, g, recipe, len(numbers))
     features = {p: sub_image_features(groups.photos[p], *groups.grid[p], groups.size) for p in groups.photos_of(g)}
-    own = np.stack([features[p][k - groups.first[p]] for k, p in zip(numbers, np.searchsorted(groups.first, numbers, "right") - 1)])
+    own = np.stack([features[p][k - groups.first[p]] for k, p in zip(numbers, groups.photo(numbers))])
     z, labels = (own - own.mean(0)) / (own.std(0) + 1e-6), kmeans(own, recipe.ipc, recipe.seed)
     chosen = [at[((z[at] - z[at].mean(0))**2).sum(1).argmin()] for at in (np.flatnonzero(labels == c) for c in range(recipe.ipc)) if len(at)]
     rest = np.setdiff1d(np.arange(len(numbers)), chosen)[:recipe.ipc - len(chosen)]   # an empty cluster

@@ -249,7 +249,7 @@ def run_cell(study: Study, out, cell: Cell, device="cpu") -> list:   # one row p
     def trained():
         net = make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "model"))
         with file_lock(folder): return train(net, photos, config, folder, device=device)
-    about = dict(**_head(study, cell), device=pick_device(str(device)).type, **cost, model_folder=folder.name)
+    about = dict(**_head(study, cell), device=pick_device(str(device)).type, made_with=f"sr_distill {__version__}, torch {torch.__version__}", **cost, model_folder=folder.name)
     return [{**about, "test": test, **score(study, out, test, config.scale, folder.name, lambda: trained().model, device)} for test in study.tests]
 
 def _head(study, cell):
@@ -282,10 +282,15 @@ def _test_photos(study, test):
     return _known[key]
 
 # %% ../nbs/13a_study.ipynb #0000001c
+def _content(study):
+    "What says that two runs of a study had the same photos and tests."
+    return dict(photos_sha256=_opened(study)[0].fingerprint, tests_sha256={t: _test_photos(study, t).fingerprint for t in study.tests})
+
 def _task(task):
     "Carry out one task in this process: the set alone, or a whole cell."
-    study, out, cell, device = task
+    study, out, cell, device, content = task
     torch.set_num_threads(1)
+    if _content(study) != content: return "the photos or tests are not what they were when the study started; start it again"
     try: return (make_set(study, out, cell.set, cell.seed, device) and []) if cell.model is None else run_cell(study, out, cell, device)
     except UserError as e: return str(e)
     except Exception as e:
@@ -312,7 +317,8 @@ def _processes(jobs, device):
 
 def _finished(study, out, tasks, jobs, device, deadline):
     "Pairs (task, rows or message) as they come; nothing is begun after `deadline`."
-    call, made = lambda cell: (study, out, cell, device), {}   # what was made → why not, or ""
+    content = _content(study)
+    call, made = lambda cell: (study, out, cell, device, content), {}   # what was made → why not, or ""
     def note(cell, found):
         if cell.model is None: made[study.sets[cell.set].making(cell.seed)] = found if isinstance(found, str) else ""
         return cell, found
@@ -383,7 +389,7 @@ def _known_rows(old, about, cells):
 
 def _about(study, photos):
     plain = lambda recipe: recipe and {k: Path(v).name if k in PLACES and not v.startswith("kl:") else v for k, v in recipe.to_dict().items()}   # no path of this machine
-    return dict(title=study.title, photos=len(photos), pixels=photos.pixels, photos_sha256=photos.fingerprint, tests_sha256={t: _test_photos(study, t).fingerprint for t in study.tests}, names=photos.names, seeds=study.seeds, tests=list(study.tests), lpips=study.lpips, ssim=study.ssim,
+    return dict(title=study.title, photos=len(photos), pixels=photos.pixels, **_content(study), names=photos.names, seeds=study.seeds, tests=list(study.tests), lpips=study.lpips, ssim=study.ssim,
                 sets={n: dict(recipe=plain(s.recipe), sampling=s.sampling, once=s.once, **({"labels": plain(s.labels)} if s.labels else {})) for n, s in study.sets.items()}, models={n: m.config.to_dict() for n, m in study.models.items()},
                 contents={n: named_weights(recipe) if (recipe := s.recipe or s.labels) else {} for n, s in study.sets.items()},
                 versions=dict(sr_distill=__version__, torch=torch.__version__, python=platform.python_version()))
@@ -400,6 +406,7 @@ def run_study(
     out, jobs, began = Path(out), _processes(jobs, device), time.time()
     if not 0 <= minutes < float("inf"): raise UserError(f"--minutes {minutes} is no time; give a number from 0 on, 0 for no limit")
     study = _with_backbone(study)
+    _known.clear()   # what lay there at an earlier call may have changed
     photos, _ = _opened(study)
     for test in study.tests: _test_photos(study, test)   # what cannot be read is said now
     _check_budgets(study, photos)

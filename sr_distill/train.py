@@ -14,7 +14,7 @@ import numpy as np, torch, torch.nn.functional as F
 from tqdm.auto import tqdm
 import sr_distill
 from .recipe import RunError, TrainConfig, UserError
-from .core import atomic_write, cache_dir, check_like, file_lock, folder_lock, json_sha256, load_state, log, make_folder, pick_device, read_json, refuse_strangers, restore_optimizer, restoring, rng, save_state, sweep, to_tensor
+from .core import atomic_write, cache_dir, check_like, file_lock, folder_lock, json_sha256, load_state, log, make_folder, pick_device, read_json, refuse_strangers, restore_optimizer, restoring, rng, save_state, state_sha256, sweep, to_tensor
 from .models import count_parameters, load_model, save_model
 from .metrics import psnr, upscale_image
 from .parallel import Ranks, ahead, in_parallel, precision
@@ -108,7 +108,10 @@ class _Loss(torch.nn.Module):
 def _recorded(loss, config, device):
     "Loss and gradient as CUDA graphs for batches of this shape."
     sample = lambda side: torch.zeros(config.batch, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
-    return torch.cuda.make_graphed_callables(loss, (sample(config.patch // config.scale), sample(config.patch // config.scale * config.scale)))
+    buffers = [b.clone() for b in loss.buffers()]
+    with torch.cuda.device(device): recorded = torch.cuda.make_graphed_callables(loss, (sample(config.patch // config.scale), sample(config.patch // config.scale * config.scale)))
+    for b, before in zip(loss.buffers(), buffers): b.data.copy_(before)   # running statistics know nothing of the sample
+    return recorded
 
 # %% ../nbs/06_train.ipynb #0000001f
 def _check_model(model, config):
@@ -379,12 +382,13 @@ def train(
     photos,               # `data.Photos` to learn from: real photos or the images of a distilled set
     config: TrainConfig,
     out=None,             # folder for the results and the checkpoint; None keeps all in memory
-    val=None,             # `data.Photos` for the validation curve
+    val=None,             # `data.Photos` for the validation curve; None measures nothing, whatever `validate` says
     device="auto",
     callback=None,        # called after each step with (step, history row or None, model)
     team=Ranks(),         # `parallel.ranks()` to share each batch among the processes of torchrun, all of which call this
 ) -> TrainResult:
     "Train `model`, on CUDA in float32 without TF32 unless `amp` is on; with `out`, the same call goes on where a killed one stopped. Raises `UserError`, `RunError`."
+    if out is not None and not hasattr(model, "config"): raise UserError(f"{out}: can only hold a model that says how it is built, in `config`; give no `out`, and store this one yourself")
     trainer = Trainer(model, config, device, team)
     if out is None or not (Path(out)/"config.json").exists(): trainer.check()
     sampler = PatchSampler(photos, config)
@@ -414,7 +418,7 @@ def helper_network(
     "`model`, trained on `photos` now or at an earlier call, by this process or another."
     side = min(min(size) for size in photos.sizes)
     config = replace(config, patch=min(config.patch, side) // config.scale * config.scale)
-    folder = make_folder(cache_dir()/kind)/json_sha256([photos.fingerprint, str(device), config.to_dict()])[:20]
+    folder = make_folder(cache_dir()/kind)/json_sha256([photos.fingerprint, torch.device(device).type, config.to_dict(), model.config, state_sha256(model.state_dict())])[:20]
     learn = lambda net: train(net, photos, config, folder, device=device).model
     with file_lock(folder):
         try: return in_parallel(learn, [copy.deepcopy(model)], device)[0]

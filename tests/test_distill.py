@@ -303,7 +303,7 @@ def test_out_of_memory_halves_the_chunk_and_goes_on(folder, tmp_path, monkeypatc
         return gradient(net, hr, create_graph)
     monkeypatch.setattr(matching, "gradient", narrow)
     net, x = matching.fresh_network(recipe), torch.rand(8, 3, 24, 24)
-    flat = matching.mean_gradient(net, np.arange(8), lambda part: x[part], piece=8)
+    flat = matching.mean_gradient(net, np.arange(8), lambda part: x[part], matching.Pieces("cpu", 8))
     assert max(sizes) == 8 and sizes[-1] == 2 and torch.allclose(flat, matching.flatten(gradient(net, x)), atol=1e-6)
 
 

@@ -13,7 +13,8 @@ from sr_distill import matching
 from sr_distill.convolution import conv, rerouted
 from sr_distill.core import rng
 from sr_distill.data import Photos
-from sr_distill.matching import (BankSource, GradientBank, LiveSource, choose_chunk, dc_loss, flatten, fresh_network, gradient, group_gradients,
+from sr_distill.fourier import LocalFourier
+from sr_distill.matching import (BankSource, GradientBank, LiveSource, Pieces, choose_chunk, dc_loss, flatten, fresh_network, gradient, group_gradients,
                                  image_bytes, match, network_pool, sr_loss, unflatten)
 from sr_distill.models import EDSR, SRCNN, VDSR, init_weights, save_model
 from sr_distill.parallel import precision
@@ -138,6 +139,8 @@ def test_chunk_follows_memory():
     assert choose_chunk(net, 64, memory=10 * image_bytes(net, 64)) == 10
     assert image_bytes(net, 128) == pytest.approx(4 * image_bytes(net, 64), rel=.01)
     assert image_bytes(VDSR(), 64) > 5 * image_bytes(net, 64)
+    features = LocalFourier(features=4, sizes=(3, 9), generator=rng(0))   # no padding: the outputs of 24² are of 22² and 16²
+    assert image_bytes(features, 24) == 3 * 4 * 4 * (22**2 + 16**2)
 
 
 @pytest.fixture
@@ -189,7 +192,19 @@ def test_bank_key_depends_on_everything(small):
     key = lambda g=groups, r=recipe, s=states, **k: GradientBank(g, r, s, **k).key
     others = [key(groups.subset([0])), key(r=Recipe(size=16, real=4, networks=2, pool="random")), key(s=states[:1]), key(stream="other"),
               key(Groups(groups.photos, "image", 16, 4))]
-    assert len({key(), *others}) == 6
+    swapped = [{k: v.flip(0) for k, v in s.items()} for s in states]   # other networks of the same sums
+    assert len({key(), key(s=swapped), *others}) == 7
+
+
+def test_bank_key_is_the_same_on_any_number_of_threads(small):
+    groups, threads, keys = small[0], torch.get_num_threads(), set()
+    recipe = Recipe(size=16, real=4, networks=1, pool="random", network="vdsr")   # sums of its layers depend on how they are shared out
+    try:
+        for n in (1, 3):
+            torch.set_num_threads(n)
+            keys.add(GradientBank(groups, recipe, [matching.fresh_network(recipe, 0).state_dict()]).key)
+    finally: torch.set_num_threads(threads)
+    assert len(keys) == 1
 
 
 def test_keys_tell_devices_apart_and_a_cpu_needs_no_mention(small, monkeypatch):
@@ -263,9 +278,30 @@ def test_held_out_loss_takes_a_group_in_pieces(small, monkeypatch):
     assert matching.held_out_loss(x, bank) == pytest.approx(whole, rel=1e-4) and set(sizes) == {1}
     one = matching.held_out_loss(x[:1], bank)   # a single group, as --grouping all has it
     mean, room = matching.mean_gradient, 2
-    monkeypatch.setattr(matching, "mean_gradient", lambda net, numbers, load, piece=32: mean(net, numbers, load, piece))
+    monkeypatch.setattr(matching, "mean_gradient", lambda net, numbers, load: mean(net, numbers, load, Pieces("cpu", 32)))
     sizes.clear()
     assert matching.held_out_loss(x[:1], bank) == pytest.approx(one, rel=1e-4) and {5, 2} <= set(sizes)
+
+
+def test_a_bank_remembers_that_the_memory_was_full(small, monkeypatch, caplog):
+    groups, recipe, states = small
+    plain, sizes = matching.gradient, []
+    def narrow(net, hr, create_graph=False):
+        sizes.append(len(hr))
+        if len(hr) > 1: raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return plain(net, hr, create_graph)
+    monkeypatch.setattr(matching, "gradient", narrow)
+    bank = GradientBank(groups, recipe, states)
+    bank.pieces = Pieces("cuda")
+    assert bank.build().rows.any() and bank.pieces.size == 1
+    assert sum(n > 1 for n in sizes) < 6 and len(caplog.records) < 8   # 32, 16, … 2, once
+
+
+def test_a_trajectory_has_as_many_networks_as_were_asked_for():
+    marks = matching._marks
+    assert marks(5).tolist() == np.geomspace(10, 200, 5).round().tolist() and marks(1).tolist() == [10]
+    for n in (2, 50, 100, 191): assert len(set(marks(n))) == n and (np.diff(marks(n)) > 0).all() and marks(n)[[0, -1]].tolist() == [10, 200]
+    with pytest.raises(UserError, match="room for 191 networks"): marks(192)
 
 
 def test_memory_is_what_the_container_allows(tmp_path, monkeypatch):

@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from sr_distill import core
+from sr_distill.labels import redraw
+from sr_distill.models import make_model
 from sr_distill.parallel import Ranks, ranks
 from sr_distill.recipe import TrainConfig, UserError
 from sr_distill.train import Trainer
@@ -133,3 +135,35 @@ def test_what_was_connected_is_closed_at_the_end(folder, tmp_path):
     (tmp_path / "closed.py").write_text(CLOSED)
     said = done(2, tmp_path / "cache", "train", folder, tmp_path / "out", *EDSR, "--steps", 2, start=[tmp_path / "closed.py"])
     assert said.count("left: 0 threads") == said.count("open: ") == 2 and "open: 0 threads" not in said, said
+
+
+NEW = """
+import torch
+if CHANGE: torch.backends.PLACE.fp32_precision = "tf32"
+from sr_distill.parallel import arithmetic, precision
+conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+said = lambda: ["tf32" if p.fp32_precision == "tf32" else "full" for p in (conv, matmul)]   # "none" and "ieee" are one
+before = said()
+with precision():
+    inside, plain = said(), arithmetic("cuda")
+    with precision(tf32=True): rounded = arithmetic("cuda")
+    assert said() == inside
+assert "tf32" not in inside and (plain, rounded) == ("cuda", "cuda-tf32") and said() == before, (inside, plain, rounded, said(), before)
+"""
+
+@pytest.mark.parametrize("place", ("", "fp32_precision", "cuda.matmul.fp32_precision", "cudnn.conv.fp32_precision"))
+def test_precision_knows_both_of_pytorchs_settings(place):
+    "Once a program has used the newer ones, PyTorch refuses to read the older."
+    script = NEW.replace("if CHANGE: torch.backends.PLACE.fp32_precision", f"torch.backends.{place}" if place else "unchanged")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_threads_leave_the_precision_as_it_was():
+    "Blocks of several threads end in another order than they began."
+    before, threads = torch.backends.cudnn.allow_tf32, torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        for _ in range(10): redraw(np.zeros((8, 24, 24, 3), np.uint8), make_model("srcnn", 2))
+    finally: torch.set_num_threads(threads)
+    assert torch.backends.cudnn.allow_tf32 == before

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -87,9 +88,26 @@ def test_the_command_leaves_tables_and_a_report(file, tmp_path, capsys):
     assert "10 cells are not done yet: all photos; VDSR; seed 0 | " in capsys.readouterr().out
     assert len(json.loads((out / "results.json").read_text())["missing"]) == 10
     assert main(["study", str(file()), str(out), "--jobs", "1"]) == 0
+    assert "all photos" in (said := capsys.readouterr().out) and "16 training steps" not in said
     assert main(["study", str(file()), str(out), "--scale", "huge"]) == 2 and "has no scale 'huge'; leave --scale out" in capsys.readouterr().err
     assert {"results.json", "results.csv", "tables.md", "report.html"} <= {p.name for p in out.iterdir()}
-    assert "16 training steps" not in capsys.readouterr().out and "distilled" in (out / "tables.md").read_text()
+    assert "distilled" in (out / "tables.md").read_text()
+
+
+def test_photos_are_looked_at_anew_and_stay_what_they_were(file, tmp_path, monkeypatch):
+    study = load_study(file())
+    before = run_study(study, tmp_path / "out", jobs=1).about
+    Image.fromarray(np.full((48, 48, 3), 99, np.uint8)).save(tmp_path / "d.png")
+    os.replace(tmp_path / "d.png", Path(study.photos) / "d.png")
+    about = run_study(study, tmp_path / "other", jobs=1).about
+    assert about["photos"] == before["photos"] + 1 and about["photos_sha256"] != before["photos_sha256"]
+    opened = module._opened
+    def one_less(study):   # as a process sees it that starts after somebody removed a photo
+        photos, held = opened(study)
+        return photos.subset(range(1, len(photos))), held
+    content = module._content(study)
+    monkeypatch.setattr(module, "_opened", one_less)
+    assert "are not what they were" in module._task((study, tmp_path / "other", study.cells[0], "cpu", content))
 
 
 def test_other_settings_are_computed_again(file, tmp_path):

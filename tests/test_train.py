@@ -261,6 +261,27 @@ def test_a_helper_that_is_spoilt_learns_anew(tmp_path, monkeypatch, caplog):
     for spoil in (lambda: (folder/"model.safetensors").write_bytes(b"cut"), lambda: (folder/"config.json").unlink()):
         spoil()
         assert learn().equal(first) and "it is trained anew" in caplog.text
+    other = weights(room.helper_network("teachers", model(seed=5), photos(), TrainConfig(**{**RUN, "steps": 3})))
+    assert not other.equal(first) and learn().equal(first)   # another beginning, another network
+
+
+def test_a_network_from_elsewhere_trains_but_is_not_stored(tmp_path):
+    class Net(torch.nn.Conv2d):
+        scale = 2
+    with pytest.raises(UserError, match="says how it is built"): train(Net(3, 3, 3, padding=1), photos(), TrainConfig(**RUN), tmp_path/"out")
+    assert not (tmp_path/"out").exists()
+
+
+def test_a_checkpoint_goes_on_on_another_device():
+    "Fused Adam wants `step` beside the weights: a GPU's run that goes on from a CPU's checkpoint."
+    weight = torch.ones(3, requires_grad=True)
+    cpu = torch.optim.Adam([weight], fused=False)
+    weight.sum().backward(); cpu.step()
+    state = cpu.state_dict()
+    there = torch.optim.Adam([torch.ones(3, device="meta", requires_grad=True)])
+    there.param_groups[0]["fused"] = True
+    sr_distill.core.restore_optimizer(there, state)
+    assert there.param_groups[0]["fused"] and {t.device.type for s in there.state.values() for t in s.values()} == {"meta"}
 
 
 def test_the_average_has_the_running_statistics_of_the_model():
