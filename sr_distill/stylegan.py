@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from .autoencoders import Prior
-from .core import atomic_write
+from .core import atomic_write, json_sha256
 from .recipe import UserError
 from .safe_pickle import Persistent, read_pickle
 
@@ -204,6 +204,7 @@ class StyleGANXL(Prior):
         self.synthesis.input = FourierInput(c["w_dim"], first["in_channels"], first["in_size"][0], first["in_sampling_rate"], first["in_cutoff"])
         for s in c["layers"]: setattr(self.synthesis, s["name"], SynthesisLayer(s))
 
+    identity = property(lambda self: json_sha256([super().identity, float(self.config["output_scale"])]), doc="what tells it from other generators: its weights, and the scale that none of them shows")
     layers = property(lambda self: [self.synthesis.input] + [getattr(self.synthesis, s["name"]) for s in self.config["layers"]])
     def map(self, z, class_index=None, psi: float = 1.0):
         "Noise [N, z_dim] and classes [N] to styles [N, num_ws, w_dim], truncated towards the class mean."

@@ -7,7 +7,7 @@ __all__ = ['LOG_EVERY', 'PatchPlaces', 'PatchSampler', 'learning_rate', 'Trainer
            'model_card', 'train', 'helper_network']
 
 # %% ../nbs/06_train.ipynb #00000003
-import contextlib, copy, csv, functools, io, math, platform, shutil, time
+import contextlib, copy, csv, functools, io, math, platform, shutil, time, warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
@@ -108,6 +108,7 @@ class _Loss(torch.nn.Module):
 def _recorded(loss, config, device):
     "Loss and gradient as CUDA graphs for batches of this shape."
     sample = lambda side: torch.zeros(config.batch, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")   # a graph has a stream of its own, and PyTorch waits for it
     buffers = [b.clone() for b in loss.buffers()]
     with torch.cuda.device(device): recorded = torch.cuda.make_graphed_callables(loss, (sample(config.patch // config.scale), sample(config.patch // config.scale * config.scale)))
     for b, before in zip(loss.buffers(), buffers): b.data.copy_(before)   # running statistics know nothing of the sample

@@ -1,5 +1,6 @@
 """Priors beyond what a page should show: official-style pickles, hostile files by the thousand, downloads, full-size figures."""
 import collections
+import copy
 import functools
 import http.server
 import io
@@ -273,6 +274,13 @@ def test_layer_out_of_range(layer):
     ws = torch.zeros(1, g.num_ws, 512)
     with pytest.raises(UserError, match="0 to 11"): g.features(ws, layer)
     with pytest.raises(UserError, match="out of range"): g.from_features(torch.zeros(1, 2, 36, 36), ws, layer)
+
+
+def test_generators_of_the_same_weights_and_another_scale_are_two():
+    config = xl_config(16, c_dim=0, layers=(3, 3), channel_max=2)
+    one, other = StyleGANXL(config), StyleGANXL({**config, "output_scale": 2 * config["output_scale"]})
+    other.load_state_dict(one.state_dict())
+    assert one.identity != other.identity and one.identity == copy.deepcopy(one).double().identity
 
 
 def test_class_is_needed_and_checked():
