@@ -199,7 +199,7 @@ def fresh_network(recipe: Recipe, *names):
 
 def _marks(n):
     "The steps of `n` checkpoints, all different, evenly in the logarithm where it has room."
-    if n > (most := TRAJECTORY_STEPS - FIRST_MARK + 1): raise UserError(f"--networks: a trajectory of {TRAJECTORY_STEPS} steps has room for {most} networks and should hold {n}; give fewer")
+    if n > (most := TRAJECTORY_STEPS - FIRST_MARK + 1): raise UserError(f"a trajectory of {TRAJECTORY_STEPS} steps has room for {most} networks and should hold {n}; give fewer --networks or --held-out")
     even = np.geomspace(FIRST_MARK, TRAJECTORY_STEPS, n).round().astype(int)
     return np.maximum.accumulate(even - np.arange(n)) + np.arange(n)
 

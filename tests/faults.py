@@ -72,7 +72,7 @@ def make_photos(folder: Path, names="abc", side=36) -> Path:
 
 def _small_machinery():
     "What takes minutes on real photos takes a moment here."
-    matching.TRAJECTORY_STEPS = 12
+    matching.TRAJECTORY_STEPS = 16
     priors.embedded_prior = lambda photos: autoencoders.embedded_prior(photos, SMALL)
 
 def _distil(place, which=PIXEL):
