@@ -359,7 +359,8 @@ class GradientBank(BankFile):
         device="cpu",
     ):
         self.groups, self.recipe, self.stream, self.device = groups, recipe, stream, torch.device(device)
-        self.resident, self.pieces = None, Pieces(device)   # the rows' copy on a GPU
+        self.resident = None   # the rows' copy on a GPU
+        self.pieces = Pieces(device)
         self.states = [{k: v.to(device) for k, v in s.items()} for s in states]
         self.net = fresh_network(recipe).to(device)
         self.key = json_sha256([5, groups.fingerprint, recipe.network, recipe.scale,

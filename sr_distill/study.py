@@ -290,8 +290,9 @@ def _task(task):
     "Carry out one task in this process: the set alone, or a whole cell."
     study, out, cell, device, content = task
     torch.set_num_threads(1)
-    if _content(study) != content: return "the photos or tests are not what they were when the study started; start it again"
-    try: return (make_set(study, out, cell.set, cell.seed, device) and []) if cell.model is None else run_cell(study, out, cell, device)
+    try:
+        if _content(study) != content: raise UserError("the photos or tests are not what they were when the study started; start it again")
+        return (make_set(study, out, cell.set, cell.seed, device) and []) if cell.model is None else run_cell(study, out, cell, device)
     except UserError as e: return str(e)
     except Exception as e:
         at = traceback.extract_tb(e.__traceback__)[-1]

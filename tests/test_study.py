@@ -1,6 +1,7 @@
 """A study: the same digits in one process and in two, going on after a kill and from its results alone, bad files refused by name."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +109,9 @@ def test_photos_are_looked_at_anew_and_stay_what_they_were(file, tmp_path, monke
     content = module._content(study)
     monkeypatch.setattr(module, "_opened", one_less)
     assert "are not what they were" in module._task((study, tmp_path / "other", study.cells[0], "cpu", content))
+    monkeypatch.setattr(module, "_opened", lambda study: study.open())
+    shutil.rmtree(study.photos)
+    assert str(study.photos) in module._task((study, tmp_path / "other", study.cells[0], "cpu", content))   # told, and no end of the study
 
 
 def test_other_settings_are_computed_again(file, tmp_path):
