@@ -7,6 +7,7 @@
 #   make style     how long cells are and how much prose stands between them
 #   make clean     remove what was built (the environment too)
 # Another interpreter:  make PYTHON=python3.12 test     Another environment:  make VENV=/tmp/venv test
+# Options of pytest or JupyterLab:  make test ARGS="-k photos"     make lab ARGS="--ip 0.0.0.0 --allow-root"
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -22,10 +23,10 @@ demo: $(READY)
 	$(BIN)/sr_distill demo demo-out
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
 
 lab: $(READY)
-	$(BIN)/jupyter lab nbs
+	$(BIN)/jupyter lab nbs $(ARGS)
 
 docs: $(READY)
 	$(BIN)/python tools/docs.py

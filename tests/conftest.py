@@ -1,4 +1,6 @@
 """What every test may ask for: a private cache, the shared data, the weights."""
+import collections
+import json
 import os
 import shutil
 import subprocess
@@ -21,11 +23,80 @@ def pytest_cmdline_main(config):
     if cores > 1 and getattr(config.option, "numprocesses", 0) is None and not config.option.usepdb:
         config.option.numprocesses, config.option.dist = min(cores, 4), "loadgroup"
 
+@pytest.hookimpl(tryfirst=True)   # before pytest deselects by `-m`
 def pytest_collection_modifyitems(items):
-    "The tests of a file share its fixtures, so one process runs them all; the notebooks go wherever there is time."
+    """The tests of a file share its fixtures, so one process runs them all; the notebooks go wherever there is time.
+
+    What reads the optional shared data is marked: `pytest -m shared` runs it alone."""
     for item in items:
         name = item.path.stem
-        if name != "test_notebooks": item.add_marker(pytest.mark.xdist_group("site" if name in ("test_browser", "test_docs") else name))
+        if name not in ("test_notebooks", "test_cases"):
+            item.add_marker(pytest.mark.xdist_group("site" if name in ("test_browser", "test_docs") else name))
+        page = item.callspec.params.get("path") if name == "test_notebooks" else None
+        asks = "shared_dir()" in page.read_text(encoding="utf-8") if page else "shared" in getattr(item, "fixturenames", ())
+        if asks: item.add_marker(pytest.mark.shared)
+
+
+# ---- tests that fork, `pytestmark = pytest.mark.apart`: one process of their own runs all of them, this one reports them
+
+class Apart:
+    "A second pytest that runs some tests and sends the report of each."
+    def __init__(self, items, long):
+        read, write = os.pipe()
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *["--long"] * long, *(item.nodeid for item in items)]
+        environment = {**os.environ, APART: str(write), "OMP_NUM_THREADS": "1"}
+        for name in [k for k in environment if k.startswith("PYTEST_")]: del environment[name]
+        self.process = subprocess.Popen(command, cwd=items[0].config.rootpath, env=environment, pass_fds=[write],
+                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        os.close(write)
+        self.reports, self.waiting = os.fdopen(read, encoding="utf-8"), collections.defaultdict(list)
+
+    def of(self, item) -> list:
+        "The reports of one test: set-up, call, tear-down; a failure where the process ended before them."
+        while not any(r.when == "teardown" for r in self.waiting[item.nodeid]):
+            line = self.reports.readline()
+            if not line: return [*self.waiting[item.nodeid], self.broken(item)]
+            report = item.config.hook.pytest_report_from_serializable(config=item.config, data=json.loads(line))
+            self.waiting[report.nodeid].append(report)
+        return self.waiting[item.nodeid]
+
+    def broken(self, item):
+        said = self.process.communicate()[0] if self.process.poll() is None or not self.process.stdout.closed else ""
+        where = (item.location[0], item.location[1], item.location[2])
+        return pytest.TestReport(item.nodeid, where, {}, "failed", f"the process of these tests ended early:\n{said[-3000:]}", "call")
+
+
+APART = "SR_DISTILL_TESTS_APART"
+running = {}   # one `Apart` for each session
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item, nextitem):
+    if APART in os.environ or not item.get_closest_marker("apart"): return None
+    if "apart" not in running:
+        items = [i for i in item.session.items if i.get_closest_marker("apart")]
+        running["apart"] = Apart(items, item.config.getoption("--long"))
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in running["apart"].of(item): item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+class Sender:
+    "In the second process: sends every report through the pipe."
+    def __init__(self, config): self.config, self.pipe = config, os.fdopen(int(os.environ[APART]), "w", encoding="utf-8")
+    def pytest_runtest_logreport(self, report):
+        print(json.dumps(self.config.hook.pytest_report_to_serializable(config=self.config, report=report)), file=self.pipe, flush=True)
+
+def pytest_configure(config):
+    if APART in os.environ: config.pluginmanager.register(Sender(config))
+
+
+# ---- the end of the output: why tests were skipped, a line for each reason
+
+def pytest_terminal_summary(terminalreporter):
+    reasons = collections.Counter(r.longrepr[2].removeprefix("Skipped: ") for r in terminalreporter.stats.get("skipped", ()))
+    if not reasons: return
+    terminalreporter.section("skipped")
+    for reason, n in reasons.most_common(): terminalreporter.line(f"{n:4} × {reason}")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -86,7 +157,7 @@ def shared():
     def find(name: str) -> Path:
         root = shared_dir()
         if root is None or not (root / name).exists():
-            pytest.skip(f"shared data {name!r} not found (set SR_DISTILL_SHARED to its folder)")
+            pytest.skip("the optional test data is not here (set SR_DISTILL_SHARED to its folder)")
         return root / name
 
     return find

@@ -13,6 +13,7 @@ import copy
 import io
 import json
 import random
+import re
 import shutil
 import signal
 import struct
@@ -34,7 +35,7 @@ from safetensors.torch import load as load_tensors, save as save_tensors
 
 from sr_distill import autoencoders, core, data, distill, inversion, latent, models, patches, priors, recipe, study, stylegan, train, widgets
 
-LIMIT_S = 20   # a reader that needs longer for a file of a few kilobytes hangs
+LIMIT_S = 20   # of computing: a reader that needs longer for a file of a few kilobytes hangs, however busy the machine is
 
 
 # ---- ways to spoil
@@ -267,7 +268,7 @@ def readers(w: Workshop) -> dict:
         "manifest of a latent set": (content(w.latent_set / "manifest.json"), spoil_json, lambda p: beside(w.latent_set, "manifest.json")(p, whole_set)),
         "recipe": ({"recipe.json": json.dumps(faults.PIXEL.to_dict()).encode()}, spoil_json, lambda p: recipe.Recipe.from_dict(core.read_json(p)).to_dict()),
         "training config": ({"config.json": json.dumps(recipe.TrainConfig().to_dict()).encode()}, spoil_json, lambda p: recipe.TrainConfig.from_dict(core.read_json(p)).to_dict()),
-        "study file": ({"study.toml": (faults.REPO / "sr_distill/studies/budget.toml").read_bytes().replace(b"$SR_DISTILL_SHARED/data/photos/train", b"embedded")}, spoil_bytes, lambda p: repr(study.load_study(p))),
+        "study file": ({"study.toml": re.sub(rb"\$SR_DISTILL_SHARED[^\"]*", b"embedded", (faults.REPO / "sr_distill/studies/budget.toml").read_bytes())}, spoil_bytes, lambda p: repr(study.load_study(p))),
         "results of a study": (content(w.study / "results.json"), spoil_json, lambda p: study.Results.load(p)),
         "trace": (content(w.set / "trace.zip"), spoil_zip, whole_trace),
         "set with a trace": (content(w.set / "trace.zip"), spoil_zip, lambda p: trace(p, whole_set)),
@@ -317,9 +318,10 @@ class TooLong(BaseException): pass
 
 def attempt(read, path):
     "None when it ends well, the message of a typed error, or the traceback of any other."
-    def ring(*_): raise TooLong(f"longer than {LIMIT_S} s")
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(LIMIT_S)
+    def ring(*_): raise TooLong(f"computes for longer than {LIMIT_S} s, or waits for ten minutes")
+    before = [signal.signal(s, ring) for s in (signal.SIGPROF, signal.SIGALRM)]
+    signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
+    signal.alarm(600)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -329,8 +331,9 @@ def attempt(read, path):
         return "refused" if "\n" not in str(e) and 20 < len(str(e)) < 2000 else f"a message of {len(str(e))} characters: {str(e)[:3000]}"
     except BaseException: return traceback.format_exc()
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for s, handler in zip((signal.SIGPROF, signal.SIGALRM), before): signal.signal(s, handler)
 
 def fuzz(count, names=None, seed=0, keep=None, speak=False):
     "(counts by reader, failures by the last line of their traceback)"

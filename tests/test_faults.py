@@ -13,8 +13,7 @@ from PIL import Image
 from sr_distill import core, data, distill, matching, priors, recipe
 from sr_distill.recipe import RunError, UserError
 
-# jobs are forked from a warm parent, which must have no threads yet: never from the process of the whole suite
-pytestmark = pytest.mark.skipif("SR_DISTILL_FAULTS" not in os.environ, reason="tests/test_apart.py runs these in a process of their own")
+pytestmark = pytest.mark.apart   # jobs are forked from a warm parent, which must have no threads yet
 QUICK = ["train", "photo cache", "download weights", "gradient bank"]   # the jobs that take a third of a second
 
 

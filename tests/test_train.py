@@ -178,13 +178,12 @@ def start(out, threads=1):
 def test_kill_minus_nine_at_any_moment(tmp_path):
     "Killed three times at unforeseen moments, resumed at another number of threads, the files are the same."
     whole, cut = tmp_path/"whole", tmp_path/"cut"
-    assert start(whole).wait(300) == 0
+    assert start(whole).wait() == 0
     killed = 0
     for delay in (0., .03, .1):
         file, process = cut/room.CHECKPOINT, start(cut, threads=1 + (killed > 0))
         stamp = file.stat().st_mtime_ns if file.exists() else 0
-        deadline = time.time() + 120
-        while process.poll() is None and time.time() < deadline:   # let it get further than the last one
+        while process.poll() is None:   # let it get further than the last one
             if file.exists() and file.stat().st_mtime_ns != stamp: break
             time.sleep(.005)
         time.sleep(delay)
@@ -192,7 +191,7 @@ def test_kill_minus_nine_at_any_moment(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert killed >= 1
-    assert start(cut, threads=2).wait(300) == 0   # the number in the checkpoint counts
+    assert start(cut, threads=2).wait() == 0   # the number in the checkpoint counts
     assert files(cut) == files(whole)
     assert not (cut/room.CHECKPOINT).exists() and load_model(cut).config["name"] == "edsr"
 
