@@ -62,6 +62,7 @@ def _check_failed(results):
 def _demo(out, debug):
     """The main job on the photos that come with it: table and report.html in OUT, in about two minutes."""
     _alone()
+    click.echo("Distils a small training set from six photos, makes three rival sets of its size, and trains a model on each: about two minutes.", err=True)
     from sr_distill.demo import demo
     result = demo(out)
     click.echo(f"\n{result}\n\nreport: {out}/report.html")

@@ -23,6 +23,7 @@ from .labels import get_teacher, redraw_photos
 from .metrics import BACKBONES, COLUMNS, LPIPS, evaluate, from_json, to_json
 from .models import make_model
 from .patches import ipc_for_budget
+from .progress import Part, Progress, distillation_work, duration, machine_speed, multiply_adds, teacher_work, training_work
 from .recipe import KINDS, Recipe, RunError, RunOptions, TrainConfig, UserError, check_options, option
 from .train import train
 from .widgets import Html, html_page
@@ -223,7 +224,7 @@ def _path(text):
     return os.path.expandvars(text)
 
 # %% ../nbs/13a_study.ipynb #00000016
-def make_set(study: Study, out, name: str, seed: int, device="cpu"):
+def make_set(study: Study, out, name: str, seed: int, device="cpu", part=Part(None, 0.)):
     "The training photos of a set, made if they are not there, and what they cost: folder, images, shares of pixels and bytes, seconds."
     photos, source = _opened(study)[0], study.sets[name]
     recipe, sets = source.for_seed(seed), make_folder(Path(out)/"sets")
@@ -236,11 +237,11 @@ def make_set(study: Study, out, name: str, seed: int, device="cpu"):
             drawn = redraw_photos(photos, lambda: get_teacher(photos, recipe, pick_device(str(device))), folder)
             if not took.exists(): write_json(took, dict(seconds=round(time.time() - began, 1)))
         return drawn, dict(folder=folder.name, images=len(drawn), pixels=1., bytes=drawn.png_bytes / photos.png_bytes, set_seconds=read_json(took)["seconds"])
-    with file_lock(folder): small = distill(photos, recipe, folder, RunOptions(device=device))   # cells that share a set wait for each other
+    with file_lock(folder): small = distill(photos, recipe, folder, RunOptions(device=device), lambda step, *_: part.reach(step / max(1, recipe.steps)))   # cells that share a set wait for each other
     shares = {unit: small.budget.shares[unit] / 100 for unit in ("pixels", "bytes")}
     return small.photos, dict(folder=folder.name, images=len(small), **shares, set_seconds=small.manifest["report"]["seconds"])
 
-def run_cell(study: Study, out, cell: Cell, device="cpu") -> list:   # one row per test
+def run_cell(study: Study, out, cell: Cell, device="cpu", part=Part(None, 0.)) -> list:   # one row per test
     "Make one set, train one model on it and judge it."
     photos, cost = make_set(study, out, cell.set, cell.seed, device)
     chosen, source = study.models[cell.model], study.sets[cell.set]
@@ -248,7 +249,7 @@ def run_cell(study: Study, out, cell: Cell, device="cpu") -> list:   # one row p
     folder = make_folder(Path(out)/"models")/json_sha256([photos.fingerprint, config.to_dict()])[:20]
     def trained():
         net = make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "model"))
-        with file_lock(folder): return train(net, photos, config, folder, device=device)
+        with file_lock(folder): return train(net, photos, config, folder, device=device, callback=lambda step, *_: part.reach(step / config.steps))
     about = dict(**_head(study, cell), device=pick_device(str(device)).type, made_with=f"sr_distill {__version__}, torch {torch.__version__}", **cost, model_folder=folder.name)
     return [{**about, "test": test, **score(study, out, test, config.scale, folder.name, lambda: trained().model, device)} for test in study.tests]
 
@@ -281,6 +282,23 @@ def _test_photos(study, test):
     if key not in _known: _known[key] = Photos.open(*key)
     return _known[key]
 
+# %% ../nbs/13a_study.ipynb #9c8ebaf4
+def _work(study, cell):
+    "Multiply-adds of a task, as `Progress` counts them."
+    source, photos = study.sets[cell.set], _opened(study)[0]
+    if cell.model is None:
+        recipe = source.for_seed(cell.seed)
+        if source.labels: return teacher_work(recipe)
+        groups = dict(image=len(photos), cluster=recipe.clusters, all=1)[recipe.grouping]
+        ipc = ipc_for_budget(recipe.budget, groups, recipe.size, photos.pixels) if recipe.budget else recipe.ipc
+        return distillation_work(recipe, groups * ipc, groups)
+    config = study.models[cell.model].config
+    tested = sum(_test_photos(study, test).pixels for test in study.tests)
+    return training_work(config) + tested * (multiply_adds(make_model(config.model, config.scale, config.depth, config.width), 48) / 48**2 + JUDGING)
+
+JUDGING = 3e4   # what the metrics of a pixel cost, in multiply-adds of a convolution
+_shared_progress = None   # in a worker: the progress that all processes count in
+
 # %% ../nbs/13a_study.ipynb #0000001c
 def _content(study):
     "What says that two runs of a study had the same photos and tests."
@@ -288,11 +306,12 @@ def _content(study):
 
 def _task(task):
     "Carry out one task in this process: the set alone, or a whole cell."
-    study, out, cell, device, content = task
+    study, out, cell, device, content, progress = task
     torch.set_num_threads(1)
     try:
         if _content(study) != content: raise UserError("the photos or tests are not what they were when the study started; start it again")
-        return (make_set(study, out, cell.set, cell.seed, device) and []) if cell.model is None else run_cell(study, out, cell, device)
+        with Part(progress or _shared_progress, _work(study, cell)) as part:
+            return (make_set(study, out, cell.set, cell.seed, device, part) and []) if cell.model is None else run_cell(study, out, cell, device, part)
     except UserError as e: return str(e)
     except Exception as e:
         at = traceback.extract_tb(e.__traceback__)[-1]
@@ -316,10 +335,18 @@ def _processes(jobs, device):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return jobs or (cores if pick_device(str(device)).type == "cpu" else 1)
 
-def _finished(study, out, tasks, jobs, device, deadline):
+def _progress(study, tasks, jobs, device):
+    "The progress of these tasks, with the estimate told first."
+    total = sum((_work(study, cell) for cell in tasks), 0.)
+    seconds = total / machine_speed(device) / min(jobs, len(tasks) or 1) if tasks else 0.
+    sets, trainings = (sum((cell.model is None) == what for cell in tasks) for what in (True, False))
+    if tasks: log.info("%d sets to make and %d models to train: about %s on this machine, in %d process%s", sets, trainings, duration(seconds), jobs, "es" * (jobs > 1))
+    return Progress(total, seconds, "study")
+
+def _finished(study, out, tasks, jobs, device, deadline, progress=None):
     "Pairs (task, rows or message) as they come; nothing is begun after `deadline`."
     content = _content(study)
-    call, made = lambda cell: (study, out, cell, device, content), {}   # what was made → why not, or ""
+    call, made = lambda cell: (study, out, cell, device, content, progress if jobs == 1 else None), {}   # what was made → why not, or ""
     def note(cell, found):
         if cell.model is None: made[study.sets[cell.set].making(cell.seed)] = found if isinstance(found, str) else ""
         return cell, found
@@ -330,15 +357,15 @@ def _finished(study, out, tasks, jobs, device, deadline):
                 if time.time() < deadline: yield note(cell, made.get(study.sets[cell.set].making(cell.seed)) or _task(call(cell)))
         finally: torch.set_num_threads(threads)
         return
-    try: yield from _shared_out(study, tasks, jobs, call, made, note, deadline)
+    try: yield from _shared_out(study, tasks, jobs, call, made, note, deadline, progress)
     except BrokenProcessPool: raise RunError("a worker process was killed, probably for want of memory; give fewer --jobs: what is finished is kept, and the same command goes on") from None
 
-def _shared_out(study, tasks, jobs, call, made, note, deadline):
+def _shared_out(study, tasks, jobs, call, made, note, deadline, progress):
     "The same by several processes; a cell waits for its set, and fails with it."
     waiting, running = list(tasks), {}
     making = lambda c: study.sets[c.set].making(c.seed)
     ready = lambda c: c.model is None or making(c) is None or making(c) in made
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_worker) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_worker, initargs=(progress and progress.counter,)) as pool:
         while waiting or running:
             for cell in [c for c in waiting if ready(c)][:jobs - len(running)] if time.time() < deadline else []:
                 waiting.remove(cell)
@@ -350,8 +377,10 @@ def _shared_out(study, tasks, jobs, call, made, note, deadline):
                 waiting.remove(cell)
                 yield cell, made[making(cell)]
 
-def _worker():
-    "A worker shows no progress bars, and ends when its parent is killed: it would hold the folders that the next start needs."
+def _worker(counter=None):
+    "A worker shows no progress bars of its own, and ends when its parent is killed: it would hold the folders that the next start needs."
+    global _shared_progress
+    if counter is not None: _shared_progress = Progress(1., 0., counter=counter)
     sys.stderr = open(os.devnull, "w")
     threading.Thread(target=lambda: multiprocessing.parent_process().join() or os._exit(1), daemon=True).start()
 
@@ -420,15 +449,16 @@ def run_study(
         known = _known_rows(old, results.about, cells)
         results.rows += [{**{k: v for k, v in r.items() if not k.startswith("set_") or k == "set_seconds"}, **_head(study, c)} for c, rows in known.items() for r in rows]   # families may have other names now
         tasks = _order(study, [c for c in cells if c not in known])
-        for cell, found in _finished(study, out, tasks, jobs, device, began + 60 * minutes if minutes else float("inf")):
-            if isinstance(found, str):
-                log.warning("%s: %s", cell, found)
-                if cell.model: results.failed[str(cell)] = found   # a set that failed is told by its cells
-                continue
-            results.rows += found
-            results.missing = [str(c) for c in cells if c not in done(results)]
-            results.save(out)
-            if found: log.info("%d of %d trainings, %.0f min: %s: %s", len(cells) - len(results.missing), len(cells), (time.time() - began) / 60, cell, ", ".join(f"{r['test']} {r['psnr_rgb']:.2f}" for r in found))
+        with _progress(study, tasks, jobs, device) as progress:
+            for cell, found in _finished(study, out, tasks, jobs, device, began + 60 * minutes if minutes else float("inf"), progress):
+                if isinstance(found, str):
+                    log.warning("%s: %s", cell, found)
+                    if cell.model: results.failed[str(cell)] = found   # a set that failed is told by its cells
+                    continue
+                results.rows += found
+                results.missing = [str(c) for c in cells if c not in done(results)]
+                results.save(out)
+                if found and progress.bar.disable: log.info("%d of %d trainings, %.0f min: %s: %s", len(cells) - len(results.missing), len(cells), (time.time() - began) / 60, cell, ", ".join(f"{r['test']} {r['psnr_rgb']:.2f}" for r in found))
         results.rows.sort(key=lambda r: (list(study.models).index(r["model"]), ["bicubic", *study.sets].index(r["set"]), r["seed"], list(study.tests).index(r["test"])))
         results.missing = [str(c) for c in cells if c not in done(results)]
         results.save(out)
