@@ -113,10 +113,10 @@ def test_photos_are_looked_at_anew_and_stay_what_they_were(file, tmp_path, monke
         return photos.subset(range(1, len(photos))), held
     content = module._content(study)
     monkeypatch.setattr(module, "_opened", one_less)
-    assert "are not what they were" in module._task((study, tmp_path / "other", study.cells[0], "cpu", content))
+    assert "are not what they were" in module._task((study, tmp_path / "other", study.cells[0], "cpu", content, None))
     monkeypatch.setattr(module, "_opened", lambda study: study.open())
     shutil.rmtree(study.photos)
-    assert str(study.photos) in module._task((study, tmp_path / "other", study.cells[0], "cpu", content))   # told, and no end of the study
+    assert str(study.photos) in module._task((study, tmp_path / "other", study.cells[0], "cpu", content, None))   # told, and no end of the study
 
 
 def test_other_settings_are_computed_again(file, tmp_path):
