@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np, torch
 from tqdm.auto import tqdm
 from . import __version__
-from .core import atomic_path, atomic_write, check_like, data_uri, file_sha256, folder_lock, json_sha256, load_state, log, make_folder, pick_device, read_json, refuse_strangers, restore_optimizer, restoring, save_state, sweep, to_tensor, to_uint8, write_json
+from .core import atomic_path, atomic_write, check_like, data_uri, file_sha256, folder_lock, forget, json_sha256, load_state, log, make_folder, pick_device, policy, read_json, refuse_strangers, restore_optimizer, restoring, save_state, sweep, to_tensor, to_uint8, write_json
 from .data import Photos, _decode, decode_image, encode_png, make_lr, store_array, stored_array
 from .matching import BankSource, GradientBank, LiveSource, choose_chunk, fresh_network, held_out_loss, image_bytes, match, network_pool, shapes, trajectories
 from .inversion import check_prior, make_space
@@ -259,7 +259,7 @@ class Run:
     def step(self):
         "One matching step over all groups; out of memory halves the chunk and tries again."
         net, per = self.source.start(self.done), self.recipe.ipc
-        block = 4 * torch.get_num_threads() if self.device.type == "cpu" else max(1, self.chunk // per)   # groups at once
+        block = 4 * torch.get_num_threads() if policy(self.device).cores else max(1, self.chunk // per)   # groups at once
         for first in range(0, self.groups, block):
             groups = slice(first, min(first + block, self.groups))
             index = slice(groups.start * per, groups.stop * per)
@@ -269,7 +269,7 @@ class Run:
         for kind in self.optimizer.param_groups: kind["lr"] = kind.get("initial_lr", self.recipe.lr) * rate(self.recipe, self.done)
         self.optimizer.step()
         self.space.project()
-        if (self.done + 1) % self.recipe.outer: self.source.finish(self.done, self.space.render(slice(None)))
+        if self.recipe.inner and (self.done + 1) % self.recipe.outer: self.source.finish(self.done, self.space.render(slice(None)))
         self.done += 1
 
     def images(self) -> np.ndarray:
@@ -287,7 +287,7 @@ class Run:
             except torch.cuda.OutOfMemoryError: pass   # mended below, where the failed call's tensors are gone
             if self.chunk == 1: raise RunError(f"the GPU has no room for one image of {self.recipe.size}² in {self.recipe.network}; give a smaller --size or --device cpu, the last checkpoint is kept")
             self.chunk //= 2
-            torch.cuda.empty_cache()
+            forget(self.device)
             log.warning("out of GPU memory, going on with %d images at once", self.chunk)
 
     def state_dict(self) -> dict:
@@ -438,7 +438,7 @@ def _sources(groups, recipe, states, device, team):
     if not states or recipe.outer > 1: return lambda part: LiveSource(groups, recipe, states, device, part.first)
     bank = GradientBank(groups, recipe, states, device=device)
     with team.one_by_one(): bank.open()
-    return lambda part: BankSource(bank.build(part.first, part.last), part.first)
+    return lambda part: BankSource(bank.build(part.first, part.last), part.first, part.last)
 
 # %% ../nbs/11_distill.ipynb #0000002d
 def image_names(groups, recipe: Recipe) -> list:
@@ -553,7 +553,7 @@ def footprint(
     net, per = fresh_network(recipe).to(device), recipe.ipc   # what an image takes there differs by device
     image, largest = 3 * recipe.size**2, max(last - first for first, last in parts)
     at_once = chunk or choose_chunk(net, recipe.size)
-    if torch.device(device).type == "cpu": at_once = torch.get_num_threads() * min(at_once, per)
+    if policy(device).cores: at_once = torch.get_num_threads() * min(at_once, per)
     fixed = recipe.networks if recipe.pool in POOLS or recipe.objective == "features" else 1   # a folder holds one network
     banked = (recipe.pool != "fresh" or recipe.objective == "features") and recipe.outer == 1 and recipe.steps
     bank = 4 * fixed * len(groups) * sum(s.numel() for s in shapes(net)) if banked else 0

@@ -14,7 +14,7 @@ import numpy as np, torch
 from safetensors import safe_open
 from safetensors.torch import save
 from .autoencoders import Prior
-from .core import atomic_write, log, restoring, to_uint8
+from .core import atomic_write, forget, log, restoring, to_uint8
 from .data import encode_png, resize
 from .matching import memory_for
 from .metrics import psnr
@@ -87,7 +87,7 @@ class Chunks:
     def _halve(self):
         if self.size == 1: raise RunError(f"the GPU has no room for one image in the prior {self.name}; give a smaller --size, a smaller --prior or --device cpu, the last checkpoint is kept")
         self.size //= 2
-        torch.cuda.empty_cache()
+        forget("cuda")
         log.warning("out of GPU memory, going on with %d images at once in the prior", self.size)
 
 # %% ../nbs/10a_latent.ipynb #00000018

@@ -10,6 +10,7 @@ import atexit, contextlib, datetime, os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 import torch, torch.distributed as dist, torch.distributed.nn   # imported late, as DDP does, its default arguments would keep the group open for ever
+from .core import policy
 from .recipe import RunError, UserError
 
 # %% ../nbs/01b_parallel.ipynb #00000007
@@ -20,7 +21,7 @@ def in_parallel(
 ) -> list:         # `[fn(item) for item in items]`
     "All results, one CPU core for each item: they do not depend on how many cores there are."
     items, threads = list(items), torch.get_num_threads()
-    if torch.device(device).type != "cpu": return [fn(item) for item in items]
+    if not policy(device).cores: return [fn(item) for item in items]
     n = min(threads, len(items))
     try:
         if n > 1:
@@ -36,7 +37,7 @@ def ahead(
     device="cuda", # where the items are used; for the CPU this is `map`
 ):                 # generator of `fn(x)` for each of `inputs`
     "Like `map`, one item ahead."
-    if torch.device(device).type == "cpu":
+    if policy(device).cores:
         yield from map(fn, inputs)
         return
     inputs = iter(inputs)

@@ -14,7 +14,7 @@ import numpy as np, torch, torch.nn.functional as F
 from tqdm.auto import tqdm
 import sr_distill
 from .recipe import RunError, TrainConfig, UserError
-from .core import atomic_write, cache_dir, check_like, file_lock, folder_lock, json_sha256, load_state, log, make_folder, pick_device, read_json, refuse_strangers, restore_optimizer, restoring, rng, save_state, state_sha256, sweep, to_tensor
+from .core import atomic_write, cache_dir, check_like, file_lock, folder_lock, json_sha256, load_state, log, make_folder, pick_device, policy, read_json, refuse_strangers, restore_optimizer, restoring, rng, save_state, state_sha256, sweep, to_tensor
 from .models import count_parameters, load_model, save_model
 from .metrics import psnr, upscale_image
 from .parallel import Ranks, ahead, in_parallel, precision
@@ -110,7 +110,7 @@ def _recorded(loss, config, device):
     sample = lambda side: torch.zeros(config.batch, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
     warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")   # a graph has a stream of its own, and PyTorch waits for it
     buffers = [b.clone() for b in loss.buffers()]
-    with torch.cuda.device(device): recorded = torch.cuda.make_graphed_callables(loss, (sample(config.patch // config.scale), sample(config.patch // config.scale * config.scale)))
+    recorded = policy(device).record(loss, (sample(config.patch // config.scale), sample(config.patch // config.scale * config.scale)))
     for b, before in zip(loss.buffers(), buffers): b.data.copy_(before)   # running statistics know nothing of the sample
     return recorded
 
@@ -132,10 +132,10 @@ class Trainer:
         _check_model(model, config)
         self.model, self.config, self.step, self.history, self.losses, self.seconds = model.to(self.device), config, 0, [], [], 0.
         self.average = copy.deepcopy(self.model) if config.ema else None
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, fused=self.device.type == "cuda")
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, fused=policy(self.device).fused)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp)
         self.loss = _Loss(self.model if team.size == 1 else torch.nn.parallel.DistributedDataParallel(self.model), config)
-        if self.device.type == "cuda" and team.size == 1 and not config.amp: self.loss = _recorded(self.loss, config, self.device)
+        if policy(self.device).record and team.size == 1 and not config.amp: self.loss = _recorded(self.loss, config, self.device)
         n = config.batch // team.size
         self.share = slice(team.rank * n, (team.rank + 1) * n)
 

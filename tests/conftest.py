@@ -37,6 +37,12 @@ def pytest_collection_modifyitems(items):
         if asks: item.add_marker(pytest.mark.shared)
 
 
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("cuda"):
+        import torch
+        if not torch.cuda.is_available(): pytest.skip("no CUDA device here (run `pytest -m cuda` on a machine with an NVIDIA GPU)")
+
+
 # ---- tests that fork, `pytestmark = pytest.mark.apart`: one process of their own runs all of them, this one reports them
 
 class Apart:

@@ -318,7 +318,7 @@ def test_neither_chunks_nor_threads_change_a_bit(folder, tmp_path):
     assert made[0] == made[1] == made[2]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.cuda
 @precision()
 def test_cuda_never_waits_and_agrees_with_the_cpu(folder, tmp_path):
     photos, recipe = Photos.open(folder), replace(RECIPE, size=48, steps=4)
@@ -335,7 +335,7 @@ def test_cuda_never_waits_and_agrees_with_the_cpu(folder, tmp_path):
     assert torch.allclose(runs["cpu"].losses[:3], runs["cuda"].losses[:3].cpu(), rtol=1e-3)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.cuda
 def test_a_full_gpu_halves_the_chunk_and_goes_on(folder, tmp_path):
     "What the failed try held is free for the next: with three fifths of the memory, half the images at once have room."
     photos, recipe, options = Photos.open(folder), replace(RECIPE, ipc=512, steps=2, init="noise"), replace(OPTIONS, chunk=512, device="cuda")

@@ -131,7 +131,7 @@ def test_out_of_memory_in_the_middle_counts_nothing_twice(tiny, monkeypatch):
     with pytest.raises(RunError, match="no room for one image"): crowded.backward(slice(None), grad)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_cuda_equals_cpu(tiny):
     z, grad = torch.randn(3, *tiny.latent_shape(32)), torch.randn(3, 3, 32, 32)
     spaces = [LatentSpace(Latents(copy.deepcopy(tiny).double().to(d), z.double().to(d), 32), Rates(.01, 0, 1e-4), 2) for d in ("cpu", "cuda")]

@@ -289,7 +289,7 @@ def test_class_is_needed_and_checked():
     with pytest.raises(UserError, match="0 to 4"): g.map(torch.zeros(1, 64), torch.tensor([5]))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.cuda
 def test_cuda_equals_cpu():
     torch.manual_seed(0)
     g = StyleGANXL(xl_config(64, c_dim=0, channel_max=32)).double()

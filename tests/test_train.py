@@ -376,7 +376,7 @@ def test_losses_are_read_every_twentieth_step():
     assert all(math.isfinite(r["loss"]) and "val_psnr_y" not in r for r in result.history)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.cuda
 def test_cuda(tmp_path):
     config = TrainConfig(**{**RUN, "model": "edsr", "amp": True, "steps": 100})
     result = train(model("edsr"), photos(), config, tmp_path, photos(seed=1), device="cuda")
@@ -385,7 +385,7 @@ def test_cuda(tmp_path):
     assert weights(again.model).equal(weights(result.model).cpu())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.cuda
 def test_recorded_steps_are_the_steps_of_the_cpu(tmp_path):
     config = TrainConfig(**{**RUN, "model": "edsr", "steps": 60, "validate": 0, "clip": 0.1})
     losses = [[row["loss"] for row in train(model("edsr"), photos(), config, device=d).history] for d in ("cpu", "cuda")]
