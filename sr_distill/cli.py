@@ -6,7 +6,7 @@
 __all__ = ['skip_bad', 'flags', 'chosen', 'common', 'cli', 'main']
 
 # %% ../nbs/14_cli.ipynb #00000003
-import functools, logging, os, sys
+import functools, logging, os, signal, sys, threading
 from dataclasses import fields, replace
 import click
 from . import __version__
@@ -197,6 +197,7 @@ def main(args=None) -> int:
     "Run the command line and return its exit code."
     args, rank = sys.argv[1:] if args is None else list(args), int(os.environ.get("RANK", 0))
     logging.basicConfig(level=logging.WARNING if rank else logging.INFO, format="%(message)s")   # the first process speaks for all
+    if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, signal.default_int_handler)   # a batch system's end is a Ctrl-C
     try: return cli.main(args, prog_name="sr_distill", standalone_mode=False) or 0
     except click.exceptions.Exit as e: return e.exit_code
     except click.ClickException as e: return e.show() or e.exit_code
@@ -204,7 +205,7 @@ def main(args=None) -> int:
         if "--debug" in args: raise
         if isinstance(e, UserError): text, code = str(e), e.exit_code
         elif _is_memory(e): text, code = f"out of memory ({' '.join(str(e).split())[:120]}); give a smaller --batch, --patch or --size, fewer --jobs or --device cpu: what is finished is kept", RunError.exit_code
-        elif isinstance(e, (KeyboardInterrupt, click.Abort)): text, code = "interrupted; the same command goes on from the last checkpoint", 130
+        elif isinstance(e, (KeyboardInterrupt, click.Abort)): text, code = "interrupted; what is done is kept, and the same command goes on from there", 130
         else: text, code = f"{type(e).__name__}: {e}; this should not happen, please report it with the output of --debug", 1
         click.echo(f"sr_distill{f' (process {rank})' if rank else ''}: {text}", err=True)
         return code

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['log', 'POLICIES', 'MOMENTS', 'rng', 'pick_device', 'Policy', 'policy', 'forget', 'atomic_path', 'atomic_write',
            'make_folder', 'sweep', 'write_json', 'read_json', 'save_state', 'load_state', 'restoring', 'check_like',
-           'restore_optimizer', 'folder_lock', 'refuse_strangers', 'file_lock', 'file_sha256', 'json_sha256',
-           'state_sha256', 'cache_dir', 'shared_dir', 'check_u8', 'to_tensor', 'to_uint8', 'show_images', 'data_uri',
-           'table_html', 'import_torchvision']
+           'restore_optimizer', 'folder_lock', 'interruptible', 'refuse_strangers', 'file_lock', 'file_sha256',
+           'json_sha256', 'state_sha256', 'cache_dir', 'shared_dir', 'check_u8', 'to_tensor', 'to_uint8', 'show_images',
+           'data_uri', 'table_html', 'import_torchvision']
 
 # %% ../nbs/01_core.ipynb #00000003
-import base64, contextlib, errno, hashlib, html, io, json, logging, math, os, re, sys, threading, zipfile
+import base64, contextlib, errno, hashlib, html, io, json, logging, math, os, re, signal, sys, threading, zipfile
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
@@ -27,7 +27,8 @@ def rng(
     *names,     # what the stream is for: strings and numbers
 ) -> torch.Generator:  # a CPU generator, independent of every other stream and of the global one
     "The random stream for one purpose; equal arguments give an equal stream."
-    digest = hashlib.sha256(repr((seed, *names)).encode()).digest()
+    plain = tuple(x.item() if isinstance(x, np.generic) else x for x in (seed, *names))   # a number of NumPy has another text than the number that it equals
+    digest = hashlib.sha256(repr(plain).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 # %% ../nbs/01_core.ipynb #0000000d
@@ -197,10 +198,27 @@ def folder_lock(
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder/".lock", timeout=0)
         lock.acquire()
-    except Timeout: raise UserError(f"{folder}: another sr_distill process is writing here; wait for it, or give another folder") from None
+    except Timeout: raise UserError(f"{folder}: another sr_distill process is writing here; wait for it, or give another folder. If no such process runs on any machine, one was killed where the file system has no locks: delete {folder/'.lock'}") from None
     except OSError as e: raise UserError(f"{folder}: cannot be written to ({e.strerror or e}); give a folder of your own") from None
     try: yield folder
     finally: lock.release()
+
+# %% ../nbs/01_core.ipynb #7bdd2978
+@contextlib.contextmanager
+def interruptible():
+    "A block in which the first Ctrl-C or SIGTERM is noted: it yields a function that tells whether one came. The second one raises `KeyboardInterrupt` at once."
+    came = []
+    def note(number, frame):
+        came.append(number)
+        if len(came) > 1: raise KeyboardInterrupt
+        log.warning("interrupted: saving; once more to end at once")
+    if threading.current_thread() is not threading.main_thread():   # signals go to the main thread alone
+        yield lambda: False
+        return
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try: yield lambda: bool(came)
+    finally:
+        for s, handler in before.items(): signal.signal(s, handler)
 
 # %% ../nbs/01_core.ipynb #fa8693af
 def refuse_strangers(

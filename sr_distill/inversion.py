@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np, torch
 from tqdm.auto import tqdm
 from .autoencoders import Prior
-from .core import check_like, json_sha256, load_state, make_folder, restore_optimizer, restoring, rng, save_state, to_tensor, to_uint8
+from .core import check_like, interruptible, json_sha256, load_state, make_folder, restore_optimizer, restoring, rng, save_state, to_tensor, to_uint8
 from .data import resize
 from .latent import Chunks, Latents, LatentSpace, Rates, check_layer, generator_weights, render_latents, with_features
 from .metrics import LPIPS, psnr
@@ -323,7 +323,7 @@ def invert(
         if state.get("distance", work.distance.note) != work.distance.note: raise UserError(f"{path}: has minimised {state['distance']} so far, and here it would be {work.distance.note}; bring the weights of LPIPS back, or delete it")
         with restoring(path): work.load_state_dict(state)
     def keep(): path and save_state(path, dict(work.state_dict(), identity=identity, distance=work.distance.note))
-    with tqdm(total=work.total, initial=work.past, desc="invert", unit="step", leave=False, disable=None if work.total else True) as bar:
+    with interruptible() as interrupted, tqdm(total=work.total, initial=work.past, desc="invert", unit="step", leave=False, disable=None if work.total else True) as bar:
         while not work.finished:
             stage = work.name
             work.step()
@@ -332,6 +332,9 @@ def invert(
             bar.update(); bar.set_postfix(stage=stage, loss=f"{loss:.4g}")
             if work.finished or work.past % config.checkpoint == 0: keep()
             if callback: callback(stage, len(work.losses[stage]), loss)
+            if interrupted() and not work.finished:
+                keep()
+                raise KeyboardInterrupt
     return Inverted(work.space.latents, work.psnr, work.losses, work.classes, work.distance.note, time.perf_counter() - began)
 
 # %% ../nbs/10b_inversion.ipynb #0000003f

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['DISTANCES', 'CONTAINER', 'TRAJECTORY_STEPS', 'FIRST_MARK', 'HARD', 'sr_loss', 'gradient', 'statistic', 'shapes',
            'whole', 'layerwise', 'magnitude', 'features', 'dc_loss', 'plain_convolution', 'obstacle', 'group_gradients',
-           'match', 'image_bytes', 'machine_memory', 'memory_for', 'choose_chunk', 'fresh_network', 'trajectories',
-           'network_pool', 'Pieces', 'mean_gradient', 'flatten', 'unflatten', 'sample_real', 'BankFile', 'GradientBank',
-           'BankSource', 'LiveSource', 'held_out_loss']
+           'match', 'image_bytes', 'machine_memory', 'memory_for', 'choose_chunk', 'fresh_network', 'check_networks',
+           'trajectories', 'network_pool', 'Pieces', 'mean_gradient', 'flatten', 'unflatten', 'sample_real', 'BankFile',
+           'GradientBank', 'BankSource', 'LiveSource', 'held_out_loss']
 
 # %% ../nbs/07b_matching.ipynb #00000003
 import contextlib, copy, math, os, shutil, zlib
@@ -232,6 +232,14 @@ def _marks(n):
     even = np.geomspace(FIRST_MARK, TRAJECTORY_STEPS, n).round().astype(int)
     return np.maximum.accumulate(even - np.arange(n)) + np.arange(n)
 
+def check_networks(
+    recipe: Recipe,
+    held_out: int = 0,  # networks of the held-out loss
+):
+    "`UserError` for more networks than the short trainings have room for; asked before any work."
+    if held_out and recipe.steps: _marks(held_out)
+    if recipe.steps and recipe.pool == "trajectory" and recipe.objective != "features": _marks(-(-recipe.networks // 2))
+
 @precision()
 def trajectories(
     recipe: Recipe,  # network, scale and seed
@@ -247,7 +255,7 @@ def trajectories(
         config = TrainConfig.for_model(recipe.network, scale=recipe.scale, steps=TRAJECTORY_STEPS, seed=seed, batch=4,
                                        patch=min(48, side) // recipe.scale * recipe.scale)
         net = fresh_network(recipe, "trajectory", name)
-        key = json_sha256([photos.fingerprint, arithmetic(device), name, recipe.seed, points[name], config.to_dict(), state_sha256(net.state_dict())])
+        key = json_sha256([photos.fingerprint, arithmetic(device), name, recipe.seed, points[name], config.key(), state_sha256(net.state_dict())])
         folder = make_folder(cache_dir()/"trajectories"/key[:20])
         with contextlib.suppress(OSError): os.utime(folder)   # used now
         with contextlib.suppress(UserError): return list(load_state(folder/"states.pt").values())

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'SCALES', 'SPACES', 'INITS', 'GROUPINGS', 'OBJECTIVES', 'TARGETS', 'RANKED', 'POOLS', 'LABELS', 'MODELS',
-           'DEVICE_HELP', 'GOOD_SETTINGS', 'UserError', 'RunError', 'expect_error', 'option', 'check_options', 'Recipe',
-           'RunOptions', 'TrainConfig']
+           'DEVICE_HELP', 'RATES', 'GOOD_SETTINGS', 'UserError', 'RunError', 'expect_error', 'option', 'check_options',
+           'Settings', 'Recipe', 'RunOptions', 'TrainConfig']
 
 # %% ../nbs/00_recipe.ipynb #00000003
 import difflib, os
@@ -61,6 +61,43 @@ def check_options(config):
             raise UserError(f"{flag} {value} is too small; give at least {low}")
         if type(value).__module__ == "numpy": object.__setattr__(config, f.name, f.type(value))   # an equal number with another text, which hashes and random streams go by
 
+# %% ../nbs/00_recipe.ipynb #1e2eab0f
+class Settings:
+    "Base of a frozen dataclass of `option`s: settings that are stored, compared and hashed."
+    ALWAYS = ()   # options that a key always holds: those of version 0.1
+
+    def to_dict(self) -> dict: return asdict(self)
+
+    @classmethod
+    def from_dict(cls, d: dict):
+        "The settings in `d`, by name; `UserError` for a name that this version does not know."
+        if not isinstance(d, dict): raise UserError(f"{cls.__name__} is made of settings by name, not of {str(d)[:40]!r}; give a dict")
+        known = [f.name for f in fields(cls)]
+        if unknown := sorted(set(d) - {*known, "stored"}):
+            near = "".join(f"is {name!r} meant, or " for name in difflib.get_close_matches(unknown[0], known, 2))
+            raise UserError(f"{cls.__name__} has no setting {unknown[0]!r}; {near}was it written by another version?")
+        return cls(**d)
+
+    @classmethod
+    def filled(cls, stored: dict) -> dict:
+        "Stored settings, with the defaults of options that the version which wrote them did not have."
+        try: return cls.from_dict(stored).to_dict()
+        except Exception: return {**{f.name: f.default for f in fields(cls)}, **stored}   # written by a later version, or spoilt
+
+    def key(self) -> dict:
+        "What names these settings in a hash: every option that is not at its default."
+        defaults = {f.name: f.default for f in fields(self)}
+        return {k: v for k, v in self.to_dict().items() if k in self.ALWAYS or v != defaults[k]}
+
+    def difference(self, stored: dict, but=()) -> str:
+        "The first option in which a stored run differs from this one, in words; empty where there is none. `but`: options that do not count."
+        mine, theirs = self.to_dict(), self.filled(stored)
+        for k in [*mine, *(k for k in theirs if k not in mine)]:
+            if k in but or (k in mine and theirs[k] == mine[k]): continue
+            flag = "--" + k.replace("_", "-")
+            return f"was made with `{flag} {theirs[k]}`; this command says `{flag} {mine[k]}`" if k in mine else f"was made with `{flag} {theirs[k]}`, which this version does not know"
+        return ""
+
 # %% ../nbs/00_recipe.ipynb #00000015
 SCALES     = (2, 3, 4)
 SPACES     = ("pixel", "latent")
@@ -76,7 +113,7 @@ DEVICE_HELP = "where to compute: auto (CUDA where there is one), cpu, cuda or on
 
 # %% ../nbs/00_recipe.ipynb #00000019
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Settings):
     "All choices of one distillation; the same recipe and photos give the same set, bit for bit, on the CPU (in latent space, where the same LPIPS weights are at hand)."
     space: str     = option("pixel", "how a synthetic image is parametrised", SPACES)
     init: str      = option("hardest", "what the synthetic images start from", INITS)
@@ -97,7 +134,7 @@ class Recipe:
     target: str    = option("uniform", "how those are drawn: uniform, error (in proportion to bicubic error) or hard (the hardest 5 % without the top 0.2 %)", TARGETS)
     steps: int     = option(300, "matching steps; 0 keeps the start, which is a selection baseline", low=0)
     optimizer: str = option("adam", "optimiser of the synthetic images; sgd is DC's, momentum 0.5", ("adam", "sgd"))
-    lr: float      = option(0.01, "learning rate of the synthetic images, in units of the 0..1 pixel range; latent space has --lr-latents instead", low=0)
+    lr: float      = option(None, "learning rate of the synthetic images, in units of the 0..1 pixel range: 0.01 with Adam; with sgd 0.1, or 10 for --objective whole; latent space has --lr-latents instead", low=0)
     prior: str     = option("embedded", "image prior of latent space: its name, a file or a folder")
     invert: int    = option(100, "latent space: steps from the start images to latents; 0 keeps what the encoder says", low=0)
     tune: int      = option(0, "latent space: steps of pivotal tuning, which teach the start images to the generator", low=0)
@@ -110,9 +147,12 @@ class Recipe:
     teacher_steps: int = option(6000, "training steps of that teacher", low=1)
     seed: int      = option(0, "fixes every random choice", low=0)
     stored: InitVar[bool] = False   # read from a file: a folder that it names may be gone
+    ALWAYS = ("space", "init", "trim", "grouping", "clusters", "objective", "network", "pool", "networks", "outer", "inner", "scale", "size", "ipc", "budget", "real", "target",
+              "steps", "optimizer", "lr", "prior", "invert", "tune", "layer", "lr_latents", "lr_features", "lr_generator", "schedule", "labels", "teacher_steps", "seed")
 
     def __post_init__(self, stored):
         check_options(self)
+        if self.lr is None: object.__setattr__(self, "lr", self.usual_rate)
         if not stored: self._check_used()
         if not self.trim < 100: raise UserError(f"--trim {self.trim} leaves no window; give less than 100")
         if self.size % self.scale: raise UserError(f"--size {self.size} is not a multiple of --scale {self.scale}; give a multiple")
@@ -137,26 +177,24 @@ class Recipe:
                  ("trim", self.init not in RANKED, f"means nothing to --init {self.init}", f"choose one of: {', '.join(RANKED)}"),
                  ("teacher_steps", self.labels != "teacher", f"means nothing to --labels {self.labels}", "give --labels teacher")]
         for name, idle, why, instead in rules:
-            if idle and (value := getattr(self, name)) != type(self).__dataclass_fields__[name].default:
+            usual = self.usual_rate if name == "lr" else type(self).__dataclass_fields__[name].default
+            if idle and (value := getattr(self, name)) != usual:
                 yield name, f"--{name.replace('_', '-')} {value} {why}; leave it out, or {instead}"
 
     @property
+    def usual_rate(self) -> float:
+        "The rate at which the images move: a step of Adam is about as long as its rate, one of SGD as long as the gradient, and that of one cosine is small."
+        return RATES[self.optimizer, self.objective] if (self.optimizer, self.objective) in RATES else RATES[self.optimizer]
+    @property
     def stride(self) -> int: return max(self.scale, self.size // 2 // self.scale * self.scale)  # half overlap, as is customary (480 / 240)
-    def to_dict(self) -> dict: return asdict(self)
     @classmethod
-    def from_dict(cls, d: dict): return _from_dict(cls, d, stored=True)
+    def from_dict(cls, d: dict): return super().from_dict({**d, "stored": True} if isinstance(d, dict) else d)
 
-# %% ../nbs/00_recipe.ipynb #0000001a
-def _from_dict(cls, d, **how):
-    if not isinstance(d, dict): raise UserError(f"{cls.__name__} is made of settings by name, not of {str(d)[:40]!r}; give a dict")
-    known = [f.name for f in fields(cls)]
-    unknown = sorted(set(d) - set(known))
-    if unknown: raise UserError(f"{cls.__name__} has no setting {unknown[0]!r}; {'or '.join(f'is {name!r} meant, ' for name in difflib.get_close_matches(unknown[0], known, 2))}or was it written by another version?")
-    return cls(**d, **how)
+RATES = {"adam": .01, "sgd": .1, ("sgd", "whole"): 10.}   # by optimiser, or optimiser and objective; measured on ten photos
 
 # %% ../nbs/00_recipe.ipynb #00000020
 @dataclass(frozen=True)
-class RunOptions:
+class RunOptions(Settings):
     "How a distillation is carried out; nothing here is part of the recipe."
     device: str     = option("auto", DEVICE_HELP)
     chunk: int      = option(0, "images that a CPU core or the GPU takes through the network at once; 0 chooses by memory", low=0)
@@ -170,8 +208,9 @@ class RunOptions:
 
 # %% ../nbs/00_recipe.ipynb #00000025
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     "All choices of one training run of an SR model."
+    ALWAYS = ("model", "depth", "width", "scale", "steps", "batch", "patch", "sampling", "loss", "lr", "schedule", "clip", "ema", "amp", "validate", "checkpoint", "seed")
     model: str     = option("vdsr", "SR model", MODELS)
     depth: int     = option(None, "layers (VDSR) or residual blocks (EDSR); the paper's own if not given", low=1)
     width: int     = option(None, "channels per layer; the paper's own if not given", low=1)
@@ -200,9 +239,6 @@ class TrainConfig:
         good = dict(GOOD_SETTINGS.get(model, {}))
         if model == "vdsr": good["lr"] = _vdsr_rate(changes.get("depth") or 20, changes.get("width") or 64)
         return cls(**{"model": model, **good, **changes})
-    def to_dict(self) -> dict: return asdict(self)
-    @classmethod
-    def from_dict(cls, d: dict): return _from_dict(cls, d)
 
 # %% ../nbs/00_recipe.ipynb #00000027
 GOOD_SETTINGS = {

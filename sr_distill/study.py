@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 import numpy as np, torch
 from . import __version__
-from .core import atomic_write, file_lock, folder_lock, json_sha256, log, make_folder, pick_device, read_json, refuse_strangers, rng, shared_dir, sweep, table_html, write_json
+from .core import atomic_write, file_lock, folder_lock, interruptible, json_sha256, log, make_folder, pick_device, read_json, refuse_strangers, rng, shared_dir, sweep, table_html, write_json
 from .data import Photos
 from .distill import PLACES, distill, named_weights
 from .labels import get_teacher, redraw_photos
@@ -229,7 +229,7 @@ def make_set(study: Study, out, name: str, seed: int, device="cpu", part=Part(No
     photos, source = _opened(study)[0], study.sets[name]
     recipe, sets = source.for_seed(seed), make_folder(Path(out)/"sets")
     if recipe is None: return photos, dict(folder="", images=len(photos), pixels=1., bytes=1., set_seconds=0.)
-    kind, key = "all" if source.labels else f"{recipe.init}-{recipe.steps}-steps", json_sha256([photos.fingerprint, recipe.to_dict(), *named_weights(recipe).values()])
+    kind, key = "all" if source.labels else f"{recipe.init}-{recipe.steps}-steps", json_sha256([photos.fingerprint, recipe.key(), *named_weights(recipe).values()])
     folder = sets/f"{kind}-{recipe.seed}-{key[:10]}"   # sets that differ in sampling alone are one
     if source.labels:
         with file_lock(folder):
@@ -246,12 +246,19 @@ def run_cell(study: Study, out, cell: Cell, device="cpu", part=Part(None, 0.)) -
     photos, cost = make_set(study, out, cell.set, cell.seed, device)
     chosen, source = study.models[cell.model], study.sets[cell.set]
     config = replace(chosen.config, seed=cell.seed, sampling=source.sampling)
-    folder = make_folder(Path(out)/"models")/json_sha256([photos.fingerprint, config.to_dict()])[:20]
+    folder = make_folder(Path(out)/"models")/json_sha256([photos.fingerprint, config.key()])[:20]
     def trained():
         net = make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "model"))
         with file_lock(folder): return train(net, photos, config, folder, device=device, callback=lambda step, *_: part.reach(step / config.steps))
-    about = dict(**_head(study, cell), device=pick_device(str(device)).type, made_with=f"sr_distill {__version__}, torch {torch.__version__}", **cost, model_folder=folder.name)
-    return [{**about, "test": test, **score(study, out, test, config.scale, folder.name, lambda: trained().model, device)} for test in study.tests]
+    scores = {test: score(study, out, test, config.scale, folder.name, lambda: trained().model, device) for test in study.tests}
+    about = dict(**_head(study, cell), **_made_with(folder, device), **cost, model_folder=folder.name)
+    return [{**about, "test": test, **scores[test]} for test in study.tests]
+
+def _made_with(folder, device):
+    "Which device and versions trained the model in `folder`; those of this process where the model is gone and its scores are left."
+    stored = read_json(folder/"config.json") if (folder/"config.json").exists() else {}
+    versions = stored.get("versions", dict(sr_distill=__version__, torch=torch.__version__))
+    return dict(device=stored.get("device", pick_device(str(device)).type), made_with=f"sr_distill {versions['sr_distill']}, torch {versions['torch']}")
 
 def _head(study, cell):
     "What a row says of its cell."
@@ -357,10 +364,11 @@ def _finished(study, out, tasks, jobs, device, deadline, progress=None):
                 if time.time() < deadline: yield note(cell, made.get(study.sets[cell.set].making(cell.seed)) or _task(call(cell)))
         finally: torch.set_num_threads(threads)
         return
-    try: yield from _shared_out(study, tasks, jobs, call, made, note, deadline, progress)
+    try:
+        with interruptible() as interrupted: yield from _shared_out(study, tasks, jobs, call, made, note, deadline, progress, interrupted)
     except BrokenProcessPool: raise RunError("a worker process was killed, probably for want of memory; give fewer --jobs: what is finished is kept, and the same command goes on") from None
 
-def _shared_out(study, tasks, jobs, call, made, note, deadline, progress):
+def _shared_out(study, tasks, jobs, call, made, note, deadline, progress, interrupted):
     "The same by several processes; a cell waits for its set, and fails with it."
     waiting, running = list(tasks), {}
     making = lambda c: study.sets[c.set].making(c.seed)
@@ -371,7 +379,11 @@ def _shared_out(study, tasks, jobs, call, made, note, deadline, progress):
                 waiting.remove(cell)
                 running[pool.submit(_task, call(cell))] = cell
             if not running: return
-            for done in sorted(wait(running, return_when=FIRST_COMPLETED).done, key=lambda d: d.exception() is not None):   # what is finished before what broke
+            finished = wait(running, .5, return_when=FIRST_COMPLETED).done
+            if interrupted():
+                for worker in multiprocessing.active_children(): worker.terminate()   # each saves the step at hand
+                raise KeyboardInterrupt
+            for done in sorted(finished, key=lambda d: d.exception() is not None):   # what is finished before what broke
                 yield note(running.pop(done), done.result())
             for cell in [c for c in waiting if c.model and made.get(making(c))]:
                 waiting.remove(cell)
@@ -408,12 +420,20 @@ def _claim(out, photos):
     for folder in ("sets", "models", "scores"): make_folder(out/folder)
     return old
 
+def _filled(kind, stored):
+    "What results say of a set or a model, with the defaults of options that an older version did not have."
+    if not isinstance(stored, dict): return stored
+    if kind == "models": return TrainConfig.filled(stored)
+    return {k: Recipe.filled(v) if k in ("recipe", "labels") and isinstance(v, dict) else v for k, v in stored.items()}
+
 def _known_rows(old, about, cells):
     "The rows of earlier results for the cells that mean the same there."
     if old is None: return {}
     content = lambda s: all(old.about.get("contents", {}).get(s, {}).get(k, sha) == sha for k, sha in about["contents"][s].items())   # older ones do not say it
-    same = lambda c: all(old.about[kind].get(name) == about[kind][name] for kind, name in (("sets", c.set), ("models", c.model))) and content(c.set)
-    if any(old.about.get(k) != about[k] for k in ("photos_sha256", "tests_sha256", "lpips", "ssim")): return {}
+    def same(c):
+        pairs = [(kind, old.about[kind].get(name), about[kind][name]) for kind, name in (("sets", c.set), ("models", c.model))]
+        return all(_filled(kind, a) == _filled(kind, b) for kind, a, b in pairs) and content(c.set)
+    if any(old.about.get(k) != about[k] for k in ("photos_sha256", "tests_sha256", "lpips")) or old.about.get("ssim", True) != about["ssim"]: return {}
     rows = {c: [r for r in old.rows if (r["set"], r["model"], r["seed"]) == (c.set, c.model, c.seed)] for c in cells if same(c)}
     return {c: r for c, r in rows.items() if r}
 

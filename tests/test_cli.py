@@ -147,7 +147,7 @@ def test_options_that_would_do_nothing(call, photos):
 def test_folder_of_another_recipe(call, photos):
     assert call("distill", photos, "out", *TINY)[0] == 0
     before = open("out/manifest.json").read()
-    refused(call("distill", photos, "out", *TINY, "--lr", "0.5"), "another lr")
+    refused(call("distill", photos, "out", *TINY, "--lr", "0.5"), "--lr 0.01", "--lr 0.5")
     assert open("out/manifest.json").read() == before
 
 

@@ -17,7 +17,7 @@ import sr_distill.train as room
 from sr_distill.core import read_json, rng, to_uint8, write_json
 from sr_distill.data import Photos, make_lr
 from sr_distill.metrics import evaluate
-from sr_distill.models import load_model, make_model
+from sr_distill.models import init_weights, load_model, make_model, read_weights
 from sr_distill.recipe import RunError, TrainConfig, UserError
 from sr_distill.train import PatchSampler, Trainer, learning_rate, train, validate
 
@@ -142,7 +142,7 @@ def test_resume_is_exact_wherever_the_run_stops(tmp_path, name, stop_at):
     whole = train(model(name), set_, config, tmp_path/"whole", val)
     with pytest.raises(KeyboardInterrupt):
         train(model(name), set_, config, tmp_path/"cut", val, callback=stop)
-    resumed = train(model(name, seed=9 if stop_at > 7 else 0), set_, config, tmp_path/"cut", val)   # the checkpoint's weights count, if there is one
+    resumed = train(model(name), set_, config, tmp_path/"cut", val)
     assert files(tmp_path/"cut") == files(tmp_path/"whole") and resumed.history == whole.history
     assert not (tmp_path/"cut"/room.CHECKPOINT).exists()
 
@@ -221,9 +221,9 @@ def test_another_run_on_the_same_folder_is_refused(half_done, finish):
     config = TrainConfig(**RUN)
     if finish: train(model(), photos(), config, half_done)
     kept = {p.name: p.read_bytes() for p in half_done.iterdir()}
-    cases = [(model(), photos(), TrainConfig(**{**RUN, "lr": .5}), None, "--lr 0.001 .* 0.5"),
+    cases = [(model(), photos(), TrainConfig(**{**RUN, "lr": .5}), None, "--lr 0.001.* 0.5"),
              (model(), photos(seed=5), config, None, "photos"), (model(), photos(), config, photos(), "validation"),
-             (make_model("vdsr", 2, 3, 8), photos(), config, None, "another choice of model")]
+             (make_model("vdsr", 2, 3, 8), photos(), config, None, "another network")]
     for m, set_, c, val, words in cases:
         with pytest.raises(UserError, match=words): train(m, set_, c, half_done, val)
     assert {p.name: p.read_bytes() for p in half_done.iterdir()} == kept
@@ -232,7 +232,7 @@ def test_another_run_on_the_same_folder_is_refused(half_done, finish):
 
 def test_a_finished_run_returns_at_once(tmp_path):
     first = train(model(), photos(), TrainConfig(**RUN), tmp_path, photos(seed=1))
-    again = train(model(seed=3), photos(), TrainConfig(**RUN), tmp_path, photos(seed=1), callback=lambda *a: 1 / 0)
+    again = train(model(), photos(), TrainConfig(**RUN), tmp_path, photos(seed=1), callback=lambda *a: 1 / 0)
     assert weights(again.model).equal(weights(first.model)) and again.history == first.history
     (tmp_path/"history.csv").unlink()
     with pytest.raises(UserError, match="history.csv"): train(model(), photos(), TrainConfig(**RUN), tmp_path, photos(seed=1))
@@ -264,11 +264,37 @@ def test_a_helper_that_is_spoilt_learns_anew(tmp_path, monkeypatch, caplog):
     assert not other.equal(first) and learn().equal(first)   # another beginning, another network
 
 
-def test_a_network_from_elsewhere_trains_but_is_not_stored(tmp_path):
-    class Net(torch.nn.Conv2d):
-        scale = 2
-    with pytest.raises(UserError, match="says how it is built"): train(Net(3, 3, 3, padding=1), photos(), TrainConfig(**RUN), tmp_path/"out")
-    assert not (tmp_path/"out").exists()
+class Own(torch.nn.Sequential):
+    "A network of the user's own; without arguments it says nothing about itself."
+    def __init__(self, width=8, scale=2, **config):
+        super().__init__(torch.nn.Conv2d(3, width, 3, padding=1), torch.nn.PReLU(width), torch.nn.Conv2d(width, 12, 3, padding=1), torch.nn.PixelShuffle(2))
+        if scale: self.scale = scale
+        if config: self.config = config
+        init_weights(self, rng(0, "own"))
+
+@pytest.mark.parametrize("config", [{}, dict(filters=8), dict(name="own", width=8)])
+def test_a_network_of_ones_own_is_stored_goes_on_and_is_judged(tmp_path, config):
+    from sr_distill.metrics import evaluate
+    set_, settings = photos(), TrainConfig(**RUN)
+    whole = train(Own(**config), set_, settings, tmp_path/"whole").model
+    def stop(step, row, m):
+        if step == 17: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): train(Own(**config), set_, settings, tmp_path/"cut", callback=stop)
+    assert weights(train(Own(**config), set_, settings, tmp_path/"cut").model).equal(weights(whole))
+    again = train(Own(**config), set_, settings, tmp_path/"cut", callback=lambda *a: 1 / 0).model
+    assert weights(again).equal(weights(whole)) and read_weights(Own(), tmp_path/"cut") and evaluate(again, photos(seed=1), 2, lpips="none").mean["psnr_y"] > 5
+    with pytest.raises(UserError, match="read_weights"): load_model(tmp_path/"cut")
+    with pytest.raises(UserError, match="do not fit"): read_weights(Own(width=4), tmp_path/"cut")
+    assert "read_weights" in (tmp_path/"cut/README.md").read_text()
+
+def test_what_a_network_lacks_is_said_before_the_first_step(tmp_path):
+    never = dict(callback=lambda *a: 1 / 0, device="cpu")
+    with pytest.raises(UserError, match="attribute `scale`"): train(Own(scale=None), photos(), TrainConfig(**RUN), tmp_path/"a", **never)
+    class Same(torch.nn.Conv2d): scale = 2
+    with pytest.raises(UserError, match="does not enlarge by 2"): train(Same(3, 3, 3, padding=1), photos(), TrainConfig(**RUN), tmp_path/"b", **never)
+    class Fixed(torch.nn.Upsample): scale = 2
+    with pytest.raises(UserError, match="no weights"): train(Fixed(scale_factor=2), photos(), TrainConfig(**RUN), tmp_path/"c", **never)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_goes_on_on_another_device():
