@@ -590,6 +590,7 @@ def distill(
     if team.size > 1 and (reason := together(recipe)): raise UserError(f"{reason}, which several processes do not share; leave it out, or start without torchrun")
     if recipe.space == "latent" and recipe.prior == "embedded": check_prior(SmallAutoencoder(SmallConfig(), "embedded"), recipe)   # before it learns
     check_networks(recipe, options.held_out)
+    photos = photos.at_least(recipe.size)
     groups = Groups(photos, recipe.grouping, recipe.size, recipe.stride, recipe.clusters, recipe.seed)
     if recipe.budget: recipe = replace(recipe, ipc=ipc_for_budget(recipe.budget, len(groups), recipe.size, photos.pixels))
     with folder_lock(out) if team.first else contextlib.nullcontext(Path(out)) as out, precision(options.tf32):
@@ -650,11 +651,11 @@ def _said(sizes):
     return f"memory: about {gb['images']} for images and optimiser, {gb['work']} to work in; disk: {gb['bank']} for real gradients, {gb['photos']} for decoded photos"
 
 # %% ../nbs/11_distill.ipynb #00000048
-def open_photos(path, skip_bad: bool = False) -> Photos:
+def open_photos(path, skip_bad: bool = False, recursive: bool = False) -> Photos:
     "The photos of a folder or source by name; those of a distilled set are its images, checked."
     if (Path(path)/"manifest.json").exists(): return DistilledSet.load(path).photos
     if unfinished := _unfinished(Path(path)): raise UserError(f"{path}: is an {unfinished}")
-    return Photos.open(path, skip_bad)
+    return Photos.open(path, skip_bad, recursive)
 
 def _unfinished(folder):
     "What an interrupted run left in `folder`, in words; empty for anything else."
@@ -683,7 +684,7 @@ def _training(about):
     try: return f"\n{about['training']['steps']:,} steps, seed {about['training']['seed']}, on {about['photos']['count']} images of {about['photos']['source']}"
     except (KeyError, TypeError, ValueError): return ""
 
-def describe(path) -> str:
+def describe(path, recursive: bool = False) -> str:
     "What `path` is: a distilled set, a trained model or photos; `UserError` when it is damaged or none of them."
     folder = Path(path)
     if (folder/"manifest.json").exists():
@@ -693,5 +694,5 @@ def describe(path) -> str:
         model, about = load_model(folder), read_json(folder/"config.json")
         return f"trained model in order, {count_parameters(model):,} parameters\n{model.config}{_training(about)}"
     if unfinished := _unfinished(folder): return unfinished
-    photos = Photos.open(path)
+    photos = Photos.open(path, recursive=recursive)
     return f"{photos!r}, from {min(photos.sizes)} to {max(photos.sizes)} (height, width)"

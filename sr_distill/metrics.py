@@ -15,7 +15,7 @@ from skimage.metrics import structural_similarity
 from tqdm.auto import tqdm
 from .recipe import SCALES, RunError, UserError
 from .core import check_u8, import_torchvision, pick_device, table_html, to_tensor, to_uint8, write_json
-from .data import Photos, decode_image, lr_path_for, upscale
+from .data import decode_image, mod_crop, pair_lr, Photos, upscale
 from .parallel import precision
 
 # %% ../nbs/05_metrics.ipynb #00000007
@@ -202,17 +202,26 @@ class Evaluation:
     lpips_net: str     # backbone; None when absent
     lpips_reason: str  # why it is absent
     rows: list = field(repr=False)
+    grey_as_colour: list = field(default_factory=list, repr=False)   # names of photos with three equal channels
 
     @property
     def mean(self) -> dict:
-        "The mean of each column; None for an absent one."
+        "The mean of each column over the photos with a finite value; infinity where no photo has one, None for an absent column."
         columns = {k: [row[k] for row in self.rows] for k in COLUMNS}
-        return {k: None if None in v else float(np.mean(v)) for k, v in columns.items()}
+        return {k: None if None in v else float(np.mean([x for x in v if math.isfinite(x)] or v)) for k, v in columns.items()}
+
+    @property
+    def notes(self) -> list:
+        "Sentences on photos that are not scored as the others."
+        exact = [row["name"] for row in self.rows if not math.isfinite(row["psnr_y"]) or not math.isfinite(row["psnr_rgb"])]
+        said = [f"PSNR of {', '.join(exact)} is infinite, because the image is met exactly; the mean leaves it out."] if exact else []
+        if self.grey_as_colour: said.append(f"Grey, but saved with three equal channels: {', '.join(self.grey_as_colour)}. PSNR-Y and SSIM-Y are those of a colour image, about 1.3 dB above the figures of the same photo saved as grey.")
+        return said
 
     def to_dict(self) -> dict:
         "The layout of the JSON file."
         head = {k: getattr(self, k) for k in ("dataset", "scale", "border", "lr_source", "lpips_net")}
-        return {**head, "mean": to_json(self.mean), "images": [to_json(row) for row in self.rows]}
+        return {**head, "mean": to_json(self.mean), "notes": self.notes, "images": [to_json(row) for row in self.rows]}
 
     def save(self, path): write_json(path, self.to_dict())
 
@@ -231,23 +240,22 @@ class Evaluation:
         heading, body = self._cells()
         wide = [max(len(line[i]) for line in [heading, *body]) for i in range(len(heading))]
         lines = [line[0].ljust(wide[0]) + "".join("  " + c.rjust(n) for c, n in zip(line[1:], wide[1:])) for line in [heading, *body]]
-        return "\n".join([self._caption(), *lines])
+        return "\n".join([self._caption(), *self.notes, *lines])
 
     def _repr_html_(self):
         heading, body = self._cells()
-        return table_html(heading, *body, caption=self._caption())
+        return table_html(heading, *body, caption=" ".join([self._caption(), *self.notes]))
 
 # %% ../nbs/05_metrics.ipynb #00000041
-def _check_input(model, photos, scale, lr_dir):
-    "`UserError` for what does not fit; the LR files, or None per photo."
+def _check_input(model, photos, scale, lr_dir, lr_name, crop_hr):
+    "`UserError` for what does not fit; the photos that are large enough, and their LR files or None."
     if model != "bicubic" and not isinstance(model, torch.nn.Module): raise UserError(f"model {model!r} is unknown; give a model or bicubic")
     if scale not in SCALES: raise UserError(f"--scale {scale} is not possible; choose one of: {', '.join(map(str, SCALES))}")
     if model != "bicubic" and getattr(model, "scale", scale) != scale:
         raise UserError(f"the model enlarges by {model.scale}, not by {scale}; evaluate it at its own scale")
     if not len(photos): raise UserError(f"{photos.source}: holds no photos; give a folder with some")
-    photos.require_min_size(11 + 3 * scale)   # SSIM's window, two borders and what mod_crop takes
-    stems = [Path(f).stem if f else n for f, n in zip(photos.files, photos.names)]
-    return [lr_path_for(lr_dir, stem, scale, size) if lr_dir else None for stem, size in zip(stems, photos.sizes)]
+    photos = photos.at_least(11 + 3 * scale, "--scale")   # SSIM's window, two borders and what mod_crop takes
+    return photos, pair_lr(photos, lr_dir, scale, lr_name, crop_hr) if lr_dir else [None] * len(photos)
 
 def _row(name, sr, hr, border, perceptual, structural):
     "All scores of one photo; SSIM is None where it is not asked for."
@@ -265,9 +273,11 @@ def evaluate(
     lpips="auto",   # name of a backbone, or an `LPIPS` to use again
     device=None,    # auto, cpu, cuda, mps; None: where the model is
     ssim: bool = True,   # False leaves it out: on large photos it takes most of the time
+    lr_name: str = "",   # how LR files are called, as in `pair_lr`
+    crop_hr: bool = False,   # cut HR photos that are larger than scale × LR
 ) -> Evaluation:
     "Enlarge the LR copy of every photo and compare: border `scale` for all columns, grey photos as luma."
-    files = _check_input(model, photos, scale, lr_dir)
+    photos, files = _check_input(model, photos, scale, lr_dir, lr_name, crop_hr)
     device = _device(model) if device is None else pick_device(str(device))
     if device != _device(model) and model != "bicubic": model = copy.deepcopy(model).to(device)
     perceptual = lpips if isinstance(lpips, LPIPS) else LPIPS(lpips, device)
@@ -280,6 +290,13 @@ def evaluate(
         hr, lr = photos.hr(i, scale), decode_image(file) if file else photos.lr(i, scale)
         if photos.is_gray[i]: hr, lr = hr[..., 0], lr.reshape(*lr.shape[:2], -1)[..., 0]
         elif lr.ndim == 2: lr = np.repeat(lr[..., None], 3, 2)
+        hr = hr[:lr.shape[0] * scale, :lr.shape[1] * scale]
         rows.append(_row(photos.names[i], upscale_image(model, np.asarray(lr), scale), np.asarray(hr), scale, perceptual, ssim))
     name = Path(photos.source).name or str(photos.source)
-    return Evaluation(name, scale, scale, str(lr_dir) if lr_dir else "bicubic", perceptual.net, perceptual.reason, rows)
+    equal = [n for n, p, gray in zip(photos.names, range(len(photos)), photos.is_gray) if not gray and _is_grey(photos[p])]
+    return Evaluation(name, scale, scale, str(lr_dir) if lr_dir else "bicubic", perceptual.net, perceptual.reason, rows, equal)
+
+def _is_grey(u8):
+    "Are the three channels equal everywhere? Looked at coarsely first."
+    def same(a): return bool((a[..., 0] == a[..., 1]).all() and (a[..., 1] == a[..., 2]).all())
+    return same(u8[::16, ::16]) and same(u8)

@@ -108,7 +108,7 @@ class Windows:
         size: int = 192,   # side of a sub-image
         stride: int = 96,  # distance between two sub-images
     ):
-        photos.require_min_size(size)
+        photos = photos.at_least(size)
         self.photos, self.size, self.stride = photos, size, stride
         self.grid = [(windows(h, size, stride), windows(w, size, stride)) for h, w in photos.sizes]
         self.first = np.cumsum([0] + [len(ys) * len(xs) for ys, xs in self.grid])   # number of each photo's first window

@@ -24,9 +24,8 @@ from .patches import window_errors, windows
 class PatchPlaces:
     "Where training patches come from; batch `t` is a function of the seed and `t` alone."
     def __init__(self, photos, config: TrainConfig):
+        photos = photos.at_least(config.patch, "--patch")
         self.photos, self.config, self.side = photos, config, config.patch // config.scale   # side in LR pixels
-        for name, (h, w) in zip(photos.names, photos.sizes):
-            if min(h, w) < config.patch: raise UserError(f"{name}: is {w}x{h} pixels, smaller than a training patch of {config.patch}; remove it or give a smaller --patch")
         rows, self.columns = (np.array([size[k] // config.scale - self.side + 1 for size in photos.sizes]) for k in (0, 1))
         self.ends = np.cumsum(rows * self.columns)
         if config.sampling == "error": self._weigh()
@@ -71,6 +70,7 @@ class PatchSampler(PatchPlaces):
     "Batches of LR and HR patches."
     def __init__(self, photos, config: TrainConfig):
         super().__init__(photos, config)
+        photos = self.photos
         self.photo = functools.lru_cache(64)(lambda i: (np.asarray(photos.lr(i, config.scale)), np.asarray(photos[i])))   # maps kept open
 
     def __call__(self, t: int, device="cpu", share=slice(None)):   # float [B,3,p/s,p/s] and [B,3,p,p] in [0,1]
@@ -375,7 +375,7 @@ def _finished(trainer, out, identity):
 def _check_val(val, scale):
     "`UserError` for validation photos that nothing can be measured on."
     if not len(val): raise UserError(f"{val.source}: holds no photos; give a folder with some")
-    val.require_min_size(4 * scale)   # a pixel is left once it is cut to the scale and the border taken off
+    return val.at_least(4 * scale)   # a pixel is left once it is cut to the scale and the border taken off
 
 def _claim(out):
     "`UserError` for a folder that holds something else, whose files would be lost."
@@ -406,10 +406,11 @@ def train(
     team=Ranks(),         # `parallel.ranks()` to share each batch among the processes of torchrun, all of which call this
 ) -> TrainResult:
     "Train `model`, on CUDA in float32 without TF32 unless `amp` is on; with `out`, the same call goes on where a killed one stopped. Raises `UserError`, `RunError`."
+    photos = photos.at_least(config.patch, "--patch")
     trainer = Trainer(model, config, device, team)
     if out is None or not (Path(out)/"config.json").exists(): trainer.check()
     sampler = PatchSampler(photos, config)
-    if val is not None: _check_val(val, config.scale)
+    if val is not None: val = _check_val(val, config.scale)
     if out is None: _loop(trainer, sampler, val, callback)
     else:
         with folder_lock(out) if team.first else contextlib.nullcontext():

@@ -69,7 +69,7 @@ def test_the_whole_way(call, photos):
     assert call("inspect", "model")[1].startswith("trained model")
     code, out, _ = call("evaluate", "model", photos, "--json", "scores.json", "--lpips", "none")
     scores = json.load(open("scores.json"))
-    assert code == 0 and set(scores) == {"dataset", "scale", "border", "lr_source", "lpips_net", "mean", "images"} and "PSNR" in out
+    assert code == 0 and set(scores) == {"dataset", "scale", "border", "lr_source", "lpips_net", "mean", "notes", "images"} and "PSNR" in out
     assert set(scores["mean"]) == {"psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb", "lpips"} and len(scores["images"]) == 2
     assert call("distill", photos, "other", *TINY, "--pool", "model", "--network", "edsr")[0] == 2    # another depth than the recipe's network
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageCms
 
 from sr_distill import data
 from sr_distill.core import atomic_write, cache_dir
-from sr_distill.data import Cache, Photos, decode_image, download, image_files, lr_path_for, make_lr, photo_cache
+from sr_distill.data import Cache, Photos, decode_image, download, image_files, list_images, make_lr, pair_lr, photo_cache
 from sr_distill.recipe import RunError, UserError
 
 
@@ -168,8 +168,8 @@ def test_damaged_bytes_never_escape_as_another_error(tmp_path):
 
 
 def test_other_formats_and_folders_are_refused(tmp_path):
-    Image.fromarray(noise()).save(tmp_path / "x.png", format="GIF")
-    with pytest.raises(UserError, match="is no PNG"): decode_image(tmp_path / "x.png")
+    Image.fromarray(noise()).save(tmp_path / "x.png", format="PCX")
+    with pytest.raises(UserError, match="is no image that can be read"): decode_image(tmp_path / "x.png")
     with pytest.raises(UserError, match="cannot be read"): decode_image(tmp_path)
 
 
@@ -193,10 +193,9 @@ def test_lr_path(tmp_path):
     (tmp_path / "X2").mkdir()
     save(tmp_path / "X2" / "0001x2.png", noise(10, 12))
     save(tmp_path / "baby.png", noise(10, 12))
-    assert lr_path_for(tmp_path, "0001", 2, (21, 24)).name == "0001x2.png"
-    assert lr_path_for(str(tmp_path), "baby", 2, (20, 25)).name == "baby.png"
-    with pytest.raises(UserError, match="baby.png: is 12x10, not 8x6"): lr_path_for(tmp_path, "baby", 3, (20, 25))
-    with pytest.raises(UserError, match="no LR image for bird"): lr_path_for(tmp_path, "bird", 2, (20, 24))
+    photos = lambda **sizes: Photos.from_arrays(list(sizes), [noise(*size) for size in sizes.values()])
+    assert [f.name for f in pair_lr(photos(**{"0001": (21, 24), "baby": (20, 25)}), tmp_path, 2)] == ["0001x2.png", "baby.png"]
+    with pytest.raises(UserError, match="baby.png is 12x10, not 8x6.*no file for bird"): pair_lr(photos(baby=(20, 25), bird=(20, 24)), tmp_path, 3)
 
 
 # ---- photos
@@ -254,14 +253,16 @@ def test_bad_photos_are_all_named(folder, caplog):
 
 def test_unknown_and_empty_sources(tmp_path):
     with pytest.raises(UserError, match="embedded, div2k-train, div2k-valid"): Photos.open("set15")
-    with pytest.raises(UserError, match="holds no PNG"): Photos.open(tmp_path)
+    with pytest.raises(UserError, match="holds no image"): Photos.open(tmp_path)
     (tmp_path / "x").touch()
     with pytest.raises(UserError, match="cannot be read as a folder"): Photos.open(tmp_path / "x")
 
 
 def test_too_small(folder):
-    Photos.open(folder).require_min_size(33)
-    with pytest.raises(UserError, match="a.png: is 47x33, smaller than 48"): Photos.open(folder).require_min_size(48)
+    assert len(Photos.open(folder).at_least(33)) == 3
+    with pytest.raises(UserError, match="1 of 3 photos are smaller than 40.*a.png: is 47x33.*--skip-bad"): Photos.open(folder).at_least(40)
+    assert Photos.open(folder, skip_bad=True).at_least(40).names == ["b", "c"]
+    with pytest.raises(UserError, match="all photos are smaller than 48.*a.png: is 47x33, .*c"): Photos.open(folder, skip_bad=True).at_least(48)
 
 
 def test_split():
@@ -279,7 +280,7 @@ def test_split():
     with pytest.raises(UserError, match="stereo pair"): photos.subset([6, 7]).split(1)
 
 
-@pytest.mark.parametrize("a", [noise() / 255, noise(channels=4), noise(channels=1), noise()[None], [[1, 2]]], ids=["0..1", "RGBA", "one channel", "a stack", "a list"])
+@pytest.mark.parametrize("a", [noise() / 255, noise(channels=4), noise()[None], [[1, 2]]], ids=["0..1", "RGBA", "a stack", "a list"])
 def test_arrays_that_are_no_photos_are_refused(a):
     with pytest.raises(UserError, match="uint8"): Photos.from_arrays(["a"], [a])
 

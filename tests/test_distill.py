@@ -133,7 +133,7 @@ def test_one_writer_and_one_recipe_per_folder(folder, tmp_path):
         with pytest.raises(UserError, match="another sr_distill process"): distill(photos, RECIPE, tmp_path / "out", OPTIONS)
     distill(photos, RECIPE, tmp_path / "out", OPTIONS)
     with pytest.raises(UserError, match="--init random"): distill(photos, replace(RECIPE, init="noise"), tmp_path / "out", OPTIONS)
-    with pytest.raises(UserError, match="another photos"): distill(photos.subset([0, 1]), RECIPE, tmp_path / "out", OPTIONS)
+    with pytest.raises(UserError, match="other photos"): distill(photos.subset([0, 1]), RECIPE, tmp_path / "out", OPTIONS)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/holiday.txt").write_text("keep me")
     with pytest.raises(UserError, match="holiday.txt"): distill(photos, RECIPE, tmp_path / "mine", OPTIONS)

@@ -276,7 +276,7 @@ def test_json_layout(tmp_path):
     e = Evaluation("set", 2, 2, "bicubic", None, "none here", rows)
     e.save(tmp_path/"e.json")
     d = json.loads((tmp_path/"e.json").read_text())
-    assert set(d) == {"dataset", "scale", "border", "lr_source", "lpips_net", "mean", "images"}
+    assert set(d) == {"dataset", "scale", "border", "lr_source", "lpips_net", "mean", "notes", "images"}
     assert set(d["mean"]) == set(COLUMNS) and set(d["images"][0]) == {"name", *COLUMNS}
     assert d["mean"]["psnr_y"] == "inf" and d["mean"]["lpips"] is None and d["lpips_net"] is None
 
