@@ -102,16 +102,29 @@ def read_weights(path) -> dict:  # name -> tensor
     return tensors
 
 # %% ../nbs/09a_autoencoders.ipynb #00000017
+WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
+
 def _tiny_files(path):
     "The files that make up the autoencoder at `path`: a pair or one file, and its name."
     path = Path(path)
-    if path.is_dir():
-        found = sorted(path.glob("*_encoder.*")) or sorted(path.glob("*.safetensors"))
-        if len(found) != 1: raise UserError(f"{path}: holds {len(found)} tiny autoencoders; give the path of one *_encoder file")
-        path = found[0]
+    if path.is_dir(): path = _tiny_in(path)
     pair = re.fullmatch(r"(.+)_(encoder|decoder)", path.stem)
     if not pair: return [path], path.parent.name if path.stem.startswith("diffusion_pytorch") else path.stem
-    return [path.with_name(f"{pair[1]}_{part}{path.suffix}") for part in ("encoder", "decoder")], pair[1]
+    parts = [path.with_name(f"{pair[1]}_{part}{path.suffix}") for part in ("encoder", "decoder")]
+    if missing := [p.name for p in parts if not p.exists()]: raise UserError(f"{path.parent}: {missing[0]} is missing beside {path.name}; a tiny autoencoder of two files needs both")
+    return parts, pair[1]
+
+def _tiny_in(folder):
+    "The one weight file of a folder as it is handed round: a pair, or diffusers' file, in the folder or in `vae/` below it."
+    weights = sorted(p for p in folder.iterdir() if p.suffix in WEIGHT_FILES)
+    whole = [p for p in weights if not p.stem.endswith(("_decoder", ".fp16"))] or [p for p in weights if not p.stem.endswith("_decoder")] or weights   # a half-precision twin only where there is no other
+    found = [p for p in whole if p.stem.endswith("_encoder")] or whole
+    if len(found) > 1: found = [p for p in found if p.suffix == ".safetensors"] or found
+    if len(found) == 1: return found[0]
+    if not found and (folder/"vae").is_dir(): return _tiny_in(folder/"vae")
+    if found: raise UserError(f"{folder}: holds several tiny autoencoders ({', '.join(p.name for p in found[:6])}); give the path of one file")
+    there = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) or "nothing"
+    raise UserError(f"{folder}: holds no weights of a tiny autoencoder ({', '.join(WEIGHT_FILES)}), but {there}; give the folder or file that has them")
 
 # %% ../nbs/09a_autoencoders.ipynb #00000018
 def load_tiny(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIXED', 'CLASSES', 'SRCNN', 'count_parameters', 'VDSR', 'init_weights', 'EDSR', 'build_model', 'make_model',
-           'model_settings', 'save_model', 'load_model', 'read_weights']
+           'model_settings', 'save_model', 'load_model', 'load_into']
 
 # %% ../nbs/04_models.ipynb #00000003
 import hashlib
@@ -219,7 +219,7 @@ def load_model(
     config, unfit = about.get("model"), UserError(f"{file}: these weights do not fit config.json beside it; the two files are from different models")
     if not isinstance(config, dict): raise UserError(f"{folder/'config.json'}: does not describe a model; train it again or restore the file")
     weights = _stored_weights(file, about)
-    if str(config.get("name")) not in CLASSES: raise UserError(f"{folder/'config.json'}: describes a network that is none of ours, {config.get('name')!r}; build it yourself and call `read_weights(network, folder)`")
+    if str(config.get("name")) not in CLASSES: raise UserError(f"{folder/'config.json'}: describes a network that is none of ours, {config.get('name')!r}; build it yourself and call `load_into(network, folder)`")
     if isinstance(config.get("depth"), int) and config["depth"] > len(weights): raise unfit
     try:
         with torch.device("meta"): shapes = {k: v.shape for k, v in build_model(config, torch.Generator()).state_dict().items()}   # takes no memory, whatever the file says
@@ -237,7 +237,7 @@ def _stored_weights(file, about):
     if about.get("sha256", sha := hashlib.sha256(content).hexdigest()) != sha: raise UserError(f"{file}: differs from what was stored (its sha256 is not that in config.json); train the model again or restore the file")
     return weights
 
-def read_weights(
+def load_into(
     model: nn.Module,  # a network of the same kind; changed in place
     folder,            # made by `save_model` or by `train`
 ) -> nn.Module:        # the same network

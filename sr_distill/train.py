@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 import sr_distill
 from .recipe import MODELS, RunError, TrainConfig, UserError
 from .core import atomic_write, cache_dir, check_like, file_lock, folder_lock, interruptible, json_sha256, load_state, log, make_folder, pick_device, policy, read_json, refuse_strangers, restore_optimizer, restoring, rng, save_state, state_sha256, sweep, to_tensor
-from .models import count_parameters, model_settings, read_weights, save_model
+from .models import count_parameters, model_settings, load_into, save_model
 from .metrics import psnr, upscale_image
 from .parallel import Ranks, ahead, in_parallel, precision
 from .patches import window_errors, windows
@@ -343,7 +343,7 @@ def model_card(model, about: dict, history: list) -> str:
     measured = [row for row in history if "val_psnr_y" in row]
     score = f" On {about['validation']['count']} validation photos it reaches {measured[-1]['val_psnr_y']:.2f} dB PSNR-Y." if measured else ""
     own = kind not in MODELS   # a network of the user's own is built by the user
-    loader, how = ("read_weights", f'read_weights({kind}(…), "this folder")') if own else ("load_model", 'load_model("this folder")')
+    loader, how = ("load_into", f'load_into({kind}(…), "this folder")') if own else ("load_model", 'load_model("this folder")')
     return f"""---
 library_name: sr_distill
 pipeline_tag: image-to-image
@@ -368,7 +368,7 @@ def _finished(trainer, out, identity):
     if "training" not in stored: raise UserError(f"{out}: holds a model that was not trained here; give a new folder")
     with restoring(Path(out)/"config.json"):
         _same(identity, {**stored, "photos": stored["photos"]["sha256"], "validation": stored["validation"] and stored["validation"]["sha256"]}, out)
-        read_weights(trainer.model, out)
+        load_into(trainer.model, out)
         trainer.history, trainer.seconds = _read_csv(Path(out)/"history.csv"), float(stored["seconds"])
     return True
 
@@ -406,9 +406,9 @@ def train(
     team=Ranks(),         # `parallel.ranks()` to share each batch among the processes of torchrun, all of which call this
 ) -> TrainResult:
     "Train `model`, on CUDA in float32 without TF32 unless `amp` is on; with `out`, the same call goes on where a killed one stopped. Raises `UserError`, `RunError`."
-    photos = photos.at_least(config.patch, "--patch")
     trainer = Trainer(model, config, device, team)
     if out is None or not (Path(out)/"config.json").exists(): trainer.check()
+    photos = photos.at_least(config.patch, "--patch")
     sampler = PatchSampler(photos, config)
     if val is not None: val = _check_val(val, config.scale)
     if out is None: _loop(trainer, sampler, val, callback)

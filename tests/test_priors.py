@@ -52,6 +52,8 @@ def official():
             module = types.ModuleType(name)
             vars(module).update(content)
             patch.setitem(sys.modules, name, module)
+            parent, _, child = name.rpartition(".")
+            if parent: setattr(sys.modules[parent], child, module)   # dill looks there
         yield EasyDict
 
 
@@ -142,12 +144,95 @@ def test_pickle_that_fits_no_generator(official, tmp_path, reference):
     with pytest.raises(UserError, match="G_ema"): load_stylegan(path)
 
 
-# ---------------------------------------------------------------- hostile files
-
-
 class Trap:
     def __init__(self, *call, state=None): self.call, self.state = call, state
     def __reduce__(self): return self.call[0], self.call[1:], self.state
+
+
+# ---- training snapshots: more than a generator, in the spelling of dill
+
+def flexible(self, x): return x   # a function that is bound to a discriminator
+
+class Critic(nn.Module):
+    "A discriminator: a class of the training code, known to the file by its import path alone."
+    def __init__(self):
+        super().__init__()
+        self.main = nn.Sequential(nn.Conv2d(3, 2, 3), nn.LeakyReLU(.2))
+        self.flexible = types.MethodType(flexible, self)
+        self.register_forward_hook(flexible)
+
+class Imported:
+    def __init__(self, name): self.name = name
+    def __reduce__(self): return sys.modules["dill._dill"]._import_module, (self.name,)
+
+class Spelling(pickle.Pickler):
+    "Arrays as dill spells them: 0.3.4 asks a module for the function, 0.4.1 has a function of its own; 0.3.5.1 is like pickle."
+    version = ""
+    def reducer_override(self, x):
+        dill = sys.modules["dill._dill"]
+        if self.version == "0.4.1" and isinstance(x, np.ndarray): return dill._create_array, (*x.__reduce__(), None)
+        if self.version == "0.3.4" and getattr(x, "__name__", "") == "_reconstruct": return dill._get_attr, (Imported(x.__module__), "_reconstruct")
+        return NotImplemented
+
+@pytest.fixture
+def dill(monkeypatch):
+    "`dill(x, version)` as that version writes it, with its functions as stand-ins that must never be called."
+    def never(*_): raise AssertionError("a function named in the file was called")
+    made = types.ModuleType("dill._dill")
+    for name in ("_create_array", "_get_attr", "_import_module"):
+        function = types.FunctionType(never.__code__, globals(), name)
+        function.__module__, function.__qualname__ = "dill._dill", name
+        setattr(made, name, function)
+    def dumps(x, version):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "dill", types.ModuleType("dill")), patch.setitem(sys.modules, "dill._dill", made)
+            out = io.BytesIO()
+            pickler = Spelling(out, 4)
+            pickler.version = version
+            pickler.dump(x)
+        return out.getvalue()
+    return dumps
+
+def real_dill(x, version):
+    dill = pytest.importorskip("dill", reason="dill is missing (pip install dill)")
+    return dill.dumps(x)
+
+@pytest.fixture(scope="module")
+def small():
+    torch.manual_seed(0)
+    return StyleGANXL(xl_config(16, c_dim=5, layers=(4, 4), channel_max=6))
+
+@pytest.mark.parametrize("version", ["0.3.4", "0.3.5.1", "0.4.1"])
+def test_a_training_snapshot_is_read_past_its_discriminator(version, dill, official, small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    company = dict(G=None, D=Critic(), G_ema=generator(small.config, small.state_dict()), augment_pipe=module("AugmentPipe", {"p": torch.ones(1)}),
+                   kwargs=dict(dtype=torch.float32, device=torch.device("cuda:0"), random=np.random.RandomState(0), trap=Trap(os.system, "touch executed")))
+    (tmp_path / "network.pkl").write_bytes(dill(company, version))
+    assert load_stylegan(tmp_path / "network.pkl").identity == small.identity
+    assert not (tmp_path / "executed").exists()
+    with pytest.raises(UserError, match="its D needs .*Critic.*nothing in it was run"): read_pickle(tmp_path / "network.pkl", "D")
+    with pytest.raises(UserError, match="no entry 'H'; it has G, D, G_ema"): read_pickle(tmp_path / "network.pkl", "H")
+
+def test_a_snapshot_by_the_dill_that_is_here(official, small, tmp_path):
+    (tmp_path / "network.pkl").write_bytes(real_dill(dict(D=Critic(), G_ema=generator(small.config, small.state_dict()), dtype=torch.float32), ""))
+    assert load_stylegan(tmp_path / "network.pkl").identity == small.identity
+
+@pytest.mark.parametrize("how", ["a call", "an attribute", "an odd instruction"])
+def test_what_the_generator_itself_needs_is_refused_by_name(how, official, small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    g = generator(small.config, small.state_dict())
+    evil = Trap(os.system, "touch executed")
+    if how == "a call": g.meta["state"]["z_dim"] = evil
+    if how == "an attribute": g.meta["state"]["_modules"]["mapping"].meta["state"]["w_dim"] = Trap(eval, "1")
+    content = pickle.dumps(dict(G_ema=g))
+    if how == "an odd instruction": content = b"\x80\x02}U\x05G_ema\x82\x01s."
+    (tmp_path / "network.pkl").write_bytes(content)
+    with pytest.raises(UserError, match={"a call": "its G_ema needs .*system", "an attribute": "its G_ema needs .*eval", "an odd instruction": "its G_ema asks for the instruction EXT1"}[how]) as e:
+        load_stylegan(tmp_path / "network.pkl")
+    assert "official source" not in str(e.value) and not (tmp_path / "executed").exists()
+
+
+# ---------------------------------------------------------------- hostile files
 
 
 def hostile():
@@ -201,7 +286,7 @@ def test_a_storage_may_not_lie():
     assert safe_pickle._storage(bytes(blob)).equal(torch.arange(10.))
     for cut in (blob[:-4], blob + b"more", blob[:-48] + struct.pack("<q", 1 << 60) + blob[-40:]):
         with pytest.raises((UserError, struct.error)): safe_pickle._storage(bytes(cut))
-    inner = pickle.dumps(0x1950a86a20f9469cfc6c, 2) + pickle.dumps(1001, 2) + pickle.dumps(Trap(os.system, "touch executed"), 2)
+    inner = b"".join(pickle.dumps(x, 2) for x in (0x1950a86a20f9469cfc6c, 1001, {}, Trap(os.system, "touch executed"), []))
     with pytest.raises(UserError, match="system"): safe_pickle._storage(inner)
 
 

@@ -17,7 +17,7 @@ import sr_distill.train as room
 from sr_distill.core import read_json, rng, to_uint8, write_json
 from sr_distill.data import Photos, make_lr
 from sr_distill.metrics import evaluate
-from sr_distill.models import init_weights, load_model, make_model, read_weights
+from sr_distill.models import init_weights, load_model, make_model, load_into
 from sr_distill.recipe import RunError, TrainConfig, UserError
 from sr_distill.train import PatchSampler, Trainer, learning_rate, train, validate
 
@@ -282,10 +282,10 @@ def test_a_network_of_ones_own_is_stored_goes_on_and_is_judged(tmp_path, config)
     with pytest.raises(KeyboardInterrupt): train(Own(**config), set_, settings, tmp_path/"cut", callback=stop)
     assert weights(train(Own(**config), set_, settings, tmp_path/"cut").model).equal(weights(whole))
     again = train(Own(**config), set_, settings, tmp_path/"cut", callback=lambda *a: 1 / 0).model
-    assert weights(again).equal(weights(whole)) and read_weights(Own(), tmp_path/"cut") and evaluate(again, photos(seed=1), 2, lpips="none").mean["psnr_y"] > 5
-    with pytest.raises(UserError, match="read_weights"): load_model(tmp_path/"cut")
-    with pytest.raises(UserError, match="do not fit"): read_weights(Own(width=4), tmp_path/"cut")
-    assert "read_weights" in (tmp_path/"cut/README.md").read_text()
+    assert weights(again).equal(weights(whole)) and load_into(Own(), tmp_path/"cut") and evaluate(again, photos(seed=1), 2, lpips="none").mean["psnr_y"] > 5
+    with pytest.raises(UserError, match="load_into"): load_model(tmp_path/"cut")
+    with pytest.raises(UserError, match="do not fit"): load_into(Own(width=4), tmp_path/"cut")
+    assert "load_into" in (tmp_path/"cut/README.md").read_text()
 
 def test_what_a_network_lacks_is_said_before_the_first_step(tmp_path):
     never = dict(callback=lambda *a: 1 / 0, device="cpu")
