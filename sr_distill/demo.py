@@ -105,7 +105,7 @@ def write_report(
     small, held_out = result.sets.get("distilled"), result.study.open()[1]
     parts = [verdict(result), *result.results.state(), result]
     if result.rows[0]["lpips"] is None: parts.append("No LPIPS column: its backbone weights are not on this machine, or it was not asked for.")
-    if small: parts += [player(small.trace, "The synthetic images over the steps", images=8), summary(small.manifest["report"])]
+    if small and small.trace: parts += [player(small.trace, "The synthetic images over the steps", images=8), summary(small.manifest["report"])]
     parts += [Html(f'<p>{html.escape(k)}<br><img style="max-width:100%" alt="images of the set" src="{data_uri(contact_sheet(s.images[:16]))}"></p>') for k, s in result.sets.items()]
     for i, name in enumerate(held_out.names):
         crops, notes = _crops(result, held_out.subset([i]), result.rows[0]["scale"], side)

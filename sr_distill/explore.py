@@ -18,7 +18,7 @@ from .matching import BankSource, GradientBank, dc_loss, fresh_network, gradient
 from .patches import Groups, ipc_for_budget
 from .pixel import PixelSpace, start_images
 from .recipe import INITS, OBJECTIVES, Recipe, UserError
-from .widgets import EvolutionPlayer, Html, LiveView, Recorder, _ipywidgets, _show_over, _static, _widget, live_here, log_spaced, player
+from .widgets import EvolutionPlayer, Html, LiveView, Recorder, _ipywidgets, _show_over, _static, _widget, check_trace, live_here, log_spaced, player
 
 # %% ../nbs/12b_explore.ipynb #00000007
 def filter_sheet(
@@ -81,6 +81,7 @@ def gradient_film(
     snapshots: int = 8,   # of the trace, spread over the logarithm of the step
 ) -> GradientFilm:
     "The gradients behind a stored set."
+    check_trace(small.trace)
     recipe = small.recipe
     groups = Groups(photos, recipe.grouping, recipe.size, recipe.stride, recipe.clusters, recipe.seed)
     images = group * recipe.ipc, (group + 1) * recipe.ipc

@@ -200,11 +200,13 @@ class RunOptions(Settings):
     chunk: int      = option(0, "images that a CPU core or the GPU takes through the network at once; 0 chooses by memory", low=0)
     tf32: bool      = option(False, "let CUDA round factors to TF32: faster, but gradients differ in the fourth digit")
     checkpoint: int = option(25, "save a checkpoint every N steps", low=1)
-    snapshots: int  = option(24, "frames kept for the widgets, spaced in the logarithm of the step", low=2)
+    snapshots: int  = option(24, "frames kept for the widgets, spaced in the logarithm of the step; 0 stores no trace", low=0)
     held_out: int   = option(5, "unseen networks that the matching loss is reported on; 0 for none", low=0)
     lr_images: bool = option(False, "also store the LR images, for toolkits that read pairs")
 
-    def __post_init__(self): check_options(self)
+    def __post_init__(self):
+        check_options(self)
+        if self.snapshots == 1: raise UserError("--snapshots 1 shows no change; give 2 or more, or 0 for no trace")
 
 # %% ../nbs/00_recipe.ipynb #00000025
 @dataclass(frozen=True)

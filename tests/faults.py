@@ -509,7 +509,7 @@ def ranks(survey, count=10):
         process = launch(place, processes)
         said = process.communicate(timeout=300)[0]
         return process.returncode == 0 or survey.fail("torchrun", f"ended with {process.returncode}: {said[-900:]}")
-    def result(place): return {k: v for k, v in place.left().items() if k.startswith("out/images") or k == "out/trace.zip"}
+    def result(place): return {k: v for k, v in place.left().items() if k.startswith("out/images") or k == "out/trace.safetensors"}
     with survey.trial("torchrun") as place:
         ends_well(place, 1)
         wanted = result(place)

@@ -231,14 +231,14 @@ def readers(w: Workshop) -> dict:
             shutil.copy(path, copied / name)
             return read(copied)
         return put
-    manifest, trace, weights, config = beside(w.set, "manifest.json"), beside(w.set, "trace.zip"), beside(w.model, "model.safetensors"), beside(w.model, "config.json")
+    manifest, trace, weights, config = beside(w.set, "manifest.json"), beside(w.set, "trace.safetensors"), beside(w.model, "model.safetensors"), beside(w.model, "config.json")
     def whole_set(folder):
         "All that a stored set is asked for."
         s = distill.DistilledSet.load(folder)
         repr(s), s.recipe, s.photos.lr(0, 2), s._repr_html_(), distill.describe(folder), distill.summary(s.manifest.get("report", {})), distill.card(s.manifest)
         if s.trace: widgets.player(s.trace)
     def whole_trace(path):
-        t = distill.Trace.open(path)
+        t = distill.Trace(path)
         for k in range(len(t)): t.frame(k)
         widgets.player(t)
     def resume_set(path, name="part-0000/checkpoint.pt"):
@@ -270,8 +270,9 @@ def readers(w: Workshop) -> dict:
         "training config": ({"config.json": json.dumps(recipe.TrainConfig().to_dict()).encode()}, spoil_json, lambda p: recipe.TrainConfig.from_dict(core.read_json(p)).to_dict()),
         "study file": ({"study.toml": re.sub(rb"\$SR_DISTILL_SHARED[^\"]*", b"embedded", (faults.REPO / "sr_distill/studies/budget.toml").read_bytes())}, spoil_bytes, lambda p: repr(study.load_study(p))),
         "results of a study": (content(w.study / "results.json"), spoil_json, lambda p: study.Results.load(p)),
-        "trace": (content(w.set / "trace.zip"), spoil_zip, whole_trace),
-        "set with a trace": (content(w.set / "trace.zip"), spoil_zip, lambda p: trace(p, whole_set)),
+        "trace": (content(w.set / "trace.safetensors"), spoil_tensors, whole_trace),
+        "set with a trace": (content(w.set / "trace.safetensors"), spoil_tensors, lambda p: trace(p, whole_set)),
+        "trace of version 0.1": ({"trace.zip": _zipped(distill.Trace(w.set / "trace.safetensors"))}, spoil_zip, whole_trace),
         "checkpoint of a distillation": (content(w.half_set / ".run/part-0000/checkpoint.pt"), spoil_state, resume_set),
         "checkpoint of a training": (content(w.half_model / "checkpoint.pt"), spoil_state, resume_model),
         "network pool": (content(w.half_set / ".run/pool.pt"), spoil_state, lambda p: distill._read_pool(p, faults.PIXEL)),
@@ -282,11 +283,19 @@ def readers(w: Workshop) -> dict:
         "settings of a finished training": (content(w.model / "config.json"), spoil_json, lambda p: config(p, lambda folder: _train_in(w, folder))),
         "history": (content(w.model / "history.csv"), spoil_bytes, history),
         "latents": (content(w.latent_set / "latents.safetensors"), spoil_tensors, lambda p: latent.Latents.load(p, w.prior).render()),
+        "latents with their decoder": (content(w.latent_set / "latents.safetensors"), spoil_tensors, lambda p: latent.Latents.load(p).render()),
         "weights of a prior": ({"weights.safetensors": save_tensors({k: v.contiguous() for k, v in w.prior.state_dict().items()}, {"x": "{}"})}, spoil_tensors, autoencoders.read_weights),
         "state dict of a prior": ({"weights.pth": _state_bytes(autoencoders.TinyAutoencoder(4, False, "tiny", 8).state_dict())}, spoil_state, autoencoders.load_tiny),
         "generator": (generator, spoil_tensors, lambda p: priors.load_prior(p)),
         "generator's pickle": ({"g.pkl": _pickle(w.gan)}, spoil_bytes, lambda p: stylegan.load_stylegan(p)),
     }
+
+def _zipped(trace):
+    "A trace as version 0.1 stored it."
+    text = io.BytesIO()
+    with zipfile.ZipFile(text, "w") as z:
+        for name in ("trace.json", *(f"{step:07d}.png" for step in trace.steps)): z.writestr(name, trace.read(name))
+    return text.getvalue()
 
 def _alone(path):
     folder = path.parent / "alone"

@@ -1,10 +1,13 @@
 """What a distillation survives: being killed, stopped, refused, out of disk, not a number; and what a stored set is checked for."""
 import errno
+import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sr_distill import core, distill as room, matching
+from sr_distill import core, distill as room, explore, matching, widgets
 from sr_distill.core import read_json, write_json
 from sr_distill.data import Photos
-from sr_distill.distill import DistilledSet, Trace, describe, distill, open_photos, snapshot_steps
+from sr_distill.distill import DistilledSet, Trace, describe, distill, open_photos, set_files, snapshot_steps
 from sr_distill.models import save_model
 from sr_distill.parallel import precision
 from sr_distill.pixel import PixelSpace
@@ -34,7 +37,7 @@ def folder(small_photos): return small_photos("abc")
 
 def files(out: Path) -> dict:
     "Everything in a finished set that must not differ between two runs."
-    return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*")) if p.suffix in (".png", ".zip")}
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*")) if p.suffix in (".png", ".safetensors")}
 
 
 def test_same_seed_same_bytes(folder, tmp_path):
@@ -247,8 +250,8 @@ def test_trace_is_lossless_and_ordered(folder, tmp_path):
     s = distill(Photos.open(folder), RECIPE, tmp_path / "out", OPTIONS)
     assert s.trace.steps == snapshot_steps(12, 5) and (s.trace.frame(len(s.trace) - 1) == s.images).all()
     assert [step for step, _ in s.trace.losses] == list(range(1, 13))
-    (tmp_path / "out/trace.zip").write_bytes(b"PK")
-    with pytest.raises(UserError, match="trace.zip"): Trace.open(tmp_path / "out/trace.zip")
+    (tmp_path / "out/trace.safetensors").write_bytes(b"PK")
+    with pytest.raises(UserError, match="trace.safetensors"): Trace(tmp_path / "out/trace.safetensors")
 
 
 def test_card_points_data_loaders_at_images_alone(folder, tmp_path):
@@ -275,9 +278,9 @@ def test_parts_of_one_process_change_nothing(folder, tmp_path, monkeypatch, ipc)
     s = distill(photos, recipe, tmp_path / "parts", OPTIONS)
     assert [(p.first, p.last) for p in parts] == [(0, 1), (1, 2), (2, 3)]
     made = files(s.folder)
-    assert {k: v for k, v in made.items() if k != "trace.zip"} == {k: v for k, v in whole.items() if k != "trace.zip"}
+    assert {k: v for k, v in made.items() if k != "trace.safetensors"} == {k: v for k, v in whole.items() if k != "trace.safetensors"}
     assert s.trace.frame(len(s.trace) - 1).shape[0] == 2 and (s.trace.frame(len(s.trace) - 1) == s.images[:2]).all()
-    assert s.trace.losses == Trace.open(tmp_path / "whole/trace.zip").losses
+    assert s.trace.losses == Trace(tmp_path / "whole/trace.safetensors").losses
 
 
 def test_out_of_memory_halves_the_chunk_and_goes_on(folder, tmp_path, monkeypatch):
@@ -349,3 +352,74 @@ def test_a_full_gpu_halves_the_chunk_and_goes_on(folder, tmp_path):
     finally: torch.cuda.set_per_process_memory_fraction(1.0)
     assert wanted.manifest["report"]["chunk"] == 512 and made.manifest["report"]["chunk"] == 256
     assert np.abs(np.asarray(made.images, int) - np.asarray(wanted.images, int)).max() <= 1
+
+
+# ---- the files of a set
+
+def version_one(folder, latents=None):
+    "A set as version 0.1 stored it: no figures of the disk in the manifest, and the trace in a zip file."
+    images = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 3), dtype=np.uint8)
+    (folder / "images").mkdir(parents=True)
+    for name, image in zip("ab", images): Image.fromarray(image).save(folder / f"images/{name}.png")
+    listed = [dict(file=f"images/{n}.png", sha256=hashlib.sha256((folder / f"images/{n}.png").read_bytes()).hexdigest(), bytes=(folder / f"images/{n}.png").stat().st_size) for n in "ab"]
+    budget = dict(images=2, pixels=1152, bytes=3000, real_images=2, real_pixels=11520, real_bytes=30000, images_percent=100.0, pixels_percent=10.0, bytes_percent=10.0)
+    recipe = {k: v for k, v in Recipe(size=24, steps=1).to_dict().items() if k in Recipe.ALWAYS}
+    write_json(folder / "manifest.json", dict(format="sr_distill set, version 1", recipe=recipe, photos="0" * 64, budget=budget, source="photos", sources=[dict(name=n, file=f"{n}.png", sha256="1" * 64) for n in "ab"],
+                                              versions={}, report=dict(moved=dict(share=.5, mean=2.0)), metrics=[], images=listed))
+    frames = {f"{step:07d}.png": frame.reshape(-1, 24, 3) for step, frame in ((0, 255 - images), (1, images))}
+    with zipfile.ZipFile(folder / "trace.zip", "w") as z:
+        z.writestr("trace.json", json.dumps(dict(steps=[0, 1], losses=[.25], names=["a", "b"])))
+        for name, tall in frames.items():
+            png = io.BytesIO(); Image.fromarray(tall).save(png, "PNG"); z.writestr(name, png.getvalue())
+    return images
+
+
+def test_a_set_of_version_0_1_opens_and_is_brought_up_to_date(tmp_path):
+    images, stored = version_one(tmp_path / "old"), {}
+    old = DistilledSet.load(tmp_path / "old")
+    assert (old.images == images).all() and (old.trace.frame(1) == images).all() and (old.trace.frame(0) == 255 - images).all() and old.trace.losses == [(1, .25)]
+    said = describe(tmp_path / "old")
+    assert "trace.zip: image-folder loaders unpack it" in said and f"trace {(tmp_path / 'old/trace.zip').stat().st_size:,}" in said
+    pixels = {p.name: p.read_bytes() for p in (tmp_path / "old/images").iterdir()}
+    for folder in (tmp_path / "new", tmp_path / "old"):      # elsewhere, and where it lies
+        new = old.save(folder)
+        assert not (folder / "trace.zip").exists() and (new.trace.frame(1) == images).all() and (DistilledSet.load(folder).trace.frame(0) == 255 - images).all()
+        assert {p.name: np.asarray(Image.open(p)).tobytes() for p in (folder / "images").iterdir()} == {k: np.asarray(Image.open(io.BytesIO(v))).tobytes() for k, v in pixels.items()}
+        old = DistilledSet.load(tmp_path / "old")
+    assert "trace.zip" not in describe(tmp_path / "old")
+
+
+def tell(folder): return {what: sum(p.stat().st_size for p in paths) for what, paths in set_files(folder).items() if paths}
+
+
+def test_every_figure_of_bytes_is_what_lies_on_the_disk(folder, tmp_path):
+    s = distill(Photos.open(folder), Recipe(size=24, steps=2, pool="random", networks=1, real=2), tmp_path / "out", RunOptions(device="cpu", held_out=0, lr_images=True, snapshots=3))
+    out, sizes = tmp_path / "out", tell(tmp_path / "out")
+    every = sum(p.stat().st_size for p in out.rglob("*") if p.is_file() and not p.name.startswith("."))
+    assert sum(sizes.values()) == every and set(sizes) == {"images", "LR copies", "trace", "card and manifest"}
+    told = {k: n for k, n in sizes.items() if k != "card and manifest"}
+    assert s.manifest["stored_bytes"] == told == json.loads((out / "manifest.json").read_text())["stored_bytes"]
+    assert f"on disk {every:,} bytes" in describe(out) and f"trace {sizes['trace']:,}" in describe(out)
+    assert f"on disk {sum(told.values()):,} bytes" in (out / "README.md").read_text()
+
+
+def test_no_snapshots_no_trace(folder, tmp_path):
+    seen = []
+    s = distill(Photos.open(folder), Recipe(size=24, steps=12, pool="random", networks=1, real=2), tmp_path / "out", RunOptions(device="cpu", held_out=0, snapshots=0), lambda step, loss, images: seen.append(images))
+    plain = distill(Photos.open(folder), Recipe(size=24, steps=12, pool="random", networks=1, real=2), tmp_path / "plain", RunOptions(device="cpu", held_out=0))
+    assert s.trace is None and set(tell(tmp_path / "out")) == {"images", "card and manifest"} and set(seen) == {None} and (s.images == plain.images).all()
+    for show in (widgets.player, widgets.evolution, lambda t: widgets.evolution(t, live=True)):
+        with pytest.raises(UserError, match="--snapshots 0"): show(s.trace)
+    with pytest.raises(UserError, match="--snapshots 0"): explore.gradient_film(s, Photos.open(folder))
+
+
+def test_changed_images_leave_what_no_longer_fits_behind(folder, tmp_path, caplog):
+    s = distill(Photos.open(folder), Recipe(size=24, steps=0), tmp_path / "out", RunOptions(device="cpu", held_out=0, lr_images=True))
+    assert (s.save(tmp_path / "same").folder / "LR/X2").is_dir() and "stored_bytes" in s.manifest
+    replace(s, images=255 - s.images).save(tmp_path / "other")
+    assert not (tmp_path / "other/LR").exists() and "not copied" in caplog.text
+
+
+def test_a_budget_below_what_was_asked_for_is_explained(folder, tmp_path):
+    s = distill(Photos.open(folder), Recipe(size=24, init="random", steps=0, budget=45.), tmp_path / "out", RunOptions(device="cpu", held_out=0))
+    for said in (describe(tmp_path / "out"), (tmp_path / "out/README.md").read_text()): assert "`--budget 45` is an upper limit" in said and f"{len(s)} images for" in said

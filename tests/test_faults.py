@@ -105,7 +105,7 @@ def test_another_number_of_snapshots_does_not_strand_a_run(tmp_path):
     done = distill.distill(photos, which, tmp_path / "out", options(9))
     whole = distill.distill(photos, which, tmp_path / "whole", options(5))
     assert done.trace.steps == whole.trace.steps and (done.images == whole.images).all()
-    assert (tmp_path / "out/trace.zip").read_bytes() == (tmp_path / "whole/trace.zip").read_bytes()
+    assert (tmp_path / "out/trace.safetensors").read_bytes() == (tmp_path / "whole/trace.safetensors").read_bytes()
 
 def test_a_download_killed_after_its_last_byte_ends(tmp_path):
     with faults.workshop() as place:
@@ -152,7 +152,7 @@ def test_image_bombs(tmp_path, kind, size):
 def test_trace_bomb(tmp_path):
     with zipfile.ZipFile(tmp_path / "trace.zip", "w", zipfile.ZIP_DEFLATED) as z: z.writestr("trace.json", " " * 50_000_000)
     assert (tmp_path / "trace.zip").stat().st_size < 100_000
-    with pytest.raises(UserError, match="no readable trace"): distill.Trace.open(tmp_path / "trace.zip")
+    with pytest.raises(UserError, match="no readable trace"): distill.Trace(tmp_path / "trace.zip")
 
 def test_model_bombs(tmp_path):
     "Settings that ask for a model of terabytes beside weights of kilobytes."
