@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['windows', 'error_map', 'window_means', 'window_errors', 'sub_image_features', 'kmeans', 'cluster_windows', 'Windows',
-           'Groups', 'Budget', 'ipc_for_budget']
+           'Groups', 'Budget', 'ipc_for_budget', 'explain_budget']
 
 # %% ../nbs/03_patches.ipynb #00000003
 import copy, functools, hashlib, html
@@ -227,8 +227,13 @@ class Budget:
         return {unit: 100 * getattr(self, unit) / getattr(self, f"real_{unit}") for unit in ("images", "pixels", "bytes")}
     def to_dict(self) -> dict:
         return {**self.__dict__, **{f"{unit}_percent": round(share, 4) for unit, share in self.shares.items()}}
-    def __str__(self):
-        return ", ".join(f"{getattr(self, unit):,} of {getattr(self, 'real_' + unit):,} {unit} ({share:.3g} %)" for unit, share in self.shares.items())
+    @property
+    def texts(self) -> dict:
+        "The three figures in words, by unit; where there are more images than photos, that is no share."
+        said = {unit: f"{getattr(self, unit):,} of {getattr(self, 'real_' + unit):,} {unit} ({share:.3g} %)" for unit, share in self.shares.items()}
+        if self.images > self.real_images: said["images"] = f"{self.images:,} images for {self.real_images:,} photos"
+        return said
+    def __str__(self): return ", ".join(self.texts.values())
     def _repr_html_(self):
         return table_html(["", "synthetic", "real", "share"], *([unit, f"{getattr(self, unit):,}", f"{getattr(self, 'real_' + unit):,}", f"{share:.3g} %"] for unit, share in self.shares.items()))
 
@@ -244,3 +249,17 @@ def ipc_for_budget(
     ipc = int(percent / 100 * real_pixels * (1 + 1e-9) // one)
     if ipc < 1: raise UserError(f"--budget {percent} % is less than one image of {size}² per group ({100*one/real_pixels:.3g} %); give a smaller --size or fewer groups (--grouping cluster --clusters N)")
     return ipc
+
+# %% ../nbs/03_patches.ipynb #aae2284e
+def explain_budget(
+    budget: Budget,
+    percent: float = None,  # what was asked for, of the real pixels
+    ipc: int = 1,           # images per group
+) -> list:                  # sentences, none where nothing is odd
+    "Why a set has fewer pixels than were asked for, or more images than there are photos."
+    share = budget.shares["pixels"]
+    per = f"{ipc} image{'s' * (ipc > 1)} per group"
+    said = [f"`--budget {percent:g}` is an upper limit: {per} make{'s' * (ipc == 1)} {share:.3g} % of the pixels, {ipc + 1} would make {share * (ipc + 1) / ipc:.3g} %."] if percent and f"{share:.2g}" != f"{percent:.2g}" else []
+    if budget.images > budget.real_images: said.append(f"There are more images than photos because an image is small: all of them together have {share:.3g} % of the photos' pixels.")
+    return said
+

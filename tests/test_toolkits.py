@@ -1,6 +1,9 @@
 """A stored set is read as it is by other toolkits.  They are not among this package's requirements; where one is missing its test says so."""
 import importlib.util
+import shutil
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +33,35 @@ def test_pairs_have_one_name_and_fit(small):
     for a, b in zip(hr, lr): assert Image.open(a).size == (48, 48) and Image.open(b).size == (24, 24)
 
 
+def test_no_loader_unpacks_the_trace(small):
+    "Whatever goes by the ending or by the first bytes of a file finds images in images/ and LR/ alone, and no archive."
+    others = [p for p in small.folder.iterdir() if p.is_file()]
+    assert small.trace and not any(zipfile.is_zipfile(p) or tarfile.is_tarfile(p) or p.suffix in (".zip", ".tar", ".png") for p in others if p.stat().st_size)
+    starts = (b"PK", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"Rar!", b"7z", b"\x28\xb5\x2f\xfd", b"\x89PNG")
+    assert not any(p.read_bytes().startswith(starts) for p in others)
+
+
+def test_torchvision_image_folder(small, tmp_path):
+    "LR copies are a class of their own there; without them the images are all that is found."
+    import_torchvision()
+    from torchvision.datasets import ImageFolder
+    plain = small.save(tmp_path / "plain").folder
+    shutil.rmtree(plain / "LR")
+    found = ImageFolder(str(plain))
+    assert found.classes == ["images"] and len(found) == len(small) and ImageFolder(str(small.folder)).classes == ["LR", "images"]
+
+
 @needs("datasets")
-@pytest.mark.parametrize("how", ["imagefolder", "card"])
-def test_hugging_face_datasets(small, how, tmp_path):
+@pytest.mark.parametrize("lr", [True, False], ids=["with LR copies", "without"])
+@pytest.mark.parametrize("how", ["images", "root", "card"])
+def test_hugging_face_datasets(small, how, lr, tmp_path):
     import datasets
-    where = dict(path="imagefolder", data_dir=str(small.folder / "images")) if how == "imagefolder" else dict(path=str(small.folder))   # the card says where
-    found = datasets.load_dataset(**where, split="train", cache_dir=str(tmp_path))
+    folder = small.folder if lr else small.save(tmp_path / "plain").folder
+    if not lr: shutil.rmtree(folder / "LR"), (folder / "metadata.csv").unlink()
+    where = dict(path=str(folder)) if how == "card" else dict(path="imagefolder", data_dir=str(folder / "images" if how == "images" else folder))   # the card says where
+    found = datasets.load_dataset(**where, cache_dir=str(tmp_path / "cache"))
+    assert list(found) == ["train"] and list(found["train"].features) == ["image"]
+    found = found["train"]
     assert len(found) == len(small)
     assert (np.stack([np.asarray(row["image"]) for row in found]) == small.images).all()
 
