@@ -259,7 +259,7 @@ def test_a_helper_that_is_spoilt_learns_anew(tmp_path, monkeypatch, caplog):
     first, folder = learn(), next(p for p in (tmp_path/"teachers").iterdir() if p.is_dir())
     for spoil in (lambda: (folder/"model.safetensors").write_bytes(b"cut"), lambda: (folder/"config.json").unlink()):
         spoil()
-        assert learn().equal(first) and "it is trained anew" in caplog.text
+        assert learn().equal(first) and "it is made anew" in caplog.text
     other = weights(room.helper_network("teachers", model(seed=5), photos(), TrainConfig(**{**RUN, "steps": 3})))
     assert not other.equal(first) and learn().equal(first)   # another beginning, another network
 
