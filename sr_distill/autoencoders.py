@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save
 from torch import nn
 from tqdm.auto import tqdm
 from .recipe import UserError
-from .core import atomic_write, cache_dir, file_lock, import_torchvision, json_sha256, make_folder, rng, state_sha256, to_tensor
+from .core import atomic_write, import_torchvision, restoring, rng, state_sha256, to_tensor
+from .job import cache_key, cached
 from .data import resize
 from .parallel import in_parallel
 
@@ -257,18 +258,17 @@ def embedded_prior(
     config=SmallConfig(),
 ) -> SmallAutoencoder:
     "The autoencoder of these photos: from the cache, or trained now, on a CPU core, so that it is the same everywhere (a minute or two)."
-    key = json_sha256({"photos": photos.fingerprint, "config": asdict(config), "version": 2})
-    path = make_folder(cache_dir()/"priors")/f"{key[:32]}.safetensors"
-    model = SmallAutoencoder(config, f"embedded autoencoder trained on {len(photos)} photos")
-    with file_lock(path):
-        try:
-            model.load_state_dict(read_weights(path))
-            with safe_open(path, "pt") as f: sound = (f.metadata() or {}).get("identity") == model.identity
-        except (UserError, RuntimeError): sound = False
-        if not sound:
-            model, = in_parallel(lambda c: train_autoencoder(photos, c), [config], torch.device("cpu"))
-            atomic_write(path, save(model.state_dict(), {"identity": model.identity}))
-    return model.eval().requires_grad_(False)
+    def learn(folder):
+        model, file = SmallAutoencoder(config, f"embedded autoencoder trained on {len(photos)} photos"), folder/"prior.safetensors"
+        if not file.exists():
+            trained, = in_parallel(lambda c: train_autoencoder(photos, c), [config], torch.device("cpu"))
+            atomic_write(file, save(trained.state_dict(), {"identity": trained.identity}))
+        with restoring(file):
+            model.load_state_dict(read_weights(file))
+            with safe_open(file, "pt") as f:
+                if (f.metadata() or {}).get("identity") != model.identity: raise ValueError("other weights than were written")
+        return model
+    return cached("priors", cache_key("embedded", 2, photos.fingerprint, asdict(config)), learn).eval().requires_grad_(False)
 
 # %% ../nbs/09a_autoencoders.ipynb #00000035
 class KLAutoencoder(Prior):

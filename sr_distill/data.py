@@ -18,6 +18,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, features
 from tqdm.auto import tqdm
 from .recipe import UserError, RunError
 from .core import atomic_path, cache_dir, check_u8, data_uri, file_lock, file_sha256, folder_lock, json_sha256, log, make_folder, rng, to_tensor, to_uint8
+from .job import cache_limit
 
 # %% ../nbs/02_data.ipynb #00000007
 def resize(
@@ -266,10 +267,7 @@ def _cache_at(folder, limit): return Cache(folder, limit)
 
 def photo_cache() -> Cache:
     "The cache of decoded photos, at most $SR_DISTILL_CACHE_GB (20) large."
-    setting = os.environ.get("SR_DISTILL_CACHE_GB", "20")
-    try: limit = int(float(setting) * 1e9)
-    except (ValueError, OverflowError): raise UserError(f"SR_DISTILL_CACHE_GB={setting!r} is no number; give the size of the cache in gigabytes") from None
-    return _cache_at(cache_dir()/"decoded", limit)
+    return _cache_at(cache_dir()/"decoded", cache_limit())
 
 # %% ../nbs/02_data.ipynb #00000032
 EMBEDDED = {   # file: credit, licence

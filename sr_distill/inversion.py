@@ -9,17 +9,18 @@ __all__ = ['SHORT_LIST', 'Distance', 'mean_style', 'choose_classes', 'InvertConf
 
 # %% ../nbs/10b_inversion.ipynb #00000003
 import hashlib, math, time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 import numpy as np, torch
 from tqdm.auto import tqdm
 from .autoencoders import Prior
-from .core import check_like, interruptible, json_sha256, load_state, make_folder, restore_optimizer, restoring, rng, save_state, to_tensor, to_uint8
+from .core import check_like, make_folder, restore_optimizer, restoring, rng, to_tensor, to_uint8
 from .data import resize
+from .job import Job, saving
 from .latent import Chunks, Latents, LatentSpace, Rates, check_layer, generator_weights, render_latents, with_features
 from .metrics import LPIPS, psnr
 from .pixel import PixelSpace
 from .priors import describe_prior, load_prior
-from .recipe import Recipe, RunError, UserError, check_options, option
+from .recipe import Recipe, RunError, Settings, UserError, check_options, option
 
 # %% ../nbs/10b_inversion.ipynb #00000008
 class Distance:
@@ -85,7 +86,7 @@ def choose_classes(
 
 # %% ../nbs/10b_inversion.ipynb #00000013
 @dataclass(frozen=True)
-class InvertConfig:
+class InvertConfig(Settings):
     "Settings of inversion and pivotal tuning."
     steps: int       = option(1000, "steps of the latents; 0 keeps what the encoder says, or the mean style", low=0)
     lr: float        = option(None, "highest rate of the latents; 0.1, behind an encoder 0.03", low=0)
@@ -293,12 +294,17 @@ def _check_inversion(images, prior, config, classes):
     if classes is not None and (len(classes) != len(images) or not all(0 <= c < n for c in classes)):
         raise UserError(f"{len(images)} images need as many classes from 0 to {n - 1}; got {str(list(classes))[:60]}")
 
-def _resume(path, identity):
-    "The checkpoint at `path`, None where there is none."
-    if path is None or not path.exists(): return None
-    state = load_state(path)
-    if state.get("identity") != identity: raise UserError(f"{path}: belongs to an inversion of other images, another prior or other settings; delete it or give another folder")
-    return state
+def _job(images, prior, config, classes, folder):
+    "The folder of an inversion. What makes two inversions the same: images, prior, classes, settings."
+    identity = dict(settings=config, images=hashlib.sha256(images.tobytes()).hexdigest(), shape=list(images.shape), prior=prior.identity, given=classes)
+    other = dict(images="other images", shape="images of another size", prior="another prior", given="other classes")
+    words = {k: f"belongs to an inversion of {what}; delete inversion.pt there, or give another folder" for k, what in other.items()}
+    return Job(folder, identity, words, but=("checkpoint",), checkpoint="inversion.pt")   # how often to save changes nothing
+
+def _same_distance(path, state, work):
+    "`UserError` when a checkpoint has minimised another distance than the one that can be had here."
+    before, here = state.get("distance", work.distance.note), work.distance.note
+    if before != here: raise UserError(f"{path}: has minimised {before} so far, and here it would be {here}; bring the weights of LPIPS back, or delete it")
 
 # %% ../nbs/10b_inversion.ipynb #0000002b
 def invert(
@@ -312,29 +318,25 @@ def invert(
     "Latents whose images are near `images`, and a prior tuned to them if the settings ask for it."
     _check_inversion(images, prior, config, classes)
     classes, began = None if classes is None else [int(c) for c in classes], time.perf_counter()
-    path = make_folder(folder)/"inversion.pt" if folder is not None else None
-    settings = {k: v for k, v in asdict(config).items() if k != "checkpoint"}   # how often to save changes nothing
-    identity = json_sha256([hashlib.sha256(images.tobytes()).hexdigest(), list(images.shape), prior.identity, settings, classes])
-    state = _resume(path, identity)
+    job = _job(images, prior, config, classes, folder) if folder is not None else None
+    state = job and job.load()
     if state:
-        with restoring(path): _check_inversion(images, prior, config, state["classes"])
+        with restoring(job.checkpoint): _check_inversion(images, prior, config, state["classes"])
     work = Inversion(images, prior, config, state["classes"] if state else classes)
     if state:
-        if state.get("distance", work.distance.note) != work.distance.note: raise UserError(f"{path}: has minimised {state['distance']} so far, and here it would be {work.distance.note}; bring the weights of LPIPS back, or delete it")
-        with restoring(path): work.load_state_dict(state)
-    def keep(): path and save_state(path, dict(work.state_dict(), identity=identity, distance=work.distance.note))
-    with interruptible() as interrupted, tqdm(total=work.total, initial=work.past, desc="invert", unit="step", leave=False, disable=None if work.total else True) as bar:
+        _same_distance(job.checkpoint, state, work)
+        with restoring(job.checkpoint): work.load_state_dict(state)
+    def save():
+        if job: make_folder(job.out), job.save(**work.state_dict(), distance=work.distance.note)
+    with saving(save, config.checkpoint, callback) as after, tqdm(total=work.total, initial=work.past, desc="invert", unit="step", leave=False, disable=None if work.total else True) as bar:
         while not work.finished:
             stage = work.name
             work.step()
             loss = work.losses[stage][-1]
             if not math.isfinite(loss): raise RunError(f"the inversion loss is {loss} at step {work.past}; use a smaller rate, the last checkpoint is kept")
             bar.update(); bar.set_postfix(stage=stage, loss=f"{loss:.4g}")
-            if work.finished or work.past % config.checkpoint == 0: keep()
             if callback: callback(stage, len(work.losses[stage]), loss)
-            if interrupted() and not work.finished:
-                keep()
-                raise KeyboardInterrupt
+            after(work.past, work.finished)
     return Inverted(work.space.latents, work.psnr, work.losses, work.classes, work.distance.note, time.perf_counter() - began)
 
 # %% ../nbs/10b_inversion.ipynb #0000003f

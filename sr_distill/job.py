@@ -32,14 +32,13 @@ class Job:
         "A block in which no other process writes to the folder; `here` is False in all but one of the processes that share a run."
         return folder_lock(self.out) if here else contextlib.nullcontext(self.out)
 
-    def check(self, found: dict, where=None):
-        "`UserError` with the first difference between this run and the identity `found` at `where`. A value that `found` lacks was not noted by an older version, and counts as equal."
-        where = where or self.out
+    def check(self, found: dict):
+        "`UserError` with the first difference between this run and the identity `found`. A value that `found` lacks was not noted by an older version, and counts as equal."
         for name, mine in self.identity.items():
             if isinstance(mine, Settings):
-                if not isinstance(found, dict) or not isinstance(found.get(name), dict): raise UserError(f"{where}: does not say which run this is; delete it to start again from the beginning")
-                if said := mine.difference(found[name], self.but): raise UserError(f"{where}: {said}; give another folder, or the same options to go on")
-            elif found.get(name, mine) != mine: raise UserError(f"{where}: {self.words.get(name, f'belongs to a run with another {name}; give another folder')}")
+                if not isinstance(found.get(name), dict): raise UserError(f"{self.out}: does not say which run it holds; give another folder")
+                if said := mine.difference(found[name], self.but): raise UserError(f"{self.out}: {said}; give another folder, or the same options to go on")
+            elif found.get(name, mine) != mine: raise UserError(f"{self.out}: {self.words.get(name, f'belongs to a run with another {name}; give another folder')}")
 
     def is_same(self, found: dict) -> bool:
         "Whether `found` is the identity of this run."
@@ -61,6 +60,7 @@ class Job:
         "The state that was saved last, None where there is none; `UserError` when it is damaged or belongs to another run."
         if not self.checkpoint.exists(): return None
         state = load_state(self.checkpoint)
+        if not isinstance(state.get("identity"), dict): raise UserError(f"{self.checkpoint}: does not say which run this is; delete it to start this run again from the beginning")
         with restoring(self.checkpoint): self.check(state["identity"])
         return state
 

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch.func import functional_call, vmap
 from tqdm.auto import tqdm
 from .convolution import rerouted
-from .core import atomic_path, cache_dir, forget, json_sha256, load_state, log, make_folder, policy, rng, save_state, state_sha256
-from .data import downscale, photo_cache
+from .core import atomic_path, forget, load_state, log, make_folder, policy, rng, save_state, state_sha256
+from .data import downscale
 from .fourier import LocalFourier
+from .job import cache_folder, cache_key, cached
 from .models import load_model, make_model
 from .parallel import arithmetic, in_parallel, precision, ranks
 from .recipe import Recipe, RunError, TrainConfig, UserError
@@ -205,19 +206,6 @@ def choose_chunk(
     "How many images a CPU core or the GPU may take through `net` at once."
     return max(1, (memory or memory_for(next(net.parameters()).device)) // image_bytes(net, size))
 
-# %% ../nbs/07b_matching.ipynb #00000028
-def _use(folder):
-    "When a folder was used last, and its bytes without what is half-written; None where somebody is deleting it."
-    with contextlib.suppress(FileNotFoundError): return folder.stat().st_mtime, sum(f.stat().st_size for f in folder.iterdir() if not f.name.startswith("."))
-
-def _prune(keep, limit):
-    "Delete the folders beside `keep` that were used longest ago until they take at most `limit` bytes."
-    others = [(*use, folder) for folder in keep.parent.iterdir() if folder.is_dir() and folder != keep and (use := _use(folder))]
-    total = 0
-    for _, size, folder in sorted(others, reverse=True):
-        total += size
-        if total > limit: shutil.rmtree(folder, ignore_errors=True)
-
 # %% ../nbs/07b_matching.ipynb #00000029
 TRAJECTORY_STEPS, FIRST_MARK = 200, 10   # length of the short training runs that pool networks come from, and their first checkpoint
 
@@ -254,18 +242,17 @@ def trajectories(
         seed = int(torch.randint(1 << 31, (), generator=rng(recipe.seed, "trajectory", name)))
         config = TrainConfig.for_model(recipe.network, scale=recipe.scale, steps=TRAJECTORY_STEPS, seed=seed, batch=4,
                                        patch=min(48, side) // recipe.scale * recipe.scale)
-        net = fresh_network(recipe, "trajectory", name)
-        key = json_sha256([photos.fingerprint, arithmetic(device), name, recipe.seed, points[name], config.key(), state_sha256(net.state_dict())])
-        folder = make_folder(cache_dir()/"trajectories"/key[:20])
-        with contextlib.suppress(OSError): os.utime(folder)   # used now
-        with contextlib.suppress(UserError): return list(load_state(folder/"states.pt").values())
-        states = {}
-        def keep(step, row, model):
-            if step in marks: states[step] = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-        train(net, photos, config, device=device, callback=keep)
-        save_state(folder/"states.pt", states)
-        _prune(folder, photo_cache().limit)
-        return list(states.values())
+        def learn(folder):
+            if (file := folder/"states.pt").exists(): return list(load_state(file).values())
+            net, states = copy.deepcopy(start), {}
+            def keep(step, row, model):
+                if step in marks: states[step] = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+            train(net, photos, config, device=device, callback=keep)
+            save_state(file, states)
+            return list(states.values())
+        start = fresh_network(recipe, "trajectory", name)
+        key = cache_key(photos.fingerprint, arithmetic(device), name, recipe.seed, points[name], config, state_sha256(start.state_dict()))
+        return cached("trajectories", key, learn)
     return sum(in_parallel(one, points, device), [])
 
 # %% ../nbs/07b_matching.ipynb #0000002a
@@ -400,16 +387,13 @@ class GradientBank(BankFile):
         self.pieces = Pieces(device)
         self.states = [{k: v.to(device) for k, v in s.items()} for s in states]
         self.net = fresh_network(recipe).to(device)
-        self.key = json_sha256([5, groups.fingerprint, recipe.network, recipe.scale,
-                                recipe.real, recipe.target, recipe.seed, stream, [state_sha256(s) for s in states], *({arithmetic(device)} - {"cpu"})])
-        super().__init__(cache_dir()/"banks"/self.key[:20], (len(states), len(groups), sum(s.numel() for s in shapes(self.net))))
+        self.key = cache_key(5, groups.fingerprint, recipe.network, recipe.scale,
+                             recipe.real, recipe.target, recipe.seed, stream, [state_sha256(s) for s in states], *({arithmetic(device)} - {"cpu"}))
+        super().__init__(cache_folder("banks", self.key), (len(states), len(groups), sum(s.numel() for s in shapes(self.net))))
 
     def open(self):
         "Map the file, once the banks that were used longest ago have made room."
-        make_folder(self.folder)
-        with contextlib.suppress(OSError): os.utime(self.folder)   # used now
-        _prune(self.folder, photo_cache().limit)
-        return super().open()
+        return cached("banks", self.key, lambda folder: super(GradientBank, self).open())
 
     def build(self, first: int = 0, last=None):
         "Compute what is missing of the groups from `first` to before `last`."

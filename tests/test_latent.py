@@ -202,7 +202,8 @@ def test_an_interrupted_inversion_ends_in_the_same_bits(kind, at, request, hr, t
     assert (again.latents.render() == whole.latents.render()).all() and again.latents.values.equal(whole.latents.values)
     assert again.latents.prior.identity == whole.latents.prior.identity and (again.losses, again.psnr) == (whole.losses, whole.psnr)
     assert invert(goal, prior, config, classes, tmp_path, stop).psnr == whole.psnr           # finished: read, not run
-    with pytest.raises(UserError, match="other images"): invert(goal, prior, replace(config, seed=1), classes, tmp_path)
+    with pytest.raises(UserError, match="--seed 0.*--seed 1"): invert(goal, prior, replace(config, seed=1), classes, tmp_path)
+    with pytest.raises(UserError, match="other images"): invert(goal[:, ::-1].copy(), prior, config, classes, tmp_path)
     (tmp_path / "inversion.pt").write_bytes(b"PK")
     with pytest.raises(UserError, match="damaged"): invert(goal, prior, config, classes, tmp_path)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sr_distill import matching
+from sr_distill import core, matching
 from sr_distill.convolution import conv, rerouted
 from sr_distill.core import rng
 from sr_distill.data import Photos
@@ -212,7 +212,7 @@ def test_keys_tell_devices_apart_and_a_cpu_needs_no_mention(small, monkeypatch):
     bank = lambda device="cpu": GradientBank(groups, recipe, states, device=device).key
     def runs():
         matching.trajectories(recipe, groups.photos, {"lesson": 1})
-        return {p.name for p in (matching.cache_dir() / "trajectories").iterdir()}
+        return {p.name for p in (core.cache_dir() / "trajectories").iterdir() if p.is_dir()}
     monkeypatch.setattr(matching, "train", lambda net, photos, config, device, callback: callback(200, None, net))
     cpu, kept = bank(), runs()
     with precision(tf32=True): assert bank() == cpu and runs() == kept   # CUDA's rounding is nothing to a CPU
@@ -312,17 +312,6 @@ def test_memory_is_what_the_container_allows(tmp_path, monkeypatch):
         assert matching.machine_memory() == memory
     monkeypatch.delattr(os, "sysconf", raising=False)   # Windows
     assert matching.machine_memory() == 8 << 30 and matching.memory_for("cpu") >= 1
-
-
-def test_files_that_vanish_are_no_concern_of_the_cache(tmp_path):
-    "Another process renames its half-written file, or deletes the folder, between two looks."
-    for name in ("kept", "busy", "going", "old"): (tmp_path / name).mkdir()
-    for name in ("busy", "old"): (tmp_path / name / "rows.npy").write_bytes(bytes(100))
-    (tmp_path / "busy/.rows.npy.1.2.tmp").symlink_to("gone")
-    (tmp_path / "going/rows.npy").symlink_to("gone")   # listed, but not there
-    os.utime(tmp_path / "old", (1, 1))
-    matching._prune(tmp_path / "kept", 150)
-    assert {p.name for p in tmp_path.iterdir()} == {"kept", "busy", "going"}
 
 
 def test_old_banks_make_room(small, monkeypatch):
