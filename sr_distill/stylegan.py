@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PART', 'LARGEST', 'lrelu', 'Dense', 'Mapping', 'FourierInput', 'modulated_conv', 'design_filter', 'upsample',
-           'downsample', 'SynthesisLayer', 'StyleGANXL', 'load_stylegan', 'save_stylegan', 'xl_config']
+           'downsample', 'Ways', 'Gauge', 'SynthesisLayer', 'StyleGANXL', 'load_stylegan', 'save_stylegan', 'xl_config']
 
 # %% ../nbs/09c_stylegan.ipynb #00000003
 import json, math
+from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from safetensors import safe_open
@@ -15,7 +16,9 @@ from safetensors.torch import save
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from .autoencoders import Prior
-from .core import atomic_write, json_sha256
+from .core import atomic_write, json_sha256, log
+from .kernels import FilteredReLU, scale_backward, usable
+from .matching import memory_for
 from .recipe import UserError
 from .safe_pickle import Persistent, read_pickle
 
@@ -154,19 +157,127 @@ def downsample(x, kernel, factor: int):
     return x
 
 # %% ../nbs/09c_stylegan.ipynb #00000024
-PART = 1 << 25   # numbers that a nonlinearity works on at once
+PART = 1 << 25   # numbers of the doubled signal that the plain calls work on at once
 
-def _frugally(f, *args):
-    "`f(*args)`; large ones forget their inner values and compute them again in the backward pass."
-    if not torch.is_grad_enabled() or args[0].numel() <= PART // 128: return f(*args)
-    return checkpoint(f, *args, use_reentrant=False)
+@dataclass(frozen=True)
+class Ways:
+    "How a generator computes: the same images up to rounding."
+    half: bool = None            # 16-bit floats in the layers where the official configuration has them; None: on CUDA, while the weights are frozen
+    fused: bool = None           # the nonlinearity as one kernel; None: where the kernels run
+    channels_last: bool = False  # convolutions see their channels last in memory
+    keep: bool = None            # keep each layer's values for the backward pass; None: if memory has room, else compute them again
+
+# %% ../nbs/09c_stylegan.ipynb #be4b145d
+class Gauge:
+    "The power of two that gradients in 16-bit layers are multiplied by; each backward pass sets it anew."
+    scale = 1.
+
+class _Narrow(torch.autograd.Function):
+    "Into the 16-bit layers."
+    @staticmethod
+    def forward(ctx, x, gauge):
+        ctx.gauge = gauge
+        return x.half()
+    @staticmethod
+    def backward(ctx, grad): return grad.float() / ctx.gauge.scale, None
+
+class _Widen(torch.autograd.Function):
+    "Out of the 16-bit layers."
+    @staticmethod
+    def forward(ctx, x, gauge):
+        ctx.gauge = gauge
+        return x.float()
+    @staticmethod
+    def backward(ctx, grad):
+        largest = grad.abs().amax()
+        ctx.gauge.scale = torch.where(largest > 0, torch.exp2(-torch.ceil(torch.log2(largest))), 1.)
+        return (grad * ctx.gauge.scale).half(), None
+
+# %% ../nbs/09c_stylegan.ipynb #99060fb6
+def _eights(n): return -n % 8   # what is missing to a multiple of eight, which tensor cores ask for
+
+def _tensor_cores(x): return x.is_cuda and x.dtype == torch.float16
+
+def _styled(x, style, ways):
+    "`x` with its channels scaled; on tensor cores with channels of zeros behind, up to a multiple of eight."
+    style = style.to(x.dtype)[:, :, None, None]
+    if not _tensor_cores(x): return x * style
+    n, i, h, w = x.shape
+    form = torch.channels_last if ways.channels_last else torch.contiguous_format
+    out = (torch.zeros if _eights(i) else torch.empty)((n, i + _eights(i), h, w), dtype=x.dtype, device=x.device, memory_format=form)
+    torch.mul(x, style, out=out[:, :i])
+    return out
+
+def _convolved(x, weight, padding, ways):
+    outputs = len(weight)
+    if _tensor_cores(x):
+        weight = F.pad(weight, (0, 0, 0, 0, 0, _eights(weight.shape[1]), 0, _eights(outputs)))
+        x = F.pad(x, (0, 0, 0, 0, 0, weight.shape[1] - x.shape[1])) if weight.shape[1] > x.shape[1] else x
+    if not ways.channels_last: return F.conv2d(x, weight, padding=padding)[:, :outputs]
+    x, weight = (t.contiguous(memory_format=torch.channels_last) for t in (x, weight))
+    return F.conv2d(x, weight, padding=padding)[:, :outputs].contiguous()
+
+def _dots(a, b):
+    "The sum of a · b over the pixels of each channel, in float32 at least."
+    if a.dtype != torch.float16: return torch.einsum("nchw,nchw->nc", a, b)
+    return torch.stack([(u.float() * v).sum((1, 2)) for u, v in zip(a, b)])
+
+# %% ../nbs/09c_stylegan.ipynb #a9f872a0
+def _parts(layer, *tensors):
+    "Tensors [N,C,…] or [C] a few channels at a time, so that the doubled signal stays small."
+    n = tensors[0].numel() * layer.s["up_factor"]**2 // PART + 1
+    return zip(*(t.chunk(n, min(1, t.ndim - 1)) for t in tensors))
+
+def _scaled(c, scale, bias): return c * scale.to(c.dtype)[:, :, None, None] + bias.to(c.dtype)[:, None, None]
+
+def _bent(layer, c, scale, bias):
+    "`bend(scale · c + bias)` by PyTorch's calls, a few channels at a time."
+    return torch.cat([layer.bend(_scaled(*part)) for part in _parts(layer, c, scale, bias)], 1)
+
+def _unbent(layer, grad, c, scale, bias):
+    "Its gradients in c, scale and bias; the doubled signal is made anew."
+    found = []
+    for g, *part in _parts(layer, grad, c, scale, bias):
+        with torch.enable_grad():
+            z = _scaled(*part).requires_grad_()
+            to_z, = torch.autograd.grad(layer.bend(z), z, g)
+        found.append((to_z * part[1].to(z.dtype)[:, :, None, None], _dots(to_z, part[0]), to_z.sum((0, 2, 3), dtype=scale.dtype)))
+    return (torch.cat(parts, at) for parts, at in zip(zip(*found), (1, 1, 0)))
+
+# %% ../nbs/09c_stylegan.ipynb #2e23e784
+class _Layer(torch.autograd.Function):
+    "bend(conv(style · x) · scale + bias), with its first derivatives."
+    @staticmethod
+    def forward(ctx, x, weight, style, scale, bias, layer, ways, gauge):
+        ctx.layer, ctx.ways, ctx.gauge, ctx.kernels = layer, ways, gauge, layer.kernels(x, ways)
+        c = _convolved(_styled(x, style, ways), weight, weight.shape[-1] - 1, ways)
+        ctx.save_for_backward(x, weight, style, scale, bias, c)
+        return ctx.kernels.forward(c, scale, bias) if ctx.kernels else _bent(layer, c, scale, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        x, weight, style, scale, bias, c = ctx.saved_tensors
+        to_c, to_scale, to_bias = ctx.kernels.backward(grad, c, scale, bias) if ctx.kernels else _unbent(ctx.layer, grad, c, scale, bias)
+        needs_x, needs_weight, needs_style = ctx.needs_input_grad[:3]
+        to_x = to_weight = to_style = None
+        if needs_weight: to_weight = torch.nn.grad.conv2d_weight(_styled(x, style, ways=Ways()), weight.shape, to_c, padding=weight.shape[-1] - 1)
+        if needs_x or needs_style:
+            to_x = _convolved(to_c, weight.transpose(0, 1).flip(2, 3), 0, ctx.ways)
+            if ctx.kernels: to_x, to_style = scale_backward(to_x, x, style)
+            else: to_x, to_style = to_x * style.to(x.dtype)[:, :, None, None], _dots(to_x, x)
+        if ctx.gauge: to_style, to_scale, to_bias = (g if g is None else g / ctx.gauge.scale for g in (to_style, to_scale, to_bias))
+        return to_x, to_weight, to_style, to_scale, to_bias, None, None, None
 
 # %% ../nbs/09c_stylegan.ipynb #00000025
 class SynthesisLayer(nn.Module):
     "One layer of StyleGAN3; `s` holds its sizes, rates, cutoffs and paddings."
-    def __init__(self, s: dict):
+    def __init__(self,
+        s: dict,
+        half: bool = False,  # does the official configuration use 16-bit floats here?
+    ):
         super().__init__()
-        self.s = s
+        self.s, self.half = s, half
         k, rate = s["conv_kernel"], s["tmp_sampling_rate"]
         self.weight = nn.Parameter(torch.randn(s["out_channels"], s["in_channels"], k, k))
         self.bias = nn.Parameter(torch.zeros(s["out_channels"]))
@@ -175,20 +286,36 @@ class SynthesisLayer(nn.Module):
         self.register_buffer("up_filter", design_filter(s["up_taps"], s["in_cutoff"], 2 * s["in_half_width"], rate))
         self.register_buffer("down_filter", design_filter(s["down_taps"], s["out_cutoff"], 2 * s["out_half_width"], rate))
 
+    def forward(self, x, w, ways=Ways(), gauge=None):
+        weight, style, gain = self.weight, self.affine(w), self.magnitude_ema.rsqrt()
+        if self.s["is_torgb"]: style, scale = style / math.sqrt(weight[0].numel()), gain.expand(len(w), len(weight))
+        else:   # as in `modulated_conv`, with filters of length 1, which 16 bits can hold
+            weight = weight * weight.square().sum((1, 2, 3), keepdim=True).rsqrt()
+            style = style * style.square().mean(1, keepdim=True).rsqrt()
+            scale = (style.square() @ weight.square().sum((2, 3)).T + 1e-8 / weight[0].numel()).rsqrt() * gain
+        return _Layer.apply(x, weight.to(x.dtype), style, scale, self.bias, self, ways, gauge)
+
     def bend(self, x):
-        "Up, nonlinearity, down; channel by channel, so it can be done a few channels at a time."
-        s = self.s
-        if self.up_filter is not None: x = upsample(x, self.up_filter, s["up_factor"], s["padding"])
+        "Up, nonlinearity, down, by PyTorch's calls; channel by channel, so it can be done a few channels at a time."
+        s, dtype = self.s, x.dtype
+        if self.up_filter is not None: x = upsample(x, self.up_filter.to(dtype), s["up_factor"], s["padding"])
         if not s["is_torgb"]: x = lrelu(x)
         if s["conv_clamp"]: x = x.clamp(-s["conv_clamp"], s["conv_clamp"])
-        return x if self.down_filter is None else downsample(x, self.down_filter, s["down_factor"])
+        return x if self.down_filter is None else downsample(x, self.down_filter.to(dtype), s["down_factor"])
 
-    def forward(self, x, w):
-        style, rgb = self.affine(w), self.s["is_torgb"]
-        if rgb: style = style / math.sqrt(self.weight[0].numel())
-        x = modulated_conv(x, self.weight, style, not rgb, self.magnitude_ema.rsqrt()) + self.bias[:, None, None]
-        parts = x.numel() * self.s["up_factor"]**2 // PART + 1
-        return _frugally(self.bend, x) if parts == 1 else torch.cat([_frugally(self.bend, p) for p in x.chunk(parts, 1)], 1)
+    def in_half(self, x, ways) -> bool:
+        "Whether the layer computes in 16 bit: as the official configuration does, on CUDA, and not while its weights are tuned."
+        able = self.half and self.weight.dtype == torch.float32 and not self.weight.requires_grad
+        return able and (x.is_cuda if ways.half is None else ways.half)
+
+    def kernels(self, x, ways):
+        "The nonlinearity as kernels, or None where the plain calls are to do it."
+        if ways.fused is False or self.up_filter is None or self.down_filter is None or self.s["is_torgb"]: return None
+        if x.dtype not in (torch.float32, torch.float16, torch.bfloat16) or not usable(x.device): return None
+        state = self.up_filter._version, self.down_filter._version, id(self.up_filter), id(self.down_filter)
+        if getattr(self, "_made", (None,))[0] != state:
+            self._made = state, FilteredReLU(self.up_filter, self.s["up_factor"], self.down_filter, self.s["down_factor"], self.s["padding"], clamp=self.s["conv_clamp"] or 0)
+        return self._made[1] if self._made[1].fits else None
 
 # %% ../nbs/09c_stylegan.ipynb #0000002a
 class StyleGANXL(Prior):
@@ -202,7 +329,8 @@ class StyleGANXL(Prior):
         self.mapping = Mapping(c["z_dim"], c["c_dim"], c["w_dim"], c["mapping_layers"], c.get("embed_dim", 320), c["lr_multiplier"])
         self.synthesis = nn.Module()
         self.synthesis.input = FourierInput(c["w_dim"], first["in_channels"], first["in_size"][0], first["in_sampling_rate"], first["in_cutoff"])
-        for s in c["layers"]: setattr(self.synthesis, s["name"], SynthesisLayer(s))
+        for s in c["layers"]: setattr(self.synthesis, s["name"], SynthesisLayer(s, s.get("use_fp16", 16 * s["out_sampling_rate"] > self.resolution)))
+        self.ways = Ways()
 
     identity = property(lambda self: json_sha256([super().identity, float(self.config["output_scale"])]), doc="what tells it from other generators: its weights, and the scale that none of them shows")
     layers = property(lambda self: [self.synthesis.input] + [getattr(self.synthesis, s["name"]) for s in self.config["layers"]])
@@ -226,8 +354,23 @@ class StyleGANXL(Prior):
     def latent_shape(self, size=None): return (self.num_ws, self.w_dim, *self.check_size(size or self.resolution)[2:])
     def paint(self, latents): return self.synthesize(latents) / 2 + 0.5
     def _run(self, x, ws, first, last):
-        for k in range(first, last + 1): x = _frugally(self.layers[k], x, ws[:, k])
-        return x
+        ways, gauge = self.ways, None
+        if torch.is_grad_enabled() and ways.keep is None: ways = replace(ways, keep=self._kept_bytes(len(ws), first, last) < memory_for(x.device))
+        for k in range(first, last + 1):
+            layer = self.layers[k]
+            if layer.in_half(x, ways) and x.dtype == torch.float32:
+                gauge = gauge or Gauge()
+                x = _Narrow.apply(x, gauge)
+            elif x.dtype == torch.float16 and gauge and not layer.in_half(x, ways): x = _Widen.apply(x, gauge)
+            arguments = x, ws[:, k], ways, gauge if x.dtype == torch.float16 else None
+            x = layer(*arguments) if ways.keep or not torch.is_grad_enabled() else checkpoint(layer, *arguments, use_reentrant=False)
+        return _Widen.apply(x, gauge) if gauge and x.dtype == torch.float16 else x
+    def _kept_bytes(self, n, first, last):
+        "What the layers keep for the backward pass, and room for the largest one at work."
+        settings = [(s, self.layers[k]) for k, s in enumerate(self.config["layers"], 1) if first <= k <= last]
+        each = [(s["in_channels"] * math.prod(s["in_size"]) + s["out_channels"] * math.prod(side + s["conv_kernel"] - 1 for side in s["in_size"]))
+                * (2 if layer.in_half(layer.weight, self.ways) else layer.weight.element_size()) for s, layer in settings]
+        return n * (sum(each) + 4 * max(each, default=0))
     def _check(self, layer):
         if not 0 <= layer < self.num_ws: raise UserError(f"layer {layer} is out of range; the prior {self.name} has layers 0 to {self.num_ws - 1}")
 
@@ -240,7 +383,7 @@ def _pickle_config(g: Persistent) -> dict:
     mapping, synthesis = (g.state["_modules"][k] for k in ("mapping", "synthesis"))
     modules, tensors = synthesis.state["_modules"], mapping.tensors()
     names = sorted((k for k in modules if k[0] == "L" and k[1:].split("_")[0].isdigit()), key=lambda k: int(k[1:].split("_")[0]))
-    layers = [{**{k: modules[n].settings()[k] for k in _LAYER}, "name": n} for n in names]
+    layers = [{**{k: modules[n].settings()[k] for k in _LAYER}, **{k: v for k, v in modules[n].settings().items() if k == "use_fp16"}, "name": n} for n in names]
     m, dense = mapping.settings(), mapping.state["_modules"]["fc0"].settings()
     return dict(z_dim=m["z_dim"], c_dim=m["c_dim"], w_dim=m["w_dim"], mapping_layers=m["num_layers"], lr_multiplier=dense.get("bias_gain", 0.01),
                 embed_dim=tensors["embed.weight"].shape[1] if m["c_dim"] else 0, img_resolution=layers[-1]["out_size"][0],

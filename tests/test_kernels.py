@@ -1,0 +1,151 @@
+"""The kernels of the filtered nonlinearity against PyTorch's plain calls: in Triton's interpreter on any machine, and on a GPU."""
+import copy
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from sr_distill import kernels, stylegan
+from sr_distill.kernels import FilteredReLU, INTERPRETED, scale_backward, usable
+from sr_distill.stylegan import StyleGANXL, SynthesisLayer, Ways, xl_config
+
+interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs inside test_in_the_interpreter, with TRITON_INTERPRET=1")
+LAYERS = {"twice": (2, 12, (9, 8, 9, 8), (40, 33)), "four times": (4, 24, (-6, -9, -6, -9), (30, 36)), "critical": (2, 12, (-11, -12, -11, -12), (52, 50))}
+EXACT = dict(float32=1e-5, float16=1.5e-3, bfloat16=1e-2)
+
+
+def relative(a, b): return float((a.double().cpu() - b.double().cpu()).norm() / b.double().cpu().norm())
+
+def layer(up, taps, padding, clamp, channels=5):
+    "A layer of the generator with filters that are not symmetric, so that a turned one shows."
+    s = dict(xl_config(16, layers=(3, 3), channel_max=2)["layers"][0], up_factor=up, up_taps=taps, padding=list(padding), conv_clamp=clamp, out_channels=channels)
+    made = SynthesisLayer(s)
+    made.up_filter, made.down_filter = torch.rand(taps) / taps * 2, torch.rand(12) / 6
+    return made
+
+def inputs(size, dtype, device, channels=5):
+    x, scale, bias = torch.randn(2, channels, *size), torch.rand(2, channels) + .5, torch.randn(channels)
+    return x.to(device, dtype), scale.to(device), bias.to(device)
+
+def both(made, x, scale, bias, **how):
+    "Output and gradients by the kernels, and by the plain calls in float64 on the same numbers."
+    exact = copy.deepcopy(made).double().cpu()
+    wide = [t.detach().double().cpu().requires_grad_() for t in (x, scale, bias)]
+    out = exact.bend(wide[0] * wide[1][:, :, None, None] + wide[2][:, None, None])
+    grad = torch.randn(out.shape).to(x)
+    wanted = [out, *torch.autograd.grad(out, wide, grad.double().cpu())]
+    fast = made.kernels(x, Ways())
+    return [fast.forward(x, scale, bias, **how), *fast.backward(grad, x, scale, bias, **how)], wanted
+
+
+@pytest.mark.skipif(kernels.triton is None, reason="triton is not installed")
+@pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
+def test_in_the_interpreter():
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-m", "not cuda", "-p", "no:cacheprovider", "-p", "no:xdist", __file__],
+                          env=environment, capture_output=True, text=True, cwd=os.path.dirname(os.path.dirname(__file__)))
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-3000:] + done.stderr[-1000:]
+
+
+@interpreted
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("clamp", (0, 1.5))
+def test_kernels_equal_the_plain_calls(name, clamp):
+    torch.manual_seed(0)
+    up, taps, padding, size = LAYERS[name]
+    found, wanted = both(layer(up, taps, padding, clamp), *inputs(size, torch.float32, "cpu"))
+    for a, b in zip(found, wanted): assert a.shape == b.shape and relative(a, b) < 2e-6
+
+@interpreted
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
+def test_kernels_take_16_bits(dtype):
+    torch.manual_seed(0)
+    up, taps, padding, size = LAYERS["twice"]
+    found, wanted = both(layer(up, taps, padding, 256), *inputs(size, dtype, "cpu"))
+    limit = EXACT[str(dtype).split(".")[1]]
+    for a, b in zip(found, wanted): assert relative(a, b) < limit
+    assert found[0].dtype == found[1].dtype == dtype and found[2].dtype == torch.float32
+
+@interpreted
+def test_kernels_take_channels_last_and_channels_left_out():
+    torch.manual_seed(0)
+    up, taps, padding, size = LAYERS["twice"]
+    x, scale, bias = inputs(size, torch.float32, "cpu", channels=8)
+    fast = layer(up, taps, padding, 256).kernels(x, Ways())
+    plain = fast.forward(x, scale, bias)
+    assert fast.forward(x.contiguous(memory_format=torch.channels_last), scale, bias).equal(plain)
+    assert fast.forward(x[:, :5], scale[:, :5].contiguous(), bias[:5]).equal(plain[:, :5])
+    grad = torch.randn_like(x)
+    for g in (grad, grad.contiguous(memory_format=torch.channels_last)):
+        to_x, to_scale = scale_backward(g, x, scale)
+        assert to_x.allclose(grad * scale[:, :, None, None]) and relative(to_scale, (grad * x).sum((2, 3))) < 1e-5
+
+def gradients(g, ws, ways):
+    g.ways, ws = ways, ws.detach().clone().requires_grad_()
+    image = g.synthesize(ws)
+    return image.detach(), torch.autograd.grad(image.square().mean() * 1e-4, ws)[0]   # a small loss: float16 alone would lose its gradient
+
+def tiny(): return StyleGANXL(xl_config(32, c_dim=0, layers=(3, 3), channel_max=6)).requires_grad_(False)
+
+@interpreted
+def test_a_generator_with_kernels_is_the_same_generator():
+    torch.manual_seed(0)
+    g, ws = tiny(), torch.randn(2, tiny().num_ws, 512)
+    plain, wanted = gradients(g, ws, Ways(fused=False))
+    image, grad = gradients(g, ws, Ways())
+    assert g.layers[1].kernels(ws.new_empty(1), Ways()) and relative(image, plain) < 1e-5 and relative(grad, wanted) < 1e-5
+
+
+def test_sixteen_bits_are_near_and_lose_no_small_gradient():
+    torch.manual_seed(0)
+    g, ws = tiny(), torch.randn(2, tiny().num_ws, 512)
+    plain, wanted = gradients(g, ws, Ways(fused=False))
+    image, grad = gradients(g, ws, Ways(half=True, fused=False))
+    assert image.dtype == torch.float32 and relative(image, plain) < 5e-3 and relative(grad, wanted) < 5e-2
+    for p in g.parameters(): p.requires_grad_(True)
+    assert gradients(g, ws, Ways(half=True, fused=False))[1].equal(gradients(g, ws, Ways(fused=False))[1])   # tuned weights: float32
+
+@pytest.mark.parametrize("half", (False, True))
+def test_values_that_are_computed_again_change_nothing(half):
+    torch.manual_seed(0)
+    g, ws = tiny(), torch.randn(2, tiny().num_ws, 512)
+    kept, again = (gradients(g, ws, Ways(half=half, fused=False, keep=keep)) for keep in (True, False))
+    assert kept[0].equal(again[0]) and kept[1].equal(again[1])
+
+def test_only_first_derivatives_go_through():
+    g, ws = tiny(), torch.randn(1, tiny().num_ws, 512, requires_grad=True)
+    first, = torch.autograd.grad(g.synthesize(ws).square().sum(), ws, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"): first.sum().backward()
+
+def test_full_memory_computes_again(monkeypatch):
+    again = []
+    monkeypatch.setattr(stylegan, "checkpoint", lambda f, *args, **how: again.append(f) or f(*args))
+    g, ws = tiny(), torch.randn(1, tiny().num_ws, 512, requires_grad=True)
+    g.synthesize(ws)
+    assert not again
+    monkeypatch.setattr(stylegan, "memory_for", lambda device: 10_000)
+    g.synthesize(ws)
+    assert len(again) == g.num_ws - 1
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float16, torch.bfloat16))
+def test_kernels_on_cuda(name, dtype):
+    torch.manual_seed(0)
+    up, taps, padding, size = LAYERS[name]
+    assert usable("cuda")
+    found, wanted = both(layer(up, taps, padding, 256).cuda(), *inputs((150, 131), dtype, "cuda"))
+    for a, b in zip(found, wanted): assert relative(a, b) < EXACT[str(dtype).split(".")[1]]
+
+@pytest.mark.cuda
+def test_generator_on_cuda():
+    torch.manual_seed(0)
+    g, ws = StyleGANXL(xl_config(64, c_dim=0, channel_max=36)).requires_grad_(False).cuda(), torch.randn(2, 27, 512)[:, :1].expand(-1, 27, -1)
+    ws = ws[:, :1].expand(-1, g.num_ws, -1).cuda()
+    plain, wanted = gradients(g, ws, Ways(half=False, fused=False))
+    for ways, image_off, grad_off in ((Ways(half=False), 1e-4, 1e-3), (Ways(), 5e-3, 5e-2), (Ways(channels_last=True), 5e-3, 5e-2)):
+        image, grad = gradients(g, ws, ways)
+        assert relative(image, plain) < image_off and relative(grad, wanted) < grad_off, ways
