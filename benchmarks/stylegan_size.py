@@ -1,36 +1,224 @@
-"""Seconds and peak memory of a real-size StyleGAN-XL with random weights: one image, one gradient step in w.
+"""A real-size StyleGAN-XL with random weights: seconds and memory of one image and one gradient step in w, way by way.
 
-usage: python benchmarks/stylegan_size.py [RESOLUTION] [BATCH] [DEVICE]
+    python benchmarks/stylegan_size.py OUT --resolution 256 --ways before plain          on the CPU
+    python benchmarks/stylegan_size.py OUT --device cuda                                  every way, kernels, profile
+    python benchmarks/stylegan_size.py OUT --device cpu --tiny                            a dry run of all parts
+
+`before` is the generator as it was before this benchmark: weights scaled for each sample, all channels of a layer filtered
+by PyTorch's grouped calls, large layers computed again in the backward pass.  Its filters work as the official code's
+reference path does, with a zero between samples on the way up; the official code itself is not here.  All ways paint the
+same styles; each is compared with `before` (or, without it, with the first one).  Results go to OUT/stylegan-DEVICE.json,
+entry by entry; an entry that is there is not measured again (--again).
 """
+import argparse
+import json
+import math
 import resource
-import sys
+import statistics
 import time
+import traceback
+from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
-from sr_distill.stylegan import StyleGANXL, xl_config
+from sr_distill import kernels
+from sr_distill.core import write_json
+from sr_distill.parallel import precision
+from sr_distill.stylegan import StyleGANXL, Ways, downsample, lrelu, modulated_conv, upsample, xl_config
 
 
-def main(resolution=512, batch=1, device="cpu"):
+# ── the generator as it was ─────────────────────────────────────────────────────────────────────────────────────────────
+
+AT_ONCE = 1 << 25
+
+def upsample_with_calls(x, kernel, factor, padding):
+    taps, (left, right, top, bottom) = len(kernel), padding
+    sizes = [n * factor + a + b - taps + 1 for n, a, b in zip(x.shape[2:], (top, left), (bottom, right))]
+    for shape, stride in (((1, -1), (1, factor)), ((-1, 1), (factor, 1))):
+        x = F.conv_transpose2d(x, (kernel * factor).reshape(1, 1, *shape).expand(x.shape[1], -1, -1, -1), stride=stride, groups=x.shape[1])
+    start = taps - 1 - top, taps - 1 - left
+    ends = [s + n - have for s, n, have in zip(start, sizes, x.shape[2:])]
+    return F.pad(x, (-start[1], ends[1], -start[0], ends[0]))
+
+def downsample_with_calls(x, kernel, factor):
+    for shape, stride in (((1, -1), (1, factor)), ((-1, 1), (factor, 1))):
+        x = F.conv2d(x, kernel.reshape(1, 1, *shape).expand(x.shape[1], -1, -1, -1), stride=stride, groups=x.shape[1])
+    return x
+
+def bend_before(layer, x):
+    s = layer.s
+    if layer.up_filter is not None: x = upsample_with_calls(x, layer.up_filter, s["up_factor"], s["padding"])
+    if not s["is_torgb"]: x = lrelu(x)
+    x = x.clamp(-s["conv_clamp"], s["conv_clamp"])
+    return x if layer.down_filter is None else downsample_with_calls(x, layer.down_filter, s["down_factor"])
+
+def frugally(f, *args):
+    if not torch.is_grad_enabled() or args[0].numel() <= AT_ONCE // 128: return f(*args)
+    return checkpoint(f, *args, use_reentrant=False)
+
+def layer_before(layer, x, w):
+    style, rgb = layer.affine(w), layer.s["is_torgb"]
+    if rgb: style = style / math.sqrt(layer.weight[0].numel())
+    x = modulated_conv(x, layer.weight, style, not rgb, layer.magnitude_ema.rsqrt()) + layer.bias[:, None, None]
+    parts = x.numel() * layer.s["up_factor"]**2 // AT_ONCE + 1
+    bend = lambda p: bend_before(layer, p)
+    return frugally(bend, x) if parts == 1 else torch.cat([frugally(bend, p) for p in x.chunk(parts, 1)], 1)
+
+def synthesize_before(g, ws):
+    x = g.layers[0](ws[:, 0])
+    for k in range(1, g.num_ws): x = frugally(lambda x, w, layer=g.layers[k]: layer_before(layer, x, w), x, ws[:, k])
+    return x * g.config["output_scale"]
+
+
+# ── measuring ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+WAYS = {   # name: (ways, batch, TF32, cuDNN's search, how many repetitions)
+    "before": (None, 1, False, False, 1),
+    "plain": (Ways(half=False, fused=False), 1, False, False, 1),
+    "16-bit, kernels": (Ways(), 1, False, False, 3),
+    "16-bit, kernels, search": (Ways(), 1, False, True, 3),
+    "16-bit, kernels, channels last, search": (Ways(channels_last=True), 1, False, True, 3),
+    "float32, kernels": (Ways(half=False), 1, False, False, 3),
+    "TF32, kernels, search": (Ways(half=False), 1, True, True, 3),
+    "16-bit, plain calls": (Ways(fused=False), 1, False, False, 1),
+    "16-bit, kernels, batch 8": (Ways(), 8, False, False, 2),
+    "16-bit, kernels, batch 8, search": (Ways(), 8, False, True, 2),
+    "16-bit, kernels, batch 8, computed again": (Ways(keep=False), 8, False, True, 2),
+    "TF32, kernels, batch 8, search": (Ways(half=False), 8, True, True, 2),
+}
+
+def relative(a, b): return float((a.double() - b.double()).norm() / b.double().norm())
+
+class Watch:
+    "Seconds on the device, and the peak of its memory."
+    def __init__(self, device): self.cuda = device == "cuda"
+    def now(self):
+        if self.cuda: torch.cuda.synchronize()
+        return time.perf_counter()
+    def reset(self):
+        if self.cuda:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+    def gigabytes(self): return torch.cuda.max_memory_allocated() / 1e9 if self.cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+def one_way(g, ws, how, watch):
+    "Median seconds forward and backward, peak memory, CPU seconds; the image and its gradient in w."
+    ways, batch, tf32, search, rounds = how
+    ws, times = ws[:batch], []
+    torch.backends.cudnn.benchmark, g.ways = search, ways or Ways()
+    paint = g.synthesize if ways else lambda ws: synthesize_before(g, ws)
+    watch.reset()
+    with precision(tf32):
+        for t in range(rounds + (1 if watch.cuda else 0)):   # a first round to warm up
+            leaf, cpu, a = ws.clone().requires_grad_(), time.process_time(), watch.now()
+            image = paint(leaf)
+            b = watch.now()
+            (image.square().mean() * batch).backward()   # each image's gradient as if it were alone
+            times.append((b - a, watch.now() - b, time.process_time() - cpu))
+    times = times[1:] if watch.cuda else times
+    forward, backward, cpu = (statistics.median(t) for t in zip(*times))
+    row = dict(batch=batch, forward=forward, backward=backward, an_image=(forward + backward) / batch, cpu_seconds=cpu, gigabytes=watch.gigabytes())
+    return row, image.detach()[:1].float(), leaf.grad[:1]
+
+def kernel_times(device, sizes):
+    "Milliseconds of the two kernels at sizes of the generator, in several settings, beside the plain calls."
+    rows, bench = [], (lambda f: triton_bench(f)) if device == "cuda" else (lambda f: seconds_of(f) * 1000)
+    for n, c, side in sizes:
+        g = StyleGANXL(xl_config(64, c_dim=0, layers=(3, 3), channel_max=2)).to(device)
+        layer = g.layers[1]
+        x = torch.randn(n, c, side, side, device=device).half()
+        scale, bias = torch.rand(n, c, device=device) + .5, torch.randn(c, device=device)
+        fast = layer.kernels(x, Ways())
+        exact = layer.bend(x.float() * scale[:, :, None, None] + bias[:, None, None])
+        grad = torch.randn_like(exact).half()
+        settings = [dict(), dict(together=1), dict(together=8), dict(warps=8), dict(precision="tf32x3"), dict(precision="tf32")]
+        for how in settings if fast else []:
+            row = dict(size=[n, c, side, side], **how)
+            try:
+                row |= dict(off=relative(fast.forward(x, scale, bias, **how), exact), forward=bench(lambda: fast.forward(x, scale, bias, **how)), backward=bench(lambda: fast.backward(grad, x, scale, bias, **how)))
+                if "precision" not in how: row |= dict(backward_without_exact_signs=bench(lambda: fast.backward(grad, x, scale, bias, exact="tf32", **how)))
+            except Exception as e: row |= dict(error=repr(e)[:500])
+            rows.append(row)
+            print(row, flush=True)
+        weight = torch.randn(c, c, 3, 3, device=device, dtype=x.dtype if device == "cuda" else torch.float32)
+        v = x.to(weight.dtype)
+        rows.append(dict(size=[n, c, side, side], convolution=bench(lambda: F.conv2d(v, weight, padding=2)), plain_forward=bench(lambda: layer.bend(v)), copy=bench(lambda: v.clone())))
+        print(rows[-1], flush=True)
+    return rows
+
+def triton_bench(f):
+    from triton.testing import do_bench
+    return do_bench(f, warmup=5, rep=30, return_mode="median")
+
+def seconds_of(f):
+    f()
+    began = time.perf_counter()
+    f()
+    return time.perf_counter() - began
+
+def profile(g, ws, how, device):
+    "Where one image's time goes: the largest kernels, and how many there are."
+    ways, batch, tf32, search, _ = how
+    g.ways, torch.backends.cudnn.benchmark = ways, search
+    from torch.profiler import ProfilerActivity
+    with precision(tf32), torch.profiler.profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (device == "cuda")]) as p:
+        leaf = ws[:batch].clone().requires_grad_()
+        g.synthesize(leaf).square().mean().backward()
+        if device == "cuda": torch.cuda.synchronize()
+    time_of = lambda e: getattr(e, "self_device_time_total", 0) if device == "cuda" else e.self_cpu_time_total
+    events = [e for e in p.key_averages() if time_of(e) > 0 and (device != "cuda" or e.device_type == torch.autograd.DeviceType.CUDA)]
+    events.sort(key=time_of, reverse=True)
+    return dict(milliseconds=sum(map(time_of, events)) / 1000, calls=sum(e.count for e in events), largest=[dict(name=e.key[:120], ms=time_of(e) / 1000, calls=e.count) for e in events[:25]])
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("out", type=Path)
+    p.add_argument("--resolution", type=int, default=512)
+    p.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    p.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS])
+    p.add_argument("--minutes", type=float, default=1e9, help="begin no entry after so many minutes")
+    p.add_argument("--tiny", action="store_true", help="few channels: a dry run")
+    p.add_argument("--again", action="store_true", help="measure what is there once more")
+    args = p.parse_args()
+    began, device = time.perf_counter(), args.device
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / f"stylegan-{device}.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() and not args.again else {}
+    machine = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    known["machine"] = dict(device=machine, threads=torch.get_num_threads(), torch=torch.__version__, triton=getattr(kernels.triton, "__version__", None), resolution=args.resolution, tiny=args.tiny)
+    def save(): write_json(file, known)
+    def measure(name, work):
+        if (name in known and "error" not in known[name]) or time.perf_counter() - began > 60 * args.minutes: return
+        try: known[name] = work()
+        except Exception as e:
+            known[name] = dict(error=repr(e)[:1000])
+            traceback.print_exc()
+        save()
+        print(name, json.dumps(known[name])[:1500], flush=True)
+
     torch.manual_seed(0)
-    clock = time.perf_counter
-    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    g = StyleGANXL(xl_config(resolution)).requires_grad_(False).to(device)
-    ws = g.map(torch.randn(batch, 64, device=device), torch.full((batch,), 207, device=device)).clone().requires_grad_()
-    if device.startswith("cuda"): g.decode(ws.detach())   # warm up
-    synchronize()
-    start = clock()
-    image = g.decode(ws)
-    synchronize()
-    middle = clock()
-    used = lambda: torch.cuda.max_memory_allocated() / 1e9 if device.startswith("cuda") else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"forward {middle - start:.1f} s, {time.process_time():.0f} s of CPU so far, peak {used():.1f} GB", flush=True)
-    image.square().mean().backward()
-    synchronize()
-    end = clock()
-    assert image.shape == (batch, 3, resolution, resolution) and ws.grad.isfinite().all() and ws.grad.abs().sum() > 0
-    print(f"{resolution}², batch {batch}, {device}, {torch.get_num_threads()} threads: {g.num_ws} w's, {sum(p.numel() for p in g.parameters()) / 1e6:.1f} M weights, "
-          f"forward {middle - start:.1f} s, backward {end - middle:.1f} s, {time.process_time():.0f} s of CPU in all, peak {used():.1f} GB")
+    g = StyleGANXL(xl_config(args.resolution, **dict(layers=(4, 4), channel_max=12) if args.tiny else {})).eval().requires_grad_(False)
+    z = torch.randn(8, 64)
+    ws = g.map(z, torch.full((8,), 207)).clone().to(device)
+    g, watch, base = g.to(device), Watch(device), {}
+    def way(name):
+        row, image, grad = one_way(g, ws, WAYS[name], watch)
+        base.setdefault("image", image), base.setdefault("grad", grad)
+        return row | dict(image_off=relative(image, base["image"]), gradient_off=relative(grad, base["grad"]))
+    if device == "cuda" or args.tiny:
+        sizes = [(1, 4, 40)] if args.tiny else [(1, 128, 534), (1, 512, 278), (1, 1024, 38)]
+        measure("kernels", lambda: dict(rows=kernel_times(device, sizes)))
+    for name in args.ways:
+        if base or name == args.ways[0]: measure(name, lambda: way(name))
+        if not base:   # it was measured on another day: paint once more, to compare with
+            image, grad = one_way(g, ws, WAYS[name], watch)[1:]
+            base.update(image=image, grad=grad)
+    if device == "cuda" or args.tiny:
+        for name in ("16-bit, kernels", "before"):
+            if name in args.ways and name != "before": measure(f"profile of {name}", lambda: profile(g, ws, WAYS[name], device))
+    print(json.dumps({k: v.get("an_image", v.get("error")) for k, v in known.items() if k in WAYS}, indent=1))
 
-
-if __name__ == "__main__": main(*map(int, sys.argv[1:3]), *sys.argv[3:])
+if __name__ == "__main__": main()

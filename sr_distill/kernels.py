@@ -62,12 +62,12 @@ if triton:
     @triton.jit
     def _bent(x, scale, bias, up_filter, down_filter, out, channels, height, width, out_height, out_width, tiles_x, xn, xc, xh, xw,
               STEP: tl.constexpr, FIRST: tl.constexpr, TILE: tl.constexpr, IN: tl.constexpr, MID: tl.constexpr, OUT: tl.constexpr, TOGETHER: tl.constexpr,
-              SLOPE: tl.constexpr, GAIN: tl.constexpr, CLAMP: tl.constexpr, PRECISION: tl.constexpr):
+              SLOPE: tl.constexpr, GAIN: tl.constexpr, CLAMP: tl.constexpr, NUMBER: tl.constexpr, PRECISION: tl.constexpr):
         n, tile = tl.program_id(2).to(tl.int64), tl.program_id(0)
         ty, tx = tile // tiles_x, tile % tiles_x
         i, m, q = tl.arange(0, IN), tl.arange(0, MID), tl.arange(0, OUT)
-        up = tl.load(up_filter + m[:, None] * IN + i[None, :])
-        down = tl.load(down_filter + q[:, None] * MID + m[None, :])
+        up = tl.load(up_filter + m[:, None] * IN + i[None, :]).to(NUMBER)
+        down = tl.load(down_filter + q[:, None] * MID + m[None, :]).to(NUMBER)
         iy, ix = ty * STEP + FIRST + i, tx * STEP + FIRST + i
         inside = ((iy >= 0) & (iy < height))[:, None] & ((ix >= 0) & (ix < width))[None, :]
         oy, ox = ty * TILE + q, tx * TILE + q
@@ -78,12 +78,12 @@ if triton:
             s = tl.load(scale + n * channels + c, mask=there, other=0.)
             b = tl.load(bias + c, mask=there, other=0.)
             v = tl.load(x + n * xn + c * xc + iy[:, None] * xh + ix[None, :] * xw, mask=inside & there, other=0.).to(tl.float32)
-            v = tl.where(inside & there, v * s + b, 0.)
-            v = tl.dot(up, v, input_precision=PRECISION)
+            v = tl.where(inside & there, v * s + b, 0.).to(NUMBER)
+            v = tl.dot(up, v, input_precision=PRECISION).to(NUMBER)
             v = tl.dot(v, tl.trans(up), input_precision=PRECISION)
             v = tl.where(v > 0, v, v * SLOPE) * GAIN
             if CLAMP > 0: v = tl.minimum(tl.maximum(v, -CLAMP), CLAMP)
-            v = tl.dot(down, v, input_precision=PRECISION)
+            v = tl.dot(down, v.to(NUMBER), input_precision=PRECISION).to(NUMBER)
             v = tl.dot(v, tl.trans(down), input_precision=PRECISION)
             to = out + (n * channels + c) * out_height * out_width + oy[:, None] * out_width + ox[None, :]
             tl.store(to, v.to(out.dtype.element_ty), mask=wanted & there)
@@ -94,13 +94,13 @@ if triton:
     def _unbent(x, scale, bias, up_filter, up_grad, down_grad, grad, to_x, sums, channels, height, width, out_height, out_width, tiles_x,
                 xn, xc, xh, xw, gn, gc, gh, gw,
                 STEP: tl.constexpr, FIRST_X: tl.constexpr, FIRST_G: tl.constexpr, TILE: tl.constexpr, IN: tl.constexpr, MID: tl.constexpr, OUT: tl.constexpr,
-                TOGETHER: tl.constexpr, SLOPE: tl.constexpr, GAIN: tl.constexpr, CLAMP: tl.constexpr, EXACT: tl.constexpr, PRECISION: tl.constexpr):
+                TOGETHER: tl.constexpr, SLOPE: tl.constexpr, GAIN: tl.constexpr, CLAMP: tl.constexpr, EXACT: tl.constexpr, NUMBER: tl.constexpr, PRECISION: tl.constexpr):
         n, tile = tl.program_id(2).to(tl.int64), tl.program_id(0)
         ty, tx = tile // tiles_x, tile % tiles_x
         i, m, t = tl.arange(0, IN), tl.arange(0, MID), tl.arange(0, OUT)
         up = tl.load(up_filter + m[:, None] * IN + i[None, :])
-        rise = tl.load(up_grad + m[:, None] * IN + i[None, :])
-        fall = tl.load(down_grad + t[:, None] * MID + m[None, :])
+        rise = tl.load(up_grad + m[:, None] * IN + i[None, :]).to(NUMBER)
+        fall = tl.load(down_grad + t[:, None] * MID + m[None, :]).to(NUMBER)
         iy, ix = ty * TILE + FIRST_X + i, tx * TILE + FIRST_X + i
         inside = ((iy >= 0) & (iy < height))[:, None] & ((ix >= 0) & (ix < width))[None, :]
         gy, gx = ty * STEP + FIRST_G + i, tx * STEP + FIRST_G + i
@@ -118,10 +118,10 @@ if triton:
             v = tl.dot(v, tl.trans(up), input_precision=EXACT)
             slope = tl.where(v > 0, GAIN, GAIN * SLOPE)
             if CLAMP > 0: slope = tl.where(tl.abs(v * slope) <= CLAMP, slope, 0.)
-            g = tl.load(grad + n * gn + c * gc + gy[:, None] * gh + gx[None, :] * gw, mask=known & there, other=0.).to(tl.float32)
-            g = tl.dot(rise, g, input_precision=PRECISION)
+            g = tl.load(grad + n * gn + c * gc + gy[:, None] * gh + gx[None, :] * gw, mask=known & there, other=0.).to(NUMBER)
+            g = tl.dot(rise, g, input_precision=PRECISION).to(NUMBER)
             g = tl.dot(g, tl.trans(rise), input_precision=PRECISION) * slope
-            g = tl.dot(fall, g, input_precision=PRECISION)
+            g = tl.dot(fall, g.to(NUMBER), input_precision=PRECISION).to(NUMBER)
             g = tl.dot(g, tl.trans(fall), input_precision=PRECISION)
             g = tl.where(wanted & there, g, 0.)
             here = tl.load(x + n * xn + c * xc + oy[:, None] * xh + ox[None, :] * xw, mask=wanted & there, other=0.).to(tl.float32)
@@ -163,7 +163,7 @@ class FilteredReLU:
         x,               # [N,C,H,W]
         scale,           # float32 [N,C]
         bias,            # float32 [C]
-        precision=None,  # of the matrix products: tf32x3, tf32 or ieee; None to choose
+        precision=None,  # of the matrix products: half, tf32x3, tf32 or ieee; None to choose
         together=4,      # channels that a program makes in turn
         warps=4,
     ):                   # [N,C,H',W'], as x
@@ -173,13 +173,13 @@ class FilteredReLU:
         down, across = (triton.cdiv(size, t.tile) for size in out.shape[2:])
         _bent[down * across, triton.cdiv(c, together), n](
             x, scale, bias, *self._matrices("forward", x.device), out, c, h, w, *out.shape[2:], across, *x.stride(), STEP=t.step, FIRST=t.first,
-            TILE=t.tile, OUT=_rows(t.tile), TOGETHER=together, PRECISION=precision or _precision(x), **self.bend, num_warps=warps, num_stages=1)
+            TILE=t.tile, OUT=_rows(t.tile), TOGETHER=together, **_factors(precision or _precision(x)), **self.bend, num_warps=warps, num_stages=1)
         return out
 
     def backward(self,
         grad,            # [N,C,H',W'], of the output
         x, scale, bias,  # as in `forward`
-        precision=None, exact="tf32x3",   # of the gradient's products, and of those that find the negative samples again
+        precision=None, exact=None,   # of the gradient's products, and of those that find the negative samples again
         together=4, warps=4,
     ):                   # gradients of x (as x), of scale (float32 [N,C]) and of bias (float32 [C])
         "The gradients of the three inputs."
@@ -190,11 +190,21 @@ class FilteredReLU:
         _unbent[down * across, triton.cdiv(c, together), n](
             x, scale, bias, *self._matrices("backward", x.device), grad, to_x, sums, c, h, w, *grad.shape[2:], across, *x.stride(), *grad.stride(),
             STEP=t.back_step, FIRST_X=t.first_x, FIRST_G=t.first_g, TILE=t.back_tile, OUT=_rows(t.back_tile), TOGETHER=together,
-            EXACT=exact, PRECISION=precision or _precision(x), **self.bend, num_warps=warps, num_stages=1)
+            EXACT=exact or _exactly(x), **_factors(precision or _precision(x)), **self.bend, num_warps=warps, num_stages=1)
         sums = sums.sum(2)
         return to_x, sums[..., 0], sums[..., 1].sum(0)
 
-def _precision(x): return "tf32x3" if x.dtype == torch.float32 else "tf32"
+def _factors(precision): return dict(NUMBER=tl.float16, PRECISION="ieee") if precision == "half" else dict(NUMBER=tl.float32, PRECISION=precision)
+
+@lru_cache
+def _shared_memory(index) -> int: return torch.cuda.get_device_properties(index).shared_memory_per_block_optin
+
+def _exactly(x):
+    "float32 products: on the matrix units where three parts of all factors fit a multiprocessor's memory, or one tile in float16 beside them."
+    need = 90_000 if x.dtype == torch.float16 else 135_000
+    return "tf32x3" if not x.is_cuda or _shared_memory(x.device.index) >= need else "ieee"
+
+def _precision(x): return "half" if x.dtype == torch.float16 else _exactly(x)
 
 # %% ../nbs/09bb_kernels.ipynb #00000015
 if triton:

@@ -16,7 +16,9 @@ LAYERS = {"twice": (2, 12, (9, 8, 9, 8), (40, 33)), "four times": (4, 24, (-6, -
 EXACT = dict(float32=1e-5, float16=1.5e-3, bfloat16=1e-2)
 
 
-def relative(a, b): return float((a.double().cpu() - b.double().cpu()).norm() / b.double().cpu().norm())
+def relative(a, b):
+    a, b = (t.detach().double().cpu() for t in (a, b))
+    return float((a - b).norm() / b.norm())
 
 def layer(up, taps, padding, clamp, channels=5):
     "A layer of the generator with filters that are not symmetric, so that a turned one shows."
