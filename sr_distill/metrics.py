@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BACKBONES', 'COLUMNS', 'luma', 'psnr', 'ssim', 'backbone_file', 'LPIPS', 'upscale_image', 'to_json', 'from_json',
-           'Evaluation', 'evaluate']
+           'Evaluation', 'evaluate', 'side_by_side']
 
 # %% ../nbs/05_metrics.ipynb #00000003
-import contextlib, copy, math, warnings
+import contextlib, copy, importlib.util, math, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, torch
@@ -102,6 +102,9 @@ class LPIPS:
         if net not in ("auto", "none", *BACKBONES): raise UserError(f"--lpips {net!r} is unknown; choose one of: auto, none, {', '.join(BACKBONES)}")
         self.net, self.reason, self.device = None, "switched off", "cpu" if torch.device(device).type == "mps" else device   # mps has no float64
         if net == "none": return
+        if importlib.util.find_spec("lpips") is None:
+            self.reason = "the package lpips is not installed (pip install lpips)"
+            return
         if net == "auto": net = next((n for n in BACKBONES if backbone_file(n).exists()), None)
         if net is None: self.reason = f"no backbone weights in {backbone_file('alex').parent}; name one, alex say, to download it"
         else: self._load(net)
@@ -203,6 +206,7 @@ class Evaluation:
     lpips_reason: str  # why it is absent
     rows: list = field(repr=False)
     grey_as_colour: list = field(default_factory=list, repr=False)   # names of photos with three equal channels
+    bicubic: dict = field(default=None, repr=False)   # the mean of bicubic enlargement on the same photos, where it was asked for
 
     @property
     def mean(self) -> dict:
@@ -211,26 +215,36 @@ class Evaluation:
         return {k: None if None in v else float(np.mean([x for x in v if math.isfinite(x)] or v)) for k, v in columns.items()}
 
     @property
+    def gain(self) -> dict:
+        "How far the mean is above that of bicubic enlargement; None for an absent column, or where bicubic was not asked for."
+        both = {k: (self.mean[k], self.bicubic[k]) for k in COLUMNS} if self.bicubic else {}
+        return {k: a - b if a is not None and b is not None and math.isfinite(a) and math.isfinite(b) else None for k, (a, b) in both.items()}
+
+    @property
     def notes(self) -> list:
         "Sentences on photos that are not scored as the others."
         exact = [row["name"] for row in self.rows if not math.isfinite(row["psnr_y"]) or not math.isfinite(row["psnr_rgb"])]
         said = [f"PSNR of {', '.join(exact)} is infinite, because the image is met exactly; the mean leaves it out."] if exact else []
         if self.grey_as_colour: said.append(f"Grey, but saved with three equal channels: {', '.join(self.grey_as_colour)}. PSNR-Y and SSIM-Y are those of a colour image, about 1.3 dB above the figures of the same photo saved as grey.")
+        if self.bicubic and (gain := self.gain["psnr_y"]) is not None and gain < 0:
+            said.append(f"This model is {-gain:.2f} dB below bicubic enlargement: it has not learnt to enlarge yet. Train it for more steps; to compare it with another model says nothing about their training sets.")
         return said
 
     def to_dict(self) -> dict:
         "The layout of the JSON file."
         head = {k: getattr(self, k) for k in ("dataset", "scale", "border", "lr_source", "lpips_net")}
-        return {**head, "mean": to_json(self.mean), "notes": self.notes, "images": [to_json(row) for row in self.rows]}
+        beside = {"bicubic": to_json(self.bicubic), "gain": self.gain} if self.bicubic else {}
+        return {**head, "mean": to_json(self.mean), **beside, "notes": self.notes, "images": [to_json(row) for row in self.rows]}
 
     def save(self, path): write_json(path, self.to_dict())
 
     def _cells(self, most=40):
         "Heading and body as text, with the mean as last row."
-        form = lambda k, v: "–" if v is None else f"{v:.{2 if 'psnr' in k else 4}f}"
+        def form(k, v, sign=""): return "–" if v is None else f"{v:{sign}.{2 if 'psnr' in k else 4}f}"
         rows = [*self.rows[:most], *([{"name": f"… {len(self.rows) - most} more"}] if len(self.rows) > most else []), {"name": "mean", **self.mean}]
+        if self.bicubic: rows += [{"name": "bicubic", **self.bicubic}, {"name": "gain", **self.gain}]
         heading = ["", *(v + (f" ({self.lpips_net})" if k == "lpips" and self.lpips_net else "") for k, v in COLUMNS.items())]
-        return heading, [[str(r["name"]), *(form(k, r[k]) if k in r else "" for k in COLUMNS)] for r in rows]
+        return heading, [[str(r["name"]), *(form(k, r[k], "+" * (r["name"] == "gain" and r is rows[-1])) if k in r else "" for k in COLUMNS)] for r in rows]
 
     def _caption(self):
         absent = "" if self.lpips_net else f"; no LPIPS: {self.lpips_reason}"
@@ -275,6 +289,7 @@ def evaluate(
     ssim: bool = True,   # False leaves it out: on large photos it takes most of the time
     lr_name: str = "",   # how LR files are called, as in `pair_lr`
     crop_hr: bool = False,   # cut HR photos that are larger than scale × LR
+    beside: bool = False,    # also say how bicubic enlargement does, and the gain over it
 ) -> Evaluation:
     "Enlarge the LR copy of every photo and compare: border `scale` for all columns, grey photos as luma."
     photos, files = _check_input(model, photos, scale, lr_dir, lr_name, crop_hr)
@@ -294,7 +309,23 @@ def evaluate(
         rows.append(_row(photos.names[i], upscale_image(model, np.asarray(lr), scale), np.asarray(hr), scale, perceptual, ssim))
     name = Path(photos.source).name or str(photos.source)
     equal = [n for n, p, gray in zip(photos.names, range(len(photos)), photos.is_gray) if not gray and _is_grey(photos[p])]
-    return Evaluation(name, scale, scale, str(lr_dir) if lr_dir else "bicubic", perceptual.net, perceptual.reason, rows, equal)
+    plain = evaluate("bicubic", photos, scale, lr_dir, perceptual, device, ssim, lr_name, crop_hr).mean if beside and model != "bicubic" else None
+    return Evaluation(name, scale, scale, str(lr_dir) if lr_dir else "bicubic", perceptual.net, perceptual.reason, rows, equal, plain)
+
+def side_by_side(
+    found: dict,   # model → `Evaluation` with `beside`, all on the same photos
+) -> str:
+    "Several models in one table: the mean of each, and its gain over bicubic in PSNR-Y."
+    first = next(iter(found.values()))
+    def cells(name, mean, gain=""): return [name, *("–" if mean[k] is None else f"{mean[k]:.{2 if 'psnr' in k else 4}f}" for k in COLUMNS), gain]
+    gains = {name: e.gain["psnr_y"] for name, e in found.items()}
+    body = [cells("bicubic", first.bicubic), *(cells(name, e.mean, "–" if gains[name] is None else f"{gains[name]:+.2f} dB") for name, e in found.items())]
+    lines = [["", *COLUMNS.values(), "gain, PSNR-Y"], *body]
+    wide = [max(map(len, column)) for column in zip(*lines)]
+    notes = dict.fromkeys(n for e in found.values() for n in e.notes if "below bicubic" not in n)
+    below = [name for name, gain in gains.items() if gain is not None and gain < 0]
+    if below: notes[f"Below bicubic: {', '.join(below)}. Such a model has not learnt to enlarge yet, so a difference to it says nothing about training sets."] = None
+    return "\n".join([first._caption(), *notes, *("  ".join([line[0].ljust(wide[0]), *(c.rjust(n) for c, n in zip(line[1:], wide[1:]))]).rstrip() for line in lines)])
 
 def _is_grey(u8):
     "Are the three channels equal everywhere? Looked at coarsely first."

@@ -523,6 +523,11 @@ class Rows:
             if r["set"] == set and r["model"] == model and test in (r["test"], "mean") and r[metric] is not None: found.setdefault(r["seed"], []).append(r[metric])
         return {seed: statistics.mean(v) for seed, v in found.items() if test != "mean" or len(v) == len(self.about["tests"])}
 
+    def below_bicubic(self, name: str, model: str, test: str = "mean", metric: str = "psnr_rgb") -> bool:
+        "Has a model that learnt from the set `name` not yet learnt to enlarge? Then it is no yardstick for another."
+        mean = lambda n: statistics.mean(v) if (v := list(self.values(n, model, test, metric).values())) else math.nan
+        return name not in (None, "bicubic") and (mean(name) > mean("bicubic") if metric == "lpips" else mean(name) < mean("bicubic"))
+
     def paired(self, a: str, b: str, model: str, test: str = "mean", metric: str = "psnr_rgb") -> dict:
         "How much `a` is above `b`, over the seeds that both have: mean, standard deviation, standard error, seeds."
         x, y = self.values(a, model, test, metric), self.values(b, model, test, metric)
@@ -591,7 +596,9 @@ class Comparisons(Rows):
     def _line(self, name, other, model, test, metric):
         p = self.paired(name, other, model, test, metric)
         error, better = f" ± {p['se']:.3f}" * (p["n"] > 1), {**p, "mean": -p["mean"]} if metric == "lpips" else p   # lower is better there
-        return [name, other or "–", f"{p['mean']:+.3f}{error}" if math.isfinite(p["mean"]) else "–", str(p["n"]), finding(better)]
+        weak = [n for n in (other, name) if self.below_bicubic(n, model, test, metric)]
+        said = f"no finding: {weak[0]} is below bicubic" if weak else finding(better)
+        return [name, other or "–", f"{p['mean']:+.3f}{error}" if math.isfinite(p["mean"]) else "–", str(p["n"]), said]
 
 
 # %% ../nbs/13a_study.ipynb #30c2b9aa
@@ -604,7 +611,8 @@ class Results(Comparisons):
         label = lambda t, m: t if len(metrics) == 1 else self.column(m) if len(tests) == 1 else f"{t} {self.column(m)}"
         def line(name):
             one = next(r for r in self.rows if r["set"] == name and r["model"] == model)
-            return [name, *(f"{100 * one[u]:.3g} %" if u in one else "" for u in ("pixels", "bytes")), *(spread(list(self.values(name, model, t, m).values()), m) for t, m in columns)]
+            mark = " (below bicubic)" if any(self.below_bicubic(name, model, t) for t in self.about["tests"]) else ""
+            return [name + mark, *(f"{100 * one[u]:.3g} %" if u in one else "" for u in ("pixels", "bytes")), *(spread(list(self.values(name, model, t, m).values()), m) for t, m in columns)]
         return [["trained on", "pixels", "bytes", *(label(*c) for c in columns)], *map(line, self.unique("set", model=model))]
 
     def markdown(self, metrics=("psnr_rgb",)) -> str:

@@ -40,7 +40,7 @@ def done(*args, **how):
     return said
 
 def files(out: Path) -> dict:
-    return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*")) if p.suffix in (".png", ".zip")}
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*")) if p.suffix in (".png", ".safetensors")}
 
 
 def test_two_processes_give_the_set_that_one_gives(folder, tmp_path):

@@ -1,0 +1,205 @@
+"""A stored set as others receive it: every file, every byte told, nothing beside the images that a loader could take for one; and output that ends no job."""
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sr_distill import distill as room, metrics
+from sr_distill.autoencoders import TinyAutoencoder
+from sr_distill.cli import main
+from sr_distill.core import read_json, write_json
+from sr_distill.data import Photos
+from sr_distill.demo import Comparison, verdict
+from sr_distill.distill import DistilledSet, Trace, distill, on_disk
+from sr_distill.latent import load_latents
+from sr_distill.metrics import LPIPS, Evaluation, evaluate, side_by_side
+from sr_distill.models import init_weights, make_model
+from sr_distill.core import rng
+from sr_distill.recipe import Recipe, RunOptions, UserError
+from sr_distill.study import Results
+
+RECIPE = Recipe(size=24, networks=1, real=2, steps=4, pool="random", init="random")
+OPTIONS = RunOptions(device="cpu", held_out=0, snapshots=3)
+TINY = "--size 24 --networks 1 --real 2 --steps 2 --pool random --init random --device cpu --held-out 0".split()
+
+
+@pytest.fixture
+def photos(small_photos): return Photos.open(small_photos("ab"))
+
+@pytest.fixture
+def latent_set(photos, tmp_path):
+    torch.manual_seed(0)
+    prior = TinyAutoencoder(4, width=8)
+    for part in ("encoder", "decoder"): torch.save(getattr(prior, part).state_dict(), tmp_path / f"tae_{part}.pth")
+    recipe = replace(RECIPE, space="latent", prior=str(tmp_path / "tae_encoder.pth"), steps=1, invert=1)
+    return distill(photos, recipe, tmp_path / "latent", OPTIONS)
+
+def size(path): return sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size
+
+
+# ---- files and bytes
+
+def test_every_byte_on_the_disk_is_told(photos, tmp_path, capsys):
+    made = distill(photos, RECIPE, tmp_path / "set", replace(OPTIONS, lr_images=True))
+    parts = on_disk(made.folder)
+    assert parts == {name: size(made.folder / name) for name in ("images", "LR", "trace.safetensors")} == made.manifest["disk"]
+    rest = {p.name for p in made.folder.iterdir()} - parts.keys()
+    assert rest == {"README.md", "manifest.json", ".lock"}
+    total = f"{sum(parts.values()):,} bytes"
+    assert total in (made.folder / "README.md").read_text() and main(["inspect", str(made.folder)]) == 0 and total in capsys.readouterr().out
+
+def test_the_last_lines_of_a_distillation_tell_them_too(small_photos, tmp_path, capsys):
+    assert main(["distill", str(small_photos("ab")), str(tmp_path / "set"), *TINY]) == 0
+    said = capsys.readouterr().out
+    assert f"{sum(on_disk(tmp_path / 'set').values()):,} bytes" in said and "2 synthetic images from 2 photos" in said and "(200 %)" not in said
+
+def test_no_trace_on_request(photos, tmp_path):
+    made = distill(photos, RECIPE, tmp_path / "set", replace(OPTIONS, snapshots=0))
+    again = DistilledSet.load(made.folder)
+    assert made.trace is again.trace is None and not list(made.folder.glob("trace*")) and "trace.safetensors" not in made.manifest["disk"]
+    assert (again.images == distill(photos, RECIPE, tmp_path / "other", OPTIONS).images).all()
+    with pytest.raises(UserError, match="--snapshots 1"): RunOptions(snapshots=1)
+
+def test_the_trace_is_no_archive_for_others(photos, tmp_path):
+    made = distill(photos, RECIPE, tmp_path / "set", OPTIONS)
+    assert not zipfile.is_zipfile(made.folder / "trace.safetensors") and made.trace.frame(0).shape == (2, 24, 24, 3)
+    assert [p for p in made.folder.rglob("*") if p.suffix in (".png", ".jpg", ".zip", ".tar", ".gz")] == sorted(made.folder.glob("images/*.png"))
+
+def test_a_set_of_version_0_1_opens(photos, tmp_path):
+    "Its trace is a zip, and its manifest says nothing of the disk."
+    made = distill(photos, RECIPE, tmp_path / "set", OPTIONS)
+    with zipfile.ZipFile(made.folder / "trace.zip", "w") as z:
+        for name in ["trace.json", *map(room._frame_name, made.trace.steps)]: z.writestr(zipfile.ZipInfo(name), made.trace.read(name))
+    frames = [made.trace.frame(k) for k in range(len(made.trace))]
+    (made.folder / "trace.safetensors").unlink()
+    write_json(made.folder / "manifest.json", {k: v for k, v in read_json(made.folder / "manifest.json").items() if k != "disk"})
+    old = DistilledSet.load(made.folder)
+    assert old.trace.steps == made.trace.steps and all((old.trace.frame(k) == f).all() for k, f in enumerate(frames)) and old.trace.losses == made.trace.losses
+    copy = old.save(tmp_path / "copy")
+    assert {p.name for p in copy.folder.iterdir()} == {"images", "trace.safetensors", "README.md", "manifest.json"}
+    assert (DistilledSet.load(copy.folder).trace.frame(0) == frames[0]).all()
+
+def test_a_copy_has_every_file(photos, tmp_path, latent_set):
+    with_lr = distill(photos, RECIPE, tmp_path / "lr", replace(OPTIONS, lr_images=True))
+    for made in (latent_set, with_lr):
+        copy = DistilledSet.load(made.folder).save(tmp_path / f"copy of {made.folder.name}")
+        names = lambda folder: {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+        assert names(copy.folder) == names(made.folder)
+        assert all((copy.folder / n).read_bytes() == (made.folder / n).read_bytes() for n in names(made.folder) if n != "manifest.json")
+
+def test_whoever_receives_a_latent_set_is_told_what_opens_it(latent_set):
+    stored = latent_set.manifest["report"]["latent"]["stored"]["stored"]
+    bytes_ = (latent_set.folder / "latents.safetensors").stat().st_size
+    card, identity = (latent_set.folder / "README.md").read_text(), latent_set.manifest["report"]["latent"]["prior"]["identity"][:12]
+    both = {str(k): v for k, v in stored.items()}["16"]
+    assert both["bytes"] == bytes_ == latent_set.manifest["disk"]["latents.safetensors"]
+    for words in ("`tae`", identity, f"{bytes_:,} bytes", f"{both['bytes_with_decoder']:,} with the decoder", "has no name to load it by"): assert words in card
+    with pytest.raises(UserError, match=f"'tae' .identity {identity}.*load_prior"): load_latents(latent_set.folder / "latents.safetensors")
+
+def test_metrics_of_a_set_in_memory(photos, tmp_path):
+    made = replace(distill(photos, RECIPE, tmp_path / "set", OPTIONS), folder=None)
+    made.add_metrics(dict(psnr_y=1.)); made.add_metrics(dict(psnr_y=1.))
+    assert made.manifest["metrics"] == [dict(psnr_y=1.)] and read_json(tmp_path / "set/manifest.json")["metrics"] == []
+
+def test_a_budget_is_explained(small_photos, tmp_path, caplog):
+    caplog.set_level("INFO")
+    assert main(["distill", str(small_photos("ab")), str(tmp_path / "set"), *TINY, "--budget", "25"]) == 0
+    assert "--budget 25 %: 1 image of 24² in each of 2 groups are 16 % of the pixels; 2 would be 32 %" in caplog.text
+
+
+# ---- output
+
+ODD = "sr_distill demo — ×2 ², é, 富士山"
+
+def child(command, encoding="utf-8", stdout=subprocess.PIPE):
+    env = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-m", "sr_distill", *map(str, command)], env=env, stdout=stdout, stderr=subprocess.PIPE)
+
+@pytest.mark.parametrize("encoding", ["gbk", "cp932", "cp1251", "cp437", "ascii"])
+def test_any_code_page(encoding, small_photos, tmp_path):
+    names = small_photos(["富士山", "Łódź"])
+    done = child(["evaluate", "bicubic", names, "--lpips", "none", "--json", tmp_path / "x.json"], encoding)
+    assert done.returncode == 0 and b"PSNR" in done.stdout, done.stderr
+    assert {r["name"] for r in json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["images"]} == {"富士山", "Łódź"}
+    done = child(["distill", names, tmp_path / "set", *TINY], encoding)
+    assert done.returncode == 0 and (tmp_path / "set/manifest.json").exists() and b"Traceback" not in done.stderr and b"Logging error" not in done.stderr, done.stderr
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is a device of Linux")
+def test_a_full_disk_behind_the_output(small_photos, tmp_path):
+    with open("/dev/full", "w") as full: done = child(["distill", small_photos("ab"), tmp_path / "set", *TINY], stdout=full)
+    assert done.returncode == 0 and (tmp_path / "set/manifest.json").exists() and b"Exception" not in done.stderr, done.stderr
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes close otherwise on Windows")
+def test_a_reader_that_went_away(small_photos, tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as gone: done = child(["distill", small_photos("ab"), tmp_path / "set", *TINY], stdout=gone)
+    assert done.returncode == 0 and (tmp_path / "set/manifest.json").exists() and b"Broken" not in done.stderr, done.stderr
+
+
+# ---- judged beside bicubic
+
+def test_a_model_is_shown_beside_bicubic(photos):
+    found = evaluate(make_model("vdsr", 2, 2, 4, generator=rng(0)), photos, 2, lpips="none", beside=True)
+    plain = evaluate("bicubic", photos, 2, lpips="none").mean
+    assert found.bicubic == plain and found.gain["psnr_y"] == found.mean["psnr_y"] - plain["psnr_y"] and found.gain["lpips"] is None
+    lines = str(found).splitlines()
+    assert lines[-2].startswith("bicubic") and lines[-1].startswith("gain") and re.search(r"[+-]0\.\d\d", lines[-1])
+    assert evaluate("bicubic", photos, 2, lpips="none", beside=True).bicubic is None and evaluate("bicubic", photos, 2, lpips="none").gain == {}
+
+def test_a_model_below_bicubic_says_so(photos):
+    untrained = init_weights(make_model("srcnn", 2), rng(0))
+    found = evaluate(untrained, photos, 2, lpips="none", beside=True)
+    assert found.gain["psnr_y"] < 0 and "below bicubic" in str(found) and "Train it for more steps" in found._repr_html_()
+
+def test_several_models_side_by_side(small_photos, tmp_path, capsys):
+    folder = str(small_photos("ab"))
+    for name, model in (("one", "vdsr"), ("two", "srcnn")):
+        assert main(["train", folder, str(tmp_path / name), "--model", model, "--steps", "2", "--patch", "24", "--batch", "1", "--device", "cpu", *(["--depth", "2", "--width", "4"] if model == "vdsr" else [])]) == 0
+    capsys.readouterr()
+    models = [str(tmp_path / "one"), str(tmp_path / "two")]
+    assert main(["evaluate", *models, "bicubic", folder, "--lpips", "none", "--json", str(tmp_path / "x.json")]) == 0
+    said = capsys.readouterr().out
+    assert [line.split()[0] for line in said.splitlines()[-3:]] == ["bicubic", *models] and "gain, PSNR-Y" in said and " dB" in said and f"Below bicubic: " in said
+    stored = read_json(tmp_path / "x.json")
+    assert set(stored["models"]) == set(models) and stored["models"][models[0]]["gain"].keys() == metrics.COLUMNS.keys()
+    assert main(["evaluate", *models, folder, "--lpips", "none", "--json", str(tmp_path / "x.json")]) == 0   # its own scores may be replaced
+
+def test_models_of_two_scales_are_refused(small_photos, tmp_path, capsys):
+    folder = str(small_photos("ab"))
+    for scale in ("2", "3"): assert main(["train", folder, str(tmp_path / scale), "--model", "srcnn", "--scale", scale, "--steps", "1", "--patch", "24", "--batch", "1", "--device", "cpu"]) == 0
+    assert main(["evaluate", str(tmp_path / "2"), str(tmp_path / "3"), folder]) == 2 and "different factors" in capsys.readouterr().err
+
+def rows(**psnr):
+    made = [dict(set=k.replace("_", " "), family=k, model="m", architecture="m", scale=2, steps=9, seed=s, test="t", psnr_y=v, psnr_rgb=v, ssim_y=.9, ssim_rgb=.9, lpips=None) for k, v in psnr.items() for s in ((0, 1, 2) if k != "bicubic" else (0,))]
+    return Results(made, dict(tests=["t"], lpips="none", sets={"all photos": dict(recipe=None), "distilled": dict(recipe=dict(steps=3))}, photos=2, title=""))
+
+def test_no_triumph_over_a_rival_that_is_below_bicubic():
+    "The set leads by 1.4 dB because the photos' model has not learnt to enlarge: that is no finding."
+    results = rows(bicubic=33., all_photos=32., distilled=33.4)
+    assert results.below_bicubic("all photos", "m") and not results.below_bicubic("distilled", "m")
+    assert results.beside_all("m")[1][-1] == "no finding: all photos is below bicubic" and "all photos (below bicubic)" in results.markdown()
+    fair = rows(bicubic=31., all_photos=32., distilled=33.4)
+    assert "below" not in fair.markdown() and fair.beside_all("m")[1][-1] == "better"
+
+def test_the_demo_gives_no_verdict_then():
+    results = rows(bicubic=33., all_photos=32., random_crops=33.1, distilled=33.4)
+    results.rows = [r for r in results.rows if r["seed"] == 0]
+    assert verdict(Comparison(results, None, {}, {})).startswith("No verdict: the model that learnt from all photos is below bicubic")
+
+
+# ---- LPIPS
+
+def test_why_there_is_no_lpips(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert "no backbone weights" in LPIPS("auto").reason
+    real = metrics.importlib.util.find_spec
+    monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name, *a: None if name == "lpips" else real(name, *a))
+    for net in ("auto", "squeeze"): assert LPIPS(net).reason == "the package lpips is not installed (pip install lpips)"
