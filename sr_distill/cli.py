@@ -91,7 +91,8 @@ def _distill(photos, out, skip_bad, recursive, debug, **given):
     result = loop.distill(photos, recipe, out, options)
     if not ranks().first: return
     click.echo(f"{out}: {len(result)} images of {recipe.size}²; {result.budget}")
-    click.echo(loop.disk_line(loop.on_disk(out)))
+    click.echo(loop.on_disk(loop.set_bytes(out)))
+    for line in loop.remarks(result.manifest): click.echo(line)
     click.echo(loop.summary(result.manifest["report"]))
 
 # %% ../nbs/14_cli.ipynb #0000000d

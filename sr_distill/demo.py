@@ -82,6 +82,8 @@ def verdict(result: Comparison) -> str:
     names = [r["set"] for r in result.rows]
     rivals = [n for n in names if n not in ("bicubic", "distilled", "all photos")]
     if "distilled" not in names or not rivals: return ""
+    weak = [n for n in ("distilled", "all photos", *rivals) if n in names and result.gain(n) < 0]
+    if weak: return f"No verdict: the model that learnt from {', '.join(weak)} is below bicubic enlargement, so it has not learnt to enlarge yet. Train for more steps."
     best = max(rivals, key=result.gain)
     against = {f"the best selection of the same budget, {best}": best, **({"all photos at equal steps": "all photos"} if "all photos" in names else {})}
     return "Distilled against " + "; against ".join(f"{what}: {result.gain('distilled', rival):+.2f} dB" for what, rival in against.items()) + ". RGB PSNR of one seed: another can turn a tenth or two round; a study with more says what is sure."
