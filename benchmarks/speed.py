@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py PHOTOS OUT                   about 25 minutes on 2 CPU cores, 40 photos of 2K
     python benchmarks/speed.py PHOTOS OUT --only rates      one section: rates, curve, scaling, input, pages or job
-    python benchmarks/speed.py PHOTOS OUT --device cuda     the same on a GPU, with the TF32 comparison; for some 20 photos
+    python benchmarks/speed.py PHOTOS OUT --device cuda     what a GPU is asked; for some 20 photos, about 3 minutes
 
 PHOTOS is a folder of HR photos.  Results go to OUT/speed-cpu.json (speed-cuda.json), section by section; with --publish
 also to nbs/results/, where the page on speed reads them.  Everything that is compared is timed in turn, in one process,
@@ -18,8 +18,17 @@ scaling  Seconds per step and peak anonymous memory with 10, 20, 40, 80 photos (
 input    Training patches per second: from the decoded cache, and decoding a PNG for each patch.
 pages    Enlarging a 512² image ×2 with a VDSR, with PyTorch's pages of 2 MiB and without, each in a process of its own.
 job      The default recipe at 150 steps on all photos: bank, steps, and the loss on unseen networks over time.
+
+On a GPU, in this order; a section that OUT/speed-cuda.json has already is left out, so a second day goes on:
+
+rates    As above, without the replay.
+scale    800 groups, as DIV2K has: seconds per step, how long the host needs to issue one, how often it waits for the device.
+shares   One step in the profiler: shares of arithmetic, of memory traffic, and of waiting for the next launch.
+rounding The final set of one recipe by float32, TF32 and bfloat16 steps, judged by unseen networks and by an EDSR.
+graph    The same match as one CUDA graph.
 """
 import argparse
+import copy
 import json
 import os
 import statistics
@@ -28,6 +37,8 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
+import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -36,11 +47,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+import sr_distill.distill as engine
+
 from sr_distill import convolution
 from sr_distill.core import rng, to_tensor, to_uint8, write_json
 from sr_distill.data import Photos, downscale
 from sr_distill.distill import Run, distill, rate
-from sr_distill.matching import BankSource, GradientBank, fresh_network, held_out_loss, match, mean_gradient, network_pool, trajectories
+from sr_distill.matching import (BankSource, GradientBank, dc_loss, fresh_network, group_gradients, held_out_loss, match, mean_gradient, network_pool,
+                                trajectories)
 from sr_distill.metrics import upscale_image
 from sr_distill.models import make_model
 from sr_distill.parallel import in_parallel, precision
@@ -288,40 +302,133 @@ def job(photos, out, device, steps=150, networks=10):
     return dict(recipe=asdict(recipe), photos=len(photos), marks=marks, peak=memory.peak, budget=result.budget.to_dict(), moved=result.manifest["report"]["moved"])
 
 
-def gpu(photos, out, device):
-    "Only on CUDA: is TF32 harmless, what would DIV2K take, and where does the time go?"
-    recipe, tables = Recipe(steps=300, networks=10, real=32), {}
+# ── only for a GPU ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+def many_groups(photos, device, many):
+    "A run of `many` groups of 192², made of those that there are, and a step that it can repeat."
+    recipe = Recipe(pool="random", networks=1, real=1, init="downscaled", steps=10**6)
     groups = Groups(photos, "image", recipe.size, recipe.stride)
-    for tf32 in (False, True):
-        began = time.perf_counter()
-        small = distill(photos, recipe, out / f"tf32-{tf32}", RunOptions(device=device, tf32=tf32))
-        config = TrainConfig.for_model("edsr", depth=4, width=32, steps=2000)
-        net = train(make_model("edsr", 2, 4, 32, generator=rng(0, "weights")), small.photos, config, device=device, val=photos.subset([0, 1])).history[-1]
-        tables[f"tf32 {tf32}"] = dict(seconds=time.perf_counter() - began, loss=small.manifest["report"]["matching_loss"], edsr_psnr_y=net["val_psnr_y"])
-    many = 800
-    recipe = replace(recipe, pool="random", networks=1, real=1, init="downscaled", steps=10**6)
     bank = GradientBank(groups, recipe, network_pool(recipe, photos), "gpu", device).build()
-    class Repeated(BankSource):   # 800 groups out of those that are there
-        def targets(self, some): return [t[torch.arange(some.start, some.stop, device=device) % len(groups)] for t in self.bank.targets(self.k)]
+    numbers = torch.arange(many, device=device) % len(groups)
+    rows = bank.targets(0)
+    class Repeated(BankSource):
+        def targets(self, some): return [t[numbers[some]] for t in rows]
     starts = np.resize(start_images(groups, recipe), (many, recipe.size, recipe.size, 3))
+    return Run(PixelSpace(starts, device), recipe, Repeated(bank), device)
+
+def waits(work) -> int:
+    "How often the host waited for the device."
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try: work()
+        finally: torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(w.message) for w in said)
+
+def scale(photos, out, device, many=800):
+    "The rate at DIV2K's scale, with TF32 and without; how long the host needs to issue a step, and whether it waits."
+    found = {}
     for tf32 in (False, True):
         with precision(tf32):
-            run = Run(PixelSpace(starts, device), recipe, Repeated(bank), device)
+            run = many_groups(photos, device, many)
             run.step()
-            step = seconds(lambda: [run.step() for _ in range(3)], device) / 3
-            tables[f"DIV2K scale, tf32 {tf32}"] = dict(seconds_per_step=step, minutes_for_1000=step * 1000 / 60, chunk=run.chunk, peak=torch.cuda.max_memory_allocated())
-            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]) as profile: run.step(); finish(device)
-        print(tables, profile.key_averages().table(sort_by="self_cuda_time_total", row_limit=15, max_name_column_width=50), sep="\n", flush=True)
-    return tables
+            finish(device)
+            issued = time.perf_counter()
+            run.step()
+            issued = time.perf_counter() - issued
+            step = statistics.median(seconds(run.step, device) for _ in range(3))
+            found[f"TF32 {tf32}"] = dict(groups=many, seconds_per_step=step, issued=issued, minutes_for_1000=step * 1000 / 60, chunk=run.chunk)
+            if device == "cuda": found[f"TF32 {tf32}"] |= dict(waits=waits(run.step), gigabytes=torch.cuda.max_memory_allocated() / 1e9)
+            del run
+            if device == "cuda": torch.cuda.empty_cache()
+    return found
+
+ARITHMETIC = ("gemm", "conv", "xmma", "cutlass", "cudnn", "wgrad", "dgrad", "winograd", "implicit", "gemv", "dot_kernel", "mm_kernel", "splitk")
+
+def shares(photos, out, device, sizes=(20, 800)):
+    "Where one step's time goes: arithmetic, memory traffic, and waiting for the next launch."
+    from torch.profiler import ProfilerActivity, profile
+    found = {}
+    for many in sizes:
+        run = many_groups(photos, device, many)
+        run.step()
+        alone = statistics.median(seconds(run.step, device) for _ in range(3))
+        with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (device == "cuda")]) as p:
+            run.step()
+            finish(device)
+        on_device = [e for e in p.key_averages() if e.device_type == torch.autograd.DeviceType.CUDA] if device == "cuda" else list(p.key_averages())
+        took = lambda e: (e.self_device_time_total if device == "cuda" else e.self_cpu_time_total) / 1e6
+        arithmetic = sum(took(e) for e in on_device if any(word in e.key.lower() for word in ARITHMETIC) and "im2col" not in e.key)
+        busy = sum(map(took, on_device))
+        found[f"{many} groups"] = dict(seconds=alone, busy=busy, arithmetic=arithmetic / alone, memory=(busy - arithmetic) / alone, launches=max(0, 1 - busy / alone),
+            kernels=sum(e.count for e in on_device), largest=[dict(name=e.key[:120], seconds=took(e), calls=e.count) for e in sorted(on_device, key=took, reverse=True)[:20]])
+        del run
+        if device == "cuda": torch.cuda.empty_cache()
+    return found
+
+def graph(photos, out, device, sizes=(20, 200)):
+    "The match of all groups as one CUDA graph, against the same calls issued one by one."
+    found = {}
+    for many in sizes:
+        run = many_groups(photos, device, many)
+        net, targets = run.source.start(0), run.source.targets(slice(0, many))
+        images = run.space.render(slice(None)).unflatten(0, (-1, 1)).clone()
+        call = lambda: match(net, images, targets, "layerwise", run.chunk)
+        eager = statistics.median([seconds(call, device) for _ in range(4)][1:])
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side): [call() for _ in range(2)]
+        torch.cuda.current_stream().wait_stream(side)
+        recorded_ = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(recorded_): distances, gradient = call()
+        replay = statistics.median([seconds(recorded_.replay, device) for _ in range(4)][1:])
+        wanted = call()
+        found[f"{many} groups"] = dict(eager=eager, graph=replay, off=float((gradient - wanted[1]).norm() / wanted[1].norm()))
+        del recorded_, run, distances, gradient
+        torch.cuda.empty_cache()
+    return found
+
+def match_in_bf16(net, images, targets, objective, chunk):
+    "The step with network and images in bfloat16; gradients are compared in float32."
+    net, results = copy.deepcopy(net).bfloat16(), []
+    for first in range(0, len(images), chunk):
+        x = images[first:first + chunk].detach().requires_grad_()
+        gradients = [g.float() for g in group_gradients(net, x.bfloat16())]
+        distances = torch.vmap(lambda s, r: dc_loss(s, r, objective))(gradients, [t[first:first + chunk] for t in targets])
+        results.append((distances.detach(), torch.autograd.grad(distances.sum(), x)[0]))
+    return tuple(map(torch.cat, zip(*results)))
+
+def rounding(photos, out, device, steps=200, training=1000):
+    "Does rounding in the steps change the final set? The same recipe in float32, TF32 and bfloat16, judged by unseen networks and by an EDSR."
+    recipe, found = Recipe(steps=steps, networks=10, real=32), {}
+    for name in ("float32", "TF32", "bfloat16"):
+        began, usual = time.perf_counter(), engine.match
+        if name == "bfloat16": engine.match = match_in_bf16
+        try: made = distill(photos, recipe, Path(tempfile.mkdtemp()) / "set", RunOptions(device=device, tf32=name == "TF32" and device == "cuda"))
+        except Exception as e:
+            found[name] = dict(error=repr(e)[:500])   # on a CPU there is no bicubic in bfloat16
+            continue
+        finally: engine.match = usual
+        took = time.perf_counter() - began
+        config = TrainConfig.for_model("edsr", depth=4, width=32, steps=training)
+        net = train(make_model("edsr", 2, 4, 32, generator=rng(0, "weights")), made.photos, config, device=device, val=photos.subset([0, 1])).history[-1]
+        images = np.asarray(made.images, int)
+        plain = images if name == "float32" else plain
+        found[name] = dict(seconds=took, loss=made.manifest["report"]["matching_loss"], edsr_psnr_y=net["val_psnr_y"], grey_levels_off=float(np.abs(images - plain).mean()))
+    return found
 
 
 SECTIONS = dict(rates=rates, curve=curve, scaling=scaling, input=input_, pages=pages, job=job)
+ON_A_GPU = dict(rates=rates, scale=scale, shares=shares, rounding=rounding, graph=graph)   # in order of worth
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("photos", type=Path), p.add_argument("out", type=Path)
     p.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    p.add_argument("--only", nargs="+", choices=[*SECTIONS, "gpu"])
+    p.add_argument("--only", nargs="+", choices=[*SECTIONS, *ON_A_GPU])
+    p.add_argument("--gpu-sections", action="store_true", help="what a GPU is asked, also on the CPU: a dry run")
+    p.add_argument("--tiny", action="store_true", help="few groups and steps")
+    p.add_argument("--again", action="store_true", help="on a GPU: measure what is there once more")
     p.add_argument("--publish", action="store_true", help="also write nbs/results/")
     p.add_argument("--measure", nargs=2, type=int, metavar=("SIZE", "IPC"), help=argparse.SUPPRESS)
     p.add_argument("--enlarge", action="store_true", help=argparse.SUPPRESS)
@@ -333,9 +440,16 @@ def main():
     for i in range(len(photos)): photos[i]
     known = json.loads(file.read_text()) if file.exists() else {}
     known["machine"] = dict(device=torch.cuda.get_device_name() if args.device == "cuda" else "cpu", threads=torch.get_num_threads(), torch=torch.__version__, photos=len(photos), pixels=photos.pixels)
-    sections = args.only or ([*SECTIONS] if args.device == "cpu" else ["rates", "gpu"])
-    for name in sections:
-        known[name] = (SECTIONS | dict(gpu=gpu))[name](photos, args.out, args.device)
+    on_gpu = args.device == "cuda" or args.gpu_sections
+    for name in args.only or (ON_A_GPU if on_gpu else SECTIONS):
+        if on_gpu and not args.again and name in known and "error" not in known[name]: continue   # another day's
+        if name == "graph" and args.device == "cpu": continue
+        few = dict(scale=dict(many=3), shares=dict(sizes=(2,)), rounding=dict(steps=2, training=2), rates=dict(rounds=1)).get(name, {}) if args.tiny else {}
+        try: known[name] = (SECTIONS | ON_A_GPU)[name](photos, args.out, args.device, **few)
+        except Exception as e:
+            if not on_gpu: raise
+            known[name] = dict(error=repr(e)[:1000])   # the minutes are for the other sections
+            traceback.print_exc()
         write_json(file, known)
         if args.publish: write_json(RESULTS / file.name, known)
         print(name, json.dumps(known[name])[:3000], flush=True)
