@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from .core import atomic_write, data_uri, write_json
 from .distill import DistilledSet, summary
-from .metrics import psnr, upscale_image
+from .metrics import LPIPS, psnr, upscale_image
 from .models import load_model
 from .recipe import RANKED, Recipe, TrainConfig, UserError
 from .study import Model, Results, Study, TrainingSet, run_study
@@ -106,7 +106,7 @@ def write_report(
     "Write a self-contained HTML page: verdict, table, film of the images, crops before and after."
     small, held_out = result.sets.get("distilled"), result.study.open()[1]
     parts = [verdict(result), *result.results.state(), result]
-    if result.rows[0]["lpips"] is None: parts.append("No LPIPS column: its backbone weights are not on this machine, or it was not asked for.")
+    if result.rows[0]["lpips"] is None: parts.append(f"No LPIPS column: {LPIPS(result.study.lpips).reason or 'it was absent when this was computed'}.")
     if small and small.trace: parts += [player(small.trace, "The synthetic images over the steps", images=8), summary(small.manifest["report"])]
     parts += [Html(f'<p>{html.escape(k)}<br><img style="max-width:100%" alt="images of the set" src="{data_uri(contact_sheet(s.images[:16]))}"></p>') for k, s in result.sets.items()]
     for i, name in enumerate(held_out.names):

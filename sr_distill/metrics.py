@@ -93,7 +93,7 @@ def _lpips(model, a, b):
 
 # %% ../nbs/05_metrics.ipynb #00000027
 class LPIPS:
-    "Learned perceptual distance (arXiv 1801.03924); where weights are missing `net` is None and `reason` says why."
+    "Learned perceptual distance (arXiv 1801.03924); where a package or the weights are missing `net` is None and `reason` says which."
     smallest = 32   # pixels per side that every backbone can work on
     def __init__(self,
         net: str = "auto",  # alex, squeeze, vgg (downloaded if missing), auto (the first that is here), none
@@ -102,11 +102,11 @@ class LPIPS:
         if net not in ("auto", "none", *BACKBONES): raise UserError(f"--lpips {net!r} is unknown; choose one of: auto, none, {', '.join(BACKBONES)}")
         self.net, self.reason, self.device = None, "switched off", "cpu" if torch.device(device).type == "mps" else device   # mps has no float64
         if net == "none": return
-        if importlib.util.find_spec("lpips") is None:
-            self.reason = "the package lpips is not installed (pip install lpips)"
+        if missing := next((name for name in ("lpips", "torchvision") if importlib.util.find_spec(name) is None), None):
+            self.reason = f"the package {missing} is not installed (pip install {missing})"
             return
         if net == "auto": net = next((n for n in BACKBONES if backbone_file(n).exists()), None)
-        if net is None: self.reason = f"no backbone weights in {backbone_file('alex').parent}; name one, alex say, to download it"
+        if net is None: self.reason = f"no backbone weights in {backbone_file('alex').parent}; --lpips alex downloads them"
         else: self._load(net)
 
     def _load(self, net):
@@ -118,7 +118,8 @@ class LPIPS:
                 warnings.simplefilter("ignore")   # lpips calls torchvision in an outdated way
                 self._model = lpips.LPIPS(net=net, verbose=False).to(self.device)
             self.net, self.reason = net, ""
-        except Exception as e: self.reason = f"{file} {had} ({str(e).splitlines()[0] if str(e) else type(e).__name__})"
+        except ImportError as e: self.reason = f"the package lpips cannot be imported ({e}); install it anew"
+        except Exception as e: self.reason = f"the weights {file} {had} ({str(e).splitlines()[0] if str(e) else type(e).__name__})"
 
     def __call__(self, sr: np.ndarray, hr: np.ndarray):
         "The distance of two uint8 images, 0 for equal ones; None without a backbone."
@@ -221,13 +222,18 @@ class Evaluation:
         return {k: a - b if a is not None and b is not None and math.isfinite(a) and math.isfinite(b) else None for k, (a, b) in both.items()}
 
     @property
+    def below(self) -> float:
+        "How many dB the model is below bicubic, in PSNR-Y or PSNR-RGB, whichever is worse; 0 where it is not."
+        return max([0., *(-gain for k in ("psnr_y", "psnr_rgb") if (gain := self.gain.get(k)) is not None)])
+
+    @property
     def notes(self) -> list:
         "Sentences on photos that are not scored as the others."
         exact = [row["name"] for row in self.rows if not math.isfinite(row["psnr_y"]) or not math.isfinite(row["psnr_rgb"])]
         said = [f"PSNR of {', '.join(exact)} is infinite, because the image is met exactly; the mean leaves it out."] if exact else []
         if self.grey_as_colour: said.append(f"Grey, but saved with three equal channels: {', '.join(self.grey_as_colour)}. PSNR-Y and SSIM-Y are those of a colour image, about 1.3 dB above the figures of the same photo saved as grey.")
-        if self.bicubic and (gain := self.gain["psnr_y"]) is not None and gain < 0:
-            said.append(f"This model is {-gain:.2f} dB below bicubic enlargement: it has not learnt to enlarge yet. Train it for more steps; to compare it with another model says nothing about their training sets.")
+        if self.below:
+            said.append(f"This model is {self.below:.2f} dB below bicubic enlargement: it has not learnt to enlarge yet. Train it for more steps; to compare it with another model says nothing about their training sets.")
         return said
 
     def to_dict(self) -> dict:
@@ -312,6 +318,12 @@ def evaluate(
     plain = evaluate("bicubic", photos, scale, lr_dir, perceptual, device, ssim, lr_name, crop_hr).mean if beside and model != "bicubic" else None
     return Evaluation(name, scale, scale, str(lr_dir) if lr_dir else "bicubic", perceptual.net, perceptual.reason, rows, equal, plain)
 
+def _is_grey(u8):
+    "Are the three channels equal everywhere? Looked at coarsely first."
+    def same(a): return bool((a[..., 0] == a[..., 1]).all() and (a[..., 1] == a[..., 2]).all())
+    return same(u8[::16, ::16]) and same(u8)
+
+# %% ../nbs/05_metrics.ipynb #d22d373b
 def side_by_side(
     found: dict,   # model → `Evaluation` with `beside`, all on the same photos
 ) -> str:
@@ -323,11 +335,7 @@ def side_by_side(
     lines = [["", *COLUMNS.values(), "gain, PSNR-Y"], *body]
     wide = [max(map(len, column)) for column in zip(*lines)]
     notes = dict.fromkeys(n for e in found.values() for n in e.notes if "below bicubic" not in n)
-    below = [name for name, gain in gains.items() if gain is not None and gain < 0]
+    below = [name for name, e in found.items() if e.below]
     if below: notes[f"Below bicubic: {', '.join(below)}. Such a model has not learnt to enlarge yet, so a difference to it says nothing about training sets."] = None
     return "\n".join([first._caption(), *notes, *("  ".join([line[0].ljust(wide[0]), *(c.rjust(n) for c, n in zip(line[1:], wide[1:]))]).rstrip() for line in lines)])
 
-def _is_grey(u8):
-    "Are the three channels equal everywhere? Looked at coarsely first."
-    def same(a): return bool((a[..., 0] == a[..., 1]).all() and (a[..., 1] == a[..., 2]).all())
-    return same(u8[::16, ::16]) and same(u8)

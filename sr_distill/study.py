@@ -8,7 +8,7 @@ __all__ = ['KNOWN', 'SELECTION', 'TrainingSet', 'Model', 'Cell', 'StudyOptions',
            'table_markdown', 'spread', 'Comparisons', 'Results', 'plot_results', 'write_tables']
 
 # %% ../nbs/13a_study.ipynb #00000003
-import csv, io, itertools, math, multiprocessing, os, platform, re, statistics, sys, threading, time, traceback
+import csv, html, io, itertools, math, multiprocessing, os, platform, re, statistics, sys, threading, time, traceback
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, fields, replace
@@ -400,6 +400,7 @@ def _worker(counter=None):
 def _with_backbone(study):
     "The study with the name of the backbone that is here for `auto`; `UserError` where the one that it names cannot be had."
     here = LPIPS(study.lpips)
+    if study.lpips == "auto" and not here.net: log.warning("no LPIPS column: %s", here.reason)
     if study.lpips not in ("auto", "none") and not here.net: raise UserError(f'lpips = "{study.lpips}": {here.reason}; get the file, or give lpips = "none"')
     return replace(study, lpips=here.net or "none")
 
@@ -615,9 +616,20 @@ class Results(Comparisons):
             return [name + mark, *(f"{100 * one[u]:.3g} %" if u in one else "" for u in ("pixels", "bytes")), *(spread(list(self.values(name, model, t, m).values()), m) for t, m in columns)]
         return [["trained on", "pixels", "bytes", *(label(*c) for c in columns)], *map(line, self.unique("set", model=model))]
 
+    def notes(self, model: str) -> list:
+        "Sentences on what is odd in the table of a model: networks below bicubic, and budgets that were not used up."
+        tests, names = self.about["tests"], self.unique("set", model=model)
+        low = [n for n in names if any(self.below_bicubic(n, model, t) for t in tests)]
+        said = [f"{len(low)} of {len(names) - 1} sets have a network below bicubic enlargement: it has not learnt to enlarge yet, and a lead over it says nothing. Train for more steps."] if low else []
+        asked = {n: ((self.about["sets"].get(n) or {}).get("recipe") or {}).get("budget") for n in names}
+        shares = {n: 100 * r["pixels"] for n in names for r in self.rows if r["set"] == n and "pixels" in r}
+        odd = dict.fromkeys(f"{asked[n]:g} % made {shares[n]:.3g} %" for n in names if asked[n] and n in shares and f"{asked[n]:.2g}" != f"{shares[n]:.2g}")
+        if odd: said.append(f"A budget is an upper limit, because every group gets the same number of images: {', '.join(odd)}.")
+        return said
+
     def markdown(self, metrics=("psnr_rgb",)) -> str:
         "All tables, one per model."
-        return "\n\n".join(f"{self.caption(m, metrics)}\n\n{table_markdown(*self.grid(m, metrics))}" for m in self.unique("model"))
+        return "\n\n".join("\n\n".join([self.caption(m, metrics), table_markdown(*self.grid(m, metrics)), *self.notes(m)]) for m in self.unique("model"))
 
     def state(self, most: int = 5) -> list:
         "Lines on the cells that are not done: which are missing, the first `most`, and why some failed."
@@ -637,7 +649,8 @@ class Results(Comparisons):
 
     def html(self, metrics=("psnr_rgb",)) -> str:
         "The same tables as HTML."
-        return "".join(table_html(*self.grid(m, metrics), caption=self.caption(m, metrics)) for m in self.unique("model"))
+        def below(m): return "".join(f"<p>{html.escape(note)}</p>" for note in self.notes(m))
+        return "".join(table_html(*self.grid(m, metrics), caption=self.caption(m, metrics)) + below(m) for m in self.unique("model"))
 
     def _repr_html_(self): return self.html()
     def __repr__(self): return "\n\n".join([self.markdown(), *self.state()])

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -18,7 +19,7 @@ from sr_distill.core import read_json, rng
 from sr_distill.data import Photos
 from sr_distill.demo import Comparison, verdict
 from sr_distill.distill import DistilledSet, distill, set_bytes, set_files
-from sr_distill.metrics import LPIPS, evaluate
+from sr_distill.metrics import LPIPS, Evaluation, evaluate
 from sr_distill.models import init_weights, make_model
 from sr_distill.recipe import Recipe, RunOptions
 from sr_distill.study import Results
@@ -85,30 +86,49 @@ def test_metrics_of_a_set_in_memory(photos, tmp_path):
 
 ODD = "sr_distill demo — ×2 ², é, 富士山"
 
-def child(command, encoding="utf-8", stdout=subprocess.PIPE):
+def child(*commands, encoding="utf-8", stdout=subprocess.PIPE):
+    "One process that carries out commands and ends with the highest exit code."
     env = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-m", "sr_distill", *map(str, command)], env=env, stdout=stdout, stderr=subprocess.PIPE)
+    code = f"import sys; from sr_distill.cli import main; sys.exit(max(map(main, {[list(map(str, c)) for c in commands]!r})))"
+    return subprocess.run([sys.executable, "-c", code], env=env, stdout=stdout, stderr=subprocess.PIPE)
 
 @pytest.mark.parametrize("encoding", ["gbk", "cp932", "cp1251", "cp437", "ascii"])
 def test_any_code_page(encoding, small_photos, tmp_path):
     names = small_photos(["富士山", "Łódź"])
-    done = child(["evaluate", "bicubic", names, "--lpips", "none", "--json", tmp_path / "x.json"], encoding)
-    assert done.returncode == 0 and b"PSNR" in done.stdout, done.stderr
-    assert {r["name"] for r in json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["images"]} == {"富士山", "Łódź"}
-    done = child(["distill", names, tmp_path / "set", *TINY], encoding)
-    assert done.returncode == 0 and (tmp_path / "set/manifest.json").exists() and b"Traceback" not in done.stderr and b"Logging error" not in done.stderr, done.stderr
+    done = child(["evaluate", "bicubic", names, "--lpips", "none", "--json", tmp_path / "x.json"], ["distill", names, tmp_path / "set", *TINY], ["inspect", tmp_path / "set"], encoding=encoding)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr and b"Logging error" not in done.stderr, done.stderr
+    assert "PSNR" in (said := done.stdout.decode(encoding)) and ("富士山" in said) == (encoding in ("gbk", "cp932")) and ("Lodz" in said) == (encoding in ("ascii", "cp1251", "cp932"))
+    assert {r["name"] for r in json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["images"]} == {"富士山", "Łódź"} and (tmp_path / "set/manifest.json").exists()
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is a device of Linux")
 def test_a_full_disk_behind_the_output(small_photos, tmp_path):
-    with open("/dev/full", "w") as full: done = child(["distill", small_photos("ab"), tmp_path / "set", *TINY], stdout=full)
+    "On an ASCII stream, which click would write past `sys.stdout`."
+    with open("/dev/full", "w") as full: done = child(["distill", small_photos("ab"), tmp_path / "set", *TINY], ["--help"], encoding="ascii", stdout=full)
     assert done.returncode == 0 and (tmp_path / "set/manifest.json").exists() and b"Exception" not in done.stderr, done.stderr
+    assert b"could not be written" in done.stderr and b"what is stored is complete" in done.stderr
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes close otherwise on Windows")
 def test_a_reader_that_went_away(small_photos, tmp_path):
     read, write = os.pipe()
     os.close(read)
-    with os.fdopen(write, "w") as gone: done = child(["distill", small_photos("ab"), tmp_path / "set", *TINY], stdout=gone)
-    assert done.returncode == 0 and (tmp_path / "set/manifest.json").exists() and b"Broken" not in done.stderr, done.stderr
+    with os.fdopen(write, "w") as gone: done = child(["distill", small_photos("ab"), tmp_path / "set", *TINY], ["--help"], encoding="ascii", stdout=gone)
+    assert done.returncode == 0 and (tmp_path / "set/manifest.json").exists() and b"Broken" not in done.stderr and b"written" not in done.stderr, done.stderr
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell that closes the output")
+def test_no_output_at_all(small_photos, tmp_path):
+    "Both streams are closed, as by a job scheduler: Python's `sys.stdout` is None then."
+    command = shlex.join([sys.executable, "-m", "sr_distill", "distill", str(small_photos("ab")), str(tmp_path / "set"), *TINY])
+    assert subprocess.run(f"{command} >&- 2>&-", shell=True).returncode == 0 and (tmp_path / "set/manifest.json").exists()
+
+def test_scores_that_cannot_be_saved_are_on_the_screen(small_photos, tmp_path, monkeypatch, capsys):
+    "And those that can be are saved before they are printed."
+    scores = tmp_path / "scores.json"
+    call = ["evaluate", "bicubic", str(small_photos("ab")), "--lpips", "none", "--json", str(scores)]
+    monkeypatch.setattr(Evaluation, "__str__", lambda self: f"saved: {scores.exists()}")
+    assert main(call) == 0 and "saved: True" in capsys.readouterr().out
+    scores.unlink()
+    monkeypatch.setattr(Evaluation, "save", lambda *args: 1 / 0)
+    assert main(call) == 1 and "saved: False" in capsys.readouterr().out
 
 
 # ---- judged beside bicubic
@@ -164,9 +184,35 @@ def test_the_demo_gives_no_verdict_then():
 
 # ---- LPIPS
 
-def test_why_there_is_no_lpips(monkeypatch, tmp_path):
+@pytest.mark.parametrize("package", ["lpips", "torchvision"])
+def test_why_there_is_no_lpips(monkeypatch, tmp_path, package):
+    "Weights that are not here are another reason than a package that is not installed."
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    assert "no backbone weights" in LPIPS("auto").reason
-    real = metrics.importlib.util.find_spec
-    monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name, *a: None if name == "lpips" else real(name, *a))
-    for net in ("auto", "squeeze"): assert LPIPS(net).reason == "the package lpips is not installed (pip install lpips)"
+    assert "no backbone weights" in LPIPS("auto").reason and "--lpips alex" in LPIPS("auto").reason
+    monkeypatch.setitem(sys.modules, package, None)
+    for net in ("auto", "squeeze"): assert LPIPS(net).net is None and LPIPS(net).reason == f"the package {package} is not installed (pip install {package})"
+    assert f"no LPIPS: the package {package}" in str(evaluate("bicubic", Photos.from_arrays(["a"], [np.full((60, 60, 3), 9, np.uint8)]), 2))
+
+def test_a_package_that_is_broken(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    (tmp_path / "lpips.py").write_text("import nothing_of_this_name")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "lpips", raising=False)
+    assert "the package lpips cannot be imported (No module named 'nothing_of_this_name')" in LPIPS("squeeze").reason
+
+
+# ---- budgets
+
+def test_a_budget_that_is_not_used_up_is_explained_in_a_study():
+    results = rows(bicubic=31., all_photos=32., distilled=33.4)
+    results.about["sets"]["distilled"]["recipe"]["budget"] = .2
+    for r in results.rows:
+        if r["set"] == "distilled": r.update(pixels=.00141, bytes=.002)
+    note = "A budget is an upper limit, because every group gets the same number of images: 0.2 % made 0.141 %."
+    assert note in results.markdown() and note in results.html()
+    results.about["sets"]["distilled"]["recipe"]["budget"] = .141
+    assert not results.notes("m")
+
+def test_a_study_says_what_below_bicubic_means():
+    results = rows(bicubic=33., all_photos=32., distilled=33.4)
+    assert results.notes("m") == ["1 of 2 sets have a network below bicubic enlargement: it has not learnt to enlarge yet, and a lead over it says nothing. Train for more steps."]
