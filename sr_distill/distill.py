@@ -7,7 +7,7 @@ __all__ = ['TRACE_IMAGES', 'TRACE', 'PARTS', 'FORMAT', 'STILL', 'THROWN', 'HELD_
            'PLACES', 'READ_EVERY', 'snapshot_steps', 'Trace', 'set_files', 'set_bytes', 'on_disk', 'DistilledSet',
            'read_manifest', 'summary', 'odd_rate', 'budget_of', 'remarks', 'about_latents', 'card', 'make_optimizer',
            'rate', 'Run', 'how_far', 'held_out_report', 'together', 'cut_parts', 'named_weights', 'Part', 'image_names',
-           'run_steps', 'footprint', 'distill', 'open_photos', 'learnt_from', 'describe']
+           'run_steps', 'footprint', 'check_run', 'distill', 'open_photos', 'learnt_from', 'describe']
 
 # %% ../nbs/11_distill.ipynb #00000003
 import contextlib, csv, html, io, json, math, platform, re, shutil, time, zipfile
@@ -19,8 +19,9 @@ from safetensors import safe_open
 from safetensors.numpy import save as pack_arrays
 from tqdm.auto import tqdm
 from . import __version__
-from .core import atomic_path, atomic_write, check_like, data_uri, file_sha256, folder_lock, forget, interruptible, json_sha256, load_state, log, make_folder, pick_device, policy, read_json, refuse_strangers, restore_optimizer, restoring, save_state, sweep, to_tensor, to_uint8, write_json
+from .core import atomic_path, atomic_write, check_like, data_uri, file_sha256, forget, json_sha256, load_state, log, make_folder, pick_device, policy, read_json, restore_optimizer, restoring, save_state, to_tensor, to_uint8, write_json
 from .data import Photos, _decode, decode_image, encode_png, make_lr, store_array, stored_array
+from .job import Job, saving
 from .matching import BankSource, check_networks, choose_chunk, fresh_network, GradientBank, held_out_loss, image_bytes, LiveSource, match, network_pool, shapes, trajectories
 from .inversion import check_prior, make_space
 from .labels import get_teacher, redraw
@@ -29,7 +30,7 @@ from .metrics import psnr
 from .models import count_parameters, load_model
 from .parallel import precision, ranks
 from .patches import Budget, Groups, explain_budget, ipc_for_budget
-from .pixel import start_images
+from .pixel import check_starts, start_images
 from .priors import PRIORS, SmallAutoencoder, SmallConfig, load_prior
 from .recipe import LABELS, POOLS, Recipe, RunError, RunOptions, UserError
 
@@ -448,32 +449,30 @@ def _identity(photos, recipe):
     "What makes two runs the same run."
     return dict(recipe=recipe.to_dict(), photos=photos.fingerprint, **({"weights": named} if (named := named_weights(recipe)) else {}))
 
+def _job(photos, recipe, out):
+    "The folder of a distillation. What makes two of them the same: recipe, photos, and the weights that the recipe names."
+    weights = named_weights(recipe)
+    words = {k: f"belongs to a run with other weights in --{k} {getattr(recipe, k)}; give another folder, or put the model back that was there" for k in weights}
+    return Job(out, dict(recipe=recipe, photos=photos.fingerprint, **weights), dict(words, photos="was made of other photos; give another folder"), checkpoint=".run")
+
+def _flat(stored):
+    "The identity in a manifest, or in what a run began with, as `_job` has it."
+    weights = stored.get("weights")
+    return {**stored, **(weights if isinstance(weights, dict) else {})}
+
 def _begun(state): return any(True for name in ("checkpoint.pt", "end.npy") for _ in state.glob(f"part-*/{name}"))
 
-def _is_another(other, identity):
-    "Is what lies there the beginning of another run?"
-    recipe = other.get("recipe")
-    same = isinstance(recipe, dict) and not Recipe.from_dict(identity["recipe"]).difference(recipe)
-    return not same or any(other.get(k) != v for k, v in identity.items() if k != "recipe")
-
-def _claim(out, identity, parts, snapshots):
-    "Make `out` this run's: `UserError` when it holds something else."
-    state, manifest = out/".run", out/"manifest.json"
-    if manifest.exists(): other = read_manifest(out)
-    elif _begun(state): other = read_json(state/"run.json")
-    else:
-        refuse_strangers(out, ".run")
-        try: other = read_json(state/"run.json")
-        except UserError: other = {}
-        if _is_another(other, identity): shutil.rmtree(state, ignore_errors=True); other = identity   # a start that was refused, or stopped before its first checkpoint: its pool may be another's
-    theirs, mine = other.get("recipe"), identity["recipe"]
-    if not isinstance(theirs, dict): raise UserError(f"{state/'run.json'}: does not say which run this is; delete {state} to start again from the beginning")
-    if said := Recipe.from_dict(mine).difference(theirs): raise UserError(f"{out}: {said}; give another folder, or repeat that run's own options")
-    if other.get("photos") != identity["photos"]: raise UserError(f"{out}: was made of other photos; give another folder")
-    for k, sha256 in identity.get("weights", {}).items():
-        if other.get("weights", {}).get(k, sha256) != sha256: raise UserError(f"{out}: belongs to a run with other weights in --{k} {mine[k]}; give another folder, or put the model back that was there")
-    sweep(out)
-    write_json(make_folder(state)/"run.json", {**identity, "parts": other.get("parts") or parts, "snapshots": other.get("snapshots", snapshots)})
+def _claim(job, identity, parts, snapshots):
+    "Make the folder this run's, and note how it began; `UserError` when it holds something else."
+    manifest, began = job.out/"manifest.json", job.checkpoint/"run.json"
+    found = read_manifest(job.out) if manifest.exists() else read_json(began) if _begun(job.checkpoint) else None
+    if found and not isinstance(found.get("recipe"), dict): raise UserError(f"{began}: does not say which run this is; delete {job.checkpoint} to start again from the beginning")
+    job.claim(found and _flat(found), own=(".run",))
+    if found is None:
+        try: found = read_json(began)
+        except UserError: found = {}
+        if not job.is_same(_flat(found)): job.finish(); found = {}   # a start that was refused, or stopped before its first checkpoint: its pool may be another's
+    write_json(make_folder(job.checkpoint)/"run.json", {**identity, "parts": found.get("parts") or parts, "snapshots": found.get("snapshots", snapshots)})
 
 # %% ../nbs/11_distill.ipynb #0000002b
 @dataclass(frozen=True)
@@ -556,7 +555,8 @@ def run_steps(
     callback=None,        # called with (step, loss, images or None); `.stopped` ends the run
 ):
     "Move `run` to its last step; checkpoints, snapshots and the callback on the way."
-    steps, marks, frames = run.recipe.steps, snapshot_steps(run.recipe.steps, options.snapshots), part.frames(run.recipe)
+    steps, outer, frames = run.recipe.steps, run.recipe.outer, part.frames(run.recipe)
+    marks = snapshot_steps(steps, options.snapshots)
     def snapshot():
         if not frames: return None
         images = np.concatenate([to_uint8(run.space.render(slice(i, i + 1))) for i in range(frames)])
@@ -568,7 +568,7 @@ def run_steps(
     make_folder(part.folder/"trace")
     images = snapshot() if run.done == 0 and marks else None
     if run.done == 0 and callback: callback(0, None, images)
-    with interruptible() as interrupted, tqdm(total=steps, initial=run.done, desc="distil", unit="step", disable=None if steps and ranks().first else True) as bar:
+    with saving(save, outer * max(1, options.checkpoint // outer), callback) as after, tqdm(total=steps, initial=run.done, desc="distil", unit="step", disable=None if steps and ranks().first else True) as bar:
         while run.done < steps:
             run.step()
             bar.update()
@@ -578,13 +578,9 @@ def run_steps(
                 loss = run.loss()
                 if not np.isfinite(loss): raise RunError(f"the matching loss is {loss} at step {run.done}; start in a new folder with a smaller --lr than {run.recipe.lr}, the last checkpoint is kept in {part.folder}")
                 bar.set_postfix(loss=f"{loss:.4g}")
-                if bar.disable and run.done % options.checkpoint == 0 and ranks().first: log.info("distil: step %d of %d, loss %.4g", run.done, steps, loss)   # for who reads a log
+                if bar.disable and run.done % options.checkpoint == 0 and ranks().first: log.info("distil: step %d of %d, loss %.4g", run.done, steps, loss)   # for a reader of the log
                 if callback: callback(run.done, loss, images)
-            if run.done % run.recipe.outer == 0 or last:
-                stopped = getattr(callback, "stopped", False) or interrupted()
-                if stopped or last or (run.done // run.recipe.outer) % max(1, options.checkpoint // run.recipe.outer) == 0: save()
-                if interrupted() and not last: raise KeyboardInterrupt
-                if stopped and not last: raise RunError(f"stopped at step {run.done} of {steps}; start the same run again to go on")
+            if run.done % outer == 0 or last: after(run.done, last)   # between two networks
 
 # %% ../nbs/11_distill.ipynb #00000031
 def _go_on(run, part, options):
@@ -655,6 +651,20 @@ def footprint(
     return dict(images=largest * per * image * 4 * (4 if recipe.optimizer == "adam" else 3), work=min(at_once, largest * per) * image_bytes(net, recipe.size),
                 bank=bank, photos=int(3 * groups.photos.pixels * (1 + 1 / recipe.scale**2)))
 
+# %% ../nbs/11_distill.ipynb #ca668f1b
+def check_run(
+    recipe: Recipe,
+    options: RunOptions = RunOptions(),
+    fresh: bool = True,   # whether the set is still to be made
+):
+    "`UserError` for what this machine, the networks, or the files that a recipe names cannot do; asked before any work."
+    if pick_device(options.device).type == "mps" and (recipe.steps or recipe.space == "latent"): raise UserError("--device mps: PyTorch cannot send a gradient back through antialiased bicubic reduction there; give --device cpu")
+    if ranks().size > 1 and (reason := together(recipe)): raise UserError(f"{reason}, which several processes do not share; leave it out, or start without torchrun")
+    if recipe.space == "latent" and recipe.prior == "embedded": check_prior(SmallAutoencoder(SmallConfig(), "embedded"), recipe)   # before it learns
+    if not fresh: return
+    check_networks(recipe, options.held_out)
+    if recipe.labels not in LABELS: get_teacher(None, recipe)
+
 # %% ../nbs/11_distill.ipynb #00000038
 def distill(
     photos,                          # `data.Photos`
@@ -665,19 +675,18 @@ def distill(
 ) -> DistilledSet:                   # as stored
     "Distil `photos` by `recipe` into the folder `out`; under `torchrun` all processes call it and share the work."
     team, device, began = ranks(), pick_device(options.device), time.perf_counter()
-    if device.type == "mps" and (recipe.steps or recipe.space == "latent"): raise UserError("--device mps: PyTorch cannot send a gradient back through antialiased bicubic reduction there; give --device cpu")
-    if team.size > 1 and (reason := together(recipe)): raise UserError(f"{reason}, which several processes do not share; leave it out, or start without torchrun")
-    if recipe.space == "latent" and recipe.prior == "embedded": check_prior(SmallAutoencoder(SmallConfig(), "embedded"), recipe)   # before it learns
-    check_networks(recipe, options.held_out)
+    check_run(recipe, options, fresh=not (Path(out)/"manifest.json").exists())
     photos = photos.at_least(recipe.size)
     groups = Groups(photos, recipe.grouping, recipe.size, recipe.stride, recipe.clusters, recipe.seed)
     if recipe.budget: recipe = replace(recipe, ipc=ipc_for_budget(recipe.budget, len(groups), recipe.size, photos.pixels))
-    with folder_lock(out) if team.first else contextlib.nullcontext(Path(out)) as out, precision(options.tf32):
-        if team.first: _claim(out, _identity(photos, recipe), cut_parts(len(groups), recipe, team.size), options.snapshots)
+    check_starts(groups, recipe)
+    job = _job(photos, recipe, out)
+    with job.held(team.first) as out, precision(options.tf32):
+        if team.first: _claim(job, _identity(photos, recipe), cut_parts(len(groups), recipe, team.size), options.snapshots)
         team.wait()
         if not (out/"manifest.json").exists(): _make(out, photos, groups, recipe, options, callback, device, began)
         team.wait()
-        if team.first: shutil.rmtree(out/".run", ignore_errors=True)
+        if team.first: job.finish()
         made, lr = DistilledSet.load(out), out/"LR"/f"X{recipe.scale}"
         if team.first and options.lr_images and not all((lr/f"{name}.png").exists() for name in made.names): made = made.store_lr()
         return made
@@ -703,9 +712,9 @@ def _make(out, photos, groups, recipe, options, callback, device, began):
     with team.one_by_one(): prior = load_prior(recipe.prior, photos, device) if latent and not learns else None
     if prior: check_prior(prior, recipe)
     for part in mine: part.start(groups, recipe)   # what is missing or does not fit is told before the long work
+    source = _sources(groups, recipe, _pool(state, photos, recipe, device, team) if recipe.steps else [], device, team)   # a full disk is told here
     with team.one_by_one(): prior = load_prior(recipe.prior, photos, device) if latent and learns else prior
     teacher = get_teacher(photos, recipe, device) if team.first else None   # it draws the finished set
-    source = _sources(groups, recipe, _pool(state, photos, recipe, device, team) if recipe.steps else [], device, team)
     for part in mine:
         if not part.done: _run_part(part, groups, recipe, source, prior, device, options, callback, began)
     team.wait()

@@ -20,7 +20,7 @@ class Job:
         identity: dict,  # name → `Settings`, or a value that JSON can hold, such as a hash
         words=None,      # name → what to tell when such a value differs, with the remedy
         but=(),          # settings that may differ, such as how often to save
-        checkpoint: str = "checkpoint.pt",   # name of the file for the step at hand
+        checkpoint: str = "checkpoint.pt",   # name of the file, or of the folder, for the step at hand
     ): self.out, self.identity, self.words, self.but, self.checkpoint = Path(out), identity, words or {}, but, Path(out)/checkpoint
 
     @property
@@ -66,7 +66,8 @@ class Job:
 
     def finish(self):
         "Remove the checkpoint: the results are stored."
-        self.checkpoint.unlink(missing_ok=True)
+        if self.checkpoint.is_dir(): shutil.rmtree(self.checkpoint, ignore_errors=True)
+        else: self.checkpoint.unlink(missing_ok=True)
 
 # %% ../nbs/01c_job.ipynb #4bcb184a
 @contextlib.contextmanager

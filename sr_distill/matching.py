@@ -23,7 +23,7 @@ from .fourier import LocalFourier
 from .job import cache_folder, cache_key, cached
 from .models import load_model, make_model
 from .parallel import arithmetic, in_parallel, precision, ranks
-from .recipe import Recipe, RunError, TrainConfig, UserError
+from .recipe import POOLS, Recipe, RunError, TrainConfig, UserError
 from .train import train
 
 # %% ../nbs/07b_matching.ipynb #00000007
@@ -224,7 +224,8 @@ def check_networks(
     recipe: Recipe,
     held_out: int = 0,  # networks of the held-out loss
 ):
-    "`UserError` for more networks than the short trainings have room for; asked before any work."
+    "`UserError` for more networks than the short trainings have room for, and for a pool that is no trained model of the recipe's kind; asked before any work."
+    if recipe.steps and recipe.pool not in POOLS and recipe.objective != "features": _trained(recipe)
     if held_out and recipe.steps: _marks(held_out)
     if recipe.steps and recipe.pool == "trajectory" and recipe.objective != "features": _marks(-(-recipe.networks // 2))
 
@@ -270,10 +271,14 @@ def network_pool(
     if recipe.pool == "trajectory":
         shares = {f"pool-{k}": n // runs + (k < n % runs) for k in range(runs)}
         return trajectories(recipe, photos, {name: share for name, share in shares.items() if share}, device)
+    return [_trained(recipe).state_dict()]
+
+def _trained(recipe):
+    "The trained model that a recipe names as its pool; `UserError` when it is another network than the recipe's."
     net = load_model(recipe.pool)
     if net.config != make_model(recipe.network, recipe.scale).config:
         raise UserError(f"{recipe.pool}: holds {net.config}, not the {recipe.network} ×{recipe.scale} of this recipe; give --network and --scale to match")
-    return [net.state_dict()]
+    return net
 
 # %% ../nbs/07b_matching.ipynb #00000033
 class Pieces:

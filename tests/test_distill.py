@@ -423,3 +423,16 @@ def test_changed_images_leave_what_no_longer_fits_behind(folder, tmp_path, caplo
 def test_a_budget_below_what_was_asked_for_is_explained(folder, tmp_path):
     s = distill(Photos.open(folder), Recipe(size=24, init="random", steps=0, budget=45.), tmp_path / "out", RunOptions(device="cpu", held_out=0))
     for said in (describe(tmp_path / "out"), (tmp_path / "out/README.md").read_text()): assert "`--budget 45` is an upper limit" in said and f"{len(s)} images for" in said
+
+
+@pytest.mark.parametrize("changes, words", [
+    (dict(pool="net", network="srcnn"), "holds"), (dict(labels="net", scale=3, size=24), "--labels"),
+    (dict(init="loss", ipc=99), "group a has only 4, group b has only 4, group c has only 4 sub-images that do not overlap of 24²"),
+    (dict(init="diverse", ipc=99, trim=0), "group c has only")])
+def test_refused_before_any_work(folder, tmp_path, monkeypatch, changes, words):
+    def never(*a, **k): raise AssertionError("work has begun")
+    monkeypatch.chdir(tmp_path)
+    save_model(matching.make_model("vdsr", 2, 2, 4), tmp_path / "net")
+    for name in ("network_pool", "start_images", "GradientBank"): monkeypatch.setattr(room, name, never)
+    with pytest.raises(UserError, match=words): distill(Photos.open(folder), replace(RECIPE, **changes), tmp_path / "out", OPTIONS)
+    assert not (tmp_path / "out").exists()

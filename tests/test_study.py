@@ -211,7 +211,7 @@ def test_a_set_that_fails_is_made_once_and_told_by_its_cells(little, tmp_path, j
     study = little(sets=dict(hardest=dict(init="hardest"), greedy=dict(init="random", ipc=9999)))
     found = run_study(study, tmp_path / "out", jobs=jobs)
     assert set(found.failed) == {"greedy; EDSR; seed 0", "greedy; VDSR; seed 0"} == set(found.missing) and all("--ipc 9999" in why for why in found.failed.values())
-    assert sum("greedy; seed 0: " in r.message for r in caplog.records) == 1 and len([p for p in (tmp_path / "out/sets").iterdir() if p.name.startswith("random")]) == 1
+    assert sum("greedy; seed 0: " in r.message for r in caplog.records) == 1 and not [p for p in (tmp_path / "out/sets").iterdir() if p.name.startswith("random")]   # refused before any work
     assert {(r["set"], r["model"]) for r in found.rows if r["set"] != "bicubic"} == {("hardest", "EDSR"), ("hardest", "VDSR")}
 
 
@@ -223,6 +223,17 @@ def test_a_study_takes_no_folder_of_somebody_else(little, tmp_path):
     for said, words in ((dict(recipe=dict(size=24, steps=0, budget=.01)), "set 'hardest': budget 0.01"), (dict(tests=dict(x=str(tmp_path / "mine"))), "mine: holds no")):
         assert words in str(expect_error(UserError, run_study, little(**said), tmp_path / "new", 1)) and not (tmp_path / "new").exists()
     for minutes in (-1, float("nan")): assert "--minutes" in str(expect_error(UserError, run_study, little(), tmp_path / "out", 1, minutes))
+
+
+def test_all_sets_that_cannot_be_made_are_refused_before_any_work(little, tmp_path):
+    save_model(make_model("edsr", 2, 1, 8), tmp_path / "edsr")
+    sets = dict(large=dict(init="hardest", size=96), pooled=dict(init="random", steps=3, pool=str(tmp_path / "edsr")),
+                labelled=dict(init="random", labels=str(tmp_path / "none")), fine=dict(init="random"))
+    (tmp_path / "none").mkdir()
+    said = str(expect_error(UserError, run_study, little(sets=sets), tmp_path / "out", 1))
+    assert all(f"set {name!r}: " in said for name in ("large", "pooled", "labelled")) and "'fine'" not in said and not (tmp_path / "out").exists()
+    patches = little(sets={"all photos": dict(all=True)}, models=dict(v=dict(model="vdsr", depth=1, width=4, steps=2, patch=512)))
+    assert "set 'all photos': " in str(expect_error(UserError, run_study, patches, tmp_path / "out", 1)) and not (tmp_path / "out").exists()
 
 
 def test_what_all_sets_share_is_for_those_that_use_it():
