@@ -130,10 +130,15 @@ def test_an_interrupted_run_says_that_it_is_one(call, photos):
         if step == 3: raise Stop
     from sr_distill.data import Photos
     from sr_distill.models import make_model
-    from sr_distill.recipe import TrainConfig
+    from sr_distill.recipe import RunError, TrainConfig
     with pytest.raises(Stop): train(make_model("edsr", 2, 1, 8), Photos.open(photos), TrainConfig("edsr", steps=9, patch=16, checkpoint=2), "model", callback=stop)
     assert "unfinished training, 2 of 9 steps" in call("inspect", "model")[1]
     refused(call("distill", photos, "set", *TINY, "--ipc", "9999"), "--ipc 9999")
+    assert not os.path.exists("set")
+    def full(*args): raise RunError("the disk is full")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sr_distill.distill.start_images", full)
+        assert call("distill", photos, "set", *TINY)[0] == 1
     assert "unfinished distillation, 0 of 2 steps" in call("inspect", "set")[1]
     refused(call("train", "set", "m2"), "unfinished distillation")
     assert call("distill", photos, "set", *TINY, "--ipc", "2")[0] == 0 and "4 images" in call("inspect", "set")[1]   # what was refused has not taken the folder
