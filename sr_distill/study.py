@@ -16,9 +16,10 @@ from importlib.resources import files
 from pathlib import Path
 import numpy as np, torch
 from . import __version__
-from .core import atomic_write, file_lock, folder_lock, interruptible, json_sha256, log, make_folder, pick_device, read_json, refuse_strangers, rng, shared_dir, sweep, table_html, write_json
+from .core import atomic_write, file_lock, interruptible, json_sha256, log, make_folder, pick_device, read_json, rng, shared_dir, table_html, write_json
 from .data import Photos
-from .distill import PLACES, distill, named_weights
+from .distill import PLACES, check_run, distill, named_weights
+from .job import Job, cache_key
 from .labels import get_teacher, redraw_photos
 from .metrics import BACKBONES, COLUMNS, LPIPS, evaluate, from_json, to_json
 from .models import make_model
@@ -229,7 +230,7 @@ def make_set(study: Study, out, name: str, seed: int, device="cpu", part=Part(No
     photos, source = _opened(study)[0], study.sets[name]
     recipe, sets = source.for_seed(seed), make_folder(Path(out)/"sets")
     if recipe is None: return photos, dict(folder="", images=len(photos), pixels=1., bytes=1., set_seconds=0.)
-    kind, key = "all" if source.labels else f"{recipe.init}-{recipe.steps}-steps", json_sha256([photos.fingerprint, recipe.key(), *named_weights(recipe).values()])
+    kind, key = "all" if source.labels else f"{recipe.init}-{recipe.steps}-steps", cache_key(photos.fingerprint, recipe, *named_weights(recipe).values())
     folder = sets/f"{kind}-{recipe.seed}-{key[:10]}"   # sets that differ in sampling alone are one
     if source.labels:
         with file_lock(folder):
@@ -246,7 +247,7 @@ def run_cell(study: Study, out, cell: Cell, device="cpu", part=Part(None, 0.)) -
     photos, cost = make_set(study, out, cell.set, cell.seed, device)
     chosen, source = study.models[cell.model], study.sets[cell.set]
     config = replace(chosen.config, seed=cell.seed, sampling=source.sampling)
-    folder = make_folder(Path(out)/"models")/json_sha256([photos.fingerprint, config.key()])[:20]
+    folder = make_folder(Path(out)/"models")/cache_key(photos.fingerprint, config)[:20]
     def trained():
         net = make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "model"))
         with file_lock(folder): return train(net, photos, config, folder, device=device, callback=lambda step, *_: part.reach(step / config.steps))
@@ -269,7 +270,7 @@ def _head(study, cell):
 def score(study: Study, out, test: str, scale: int, name: str, model, device="cpu") -> dict:
     "What a model scores on one test; `model` is a function that gives it, called when it is not known yet."
     photos = _test_photos(study, test)
-    file = Path(out)/"scores"/f"{name}-{json_sha256([photos.fingerprint, scale, study.lpips, study.ssim])[:10]}.json"
+    file = Path(out)/"scores"/f"{name}-{cache_key(photos.fingerprint, scale, study.lpips, study.ssim)[:10]}.json"
     if not file.exists():
         make_folder(file.parent)
         write_json(file, to_json(evaluate(model(), photos, scale, lpips=study.lpips, device=device, ssim=study.ssim).mean))
@@ -404,20 +405,32 @@ def _with_backbone(study):
     if study.lpips not in ("auto", "none") and not here.net: raise UserError(f'lpips = "{study.lpips}": {here.reason}; get the file, or give lpips = "none"')
     return replace(study, lpips=here.net or "none")
 
-def _check_budgets(study, photos):
-    "`UserError` for a set whose budget has no room for an image per group."
+def _check_sets(study, photos, device):
+    "`UserError` that lists every set which cannot be made of these photos, or not learnt from."
+    wrong = []
     for name, source in study.sets.items():
-        groups = source.recipe and dict(image=len(photos), cluster=source.recipe.clusters, all=1)[source.recipe.grouping]
-        if groups and source.recipe.budget: _named(f"set {name!r}", lambda: ipc_for_budget(source.recipe.budget, groups, source.recipe.size, photos.pixels))
+        try: _named(f"set {name!r}", lambda: _check_set(source, photos, device, [study.models[c.model].config for c in study.cells if c.set == name]))
+        except UserError as e: wrong.append(str(e))
+    if wrong: raise UserError("; ".join(wrong))
+
+def _check_set(source, photos, device, trainings):
+    if not source.recipe: photos.at_least(max((config.patch for config in trainings), default=1), "--patch")   # all photos
+    if recipe := source.recipe or source.labels: check_run(recipe, RunOptions(device=str(device)))
+    if recipe := source.recipe:
+        groups = dict(image=len(photos.at_least(recipe.size)), cluster=recipe.clusters, all=1)[recipe.grouping]
+        if recipe.budget: ipc_for_budget(recipe.budget, groups, recipe.size, photos.pixels)
 
 WRITES = ("results.json", "results.csv", "tables.md", "report.html", "sets", "models", "scores")
 
-def _claim(out, photos):
-    "Make `out` this study's, and return the results that it has, if any; `UserError` when it holds something else, or results from other photos."
+def _job(out, photos):
+    "The folder of a study: it belongs to the photos; which of its results still count is decided cell by cell."
+    return Job(out, dict(photos_sha256=photos.fingerprint), dict(photos_sha256="holds the results of a study of other photos; give another folder"))
+
+def _claim(job):
+    "Make the folder this study's, and return the results that it has, if any; `UserError` when it holds something else, or results from other photos."
+    out = job.out
     old = Results.load(out/"results.json") if (out/"results.json").exists() else None
-    if old is None: refuse_strangers(out, *(WRITES if (out/"scores").is_dir() else ()))
-    elif old.about.get("photos_sha256") != photos.fingerprint: raise UserError(f"{out}: holds the results of a study of other photos; give a new folder")
-    sweep(out)
+    job.claim(old and old.about, own=WRITES if (out/"scores").is_dir() else ())
     for folder in ("sets", "models", "scores"): make_folder(out/folder)
     return old
 
@@ -460,9 +473,10 @@ def run_study(
     _known.clear()   # what lay there at an earlier call may have changed
     photos, _ = _opened(study)
     for test in study.tests: _test_photos(study, test)   # what cannot be read is said now
-    _check_budgets(study, photos)
-    with folder_lock(out):
-        old = _claim(out, photos)
+    _check_sets(study, photos, device)
+    job = _job(out, photos)
+    with job.held():
+        old = _claim(job)
         rows = [dict(set="bicubic", family="bicubic", model=name, architecture=m.family or name, scale=m.config.scale, steps=m.config.steps, seed=0, test=test,
                      **score(study, out, test, m.config.scale, "bicubic", lambda: "bicubic", device)) for name, m in study.models.items() for test in study.tests]
         results = Results(rows, _about(study, photos))
