@@ -611,8 +611,8 @@ class Comparisons(Rows):
     def _line(self, name, other, model, test, metric):
         p = self.paired(name, other, model, test, metric)
         error, better = f" ± {p['se']:.3f}" * (p["n"] > 1), {**p, "mean": -p["mean"]} if metric == "lpips" else p   # lower is better there
-        weak = [n for n in (other, name) if self.below_bicubic(n, model, test, metric)]
-        said = f"no finding: {weak[0]} is below bicubic" if weak else finding(better)
+        said = finding(better)
+        if said == "better" and self.below_bicubic(other, model, test, metric): said = f"no finding: {other} is below bicubic"   # no triumph over what has not learnt to enlarge
         return [name, other or "–", f"{p['mean']:+.3f}{error}" if math.isfinite(p["mean"]) else "–", str(p["n"]), said]
 
 
@@ -634,7 +634,7 @@ class Results(Comparisons):
         "Sentences on what is odd in the table of a model: networks below bicubic, and budgets that were not used up."
         tests, names = self.about["tests"], self.unique("set", model=model)
         low = [n for n in names if any(self.below_bicubic(n, model, t) for t in tests)]
-        said = [f"{len(low)} of {len(names) - 1} sets have a network below bicubic enlargement: it has not learnt to enlarge yet, and a lead over it says nothing. Train for more steps."] if low else []
+        said = [f"Below bicubic enlargement on at least one test: the networks of {len(low)} of {len(names) - 1} sets. They have learnt too little, and a lead over them says nothing; train for more steps."] if low else []
         asked = {n: ((self.about["sets"].get(n) or {}).get("recipe") or {}).get("budget") for n in names}
         shares = {n: 100 * r["pixels"] for n in names for r in self.rows if r["set"] == n and "pixels" in r}
         odd = dict.fromkeys(f"{asked[n]:g} % made {shares[n]:.3g} %" for n in names if asked[n] and n in shares and f"{asked[n]:.2g}" != f"{shares[n]:.2g}")

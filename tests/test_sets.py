@@ -173,6 +173,8 @@ def test_no_triumph_over_a_rival_that_is_below_bicubic():
     results = rows(bicubic=33., all_photos=32., distilled=33.4)
     assert results.below_bicubic("all photos", "m") and not results.below_bicubic("distilled", "m")
     assert results.beside_all("m")[1][-1] == "no finding: all photos is below bicubic" and "all photos (below bicubic)" in results.markdown()
+    behind = rows(bicubic=33., all_photos=33.2, distilled=32.4)
+    assert behind.beside_all("m")[1][-1] == "worse"                    # that is a finding
     fair = rows(bicubic=31., all_photos=32., distilled=33.4)
     assert "below" not in fair.markdown() and fair.beside_all("m")[1][-1] == "better"
 
@@ -215,4 +217,4 @@ def test_a_budget_that_is_not_used_up_is_explained_in_a_study():
 
 def test_a_study_says_what_below_bicubic_means():
     results = rows(bicubic=33., all_photos=32., distilled=33.4)
-    assert results.notes("m") == ["1 of 2 sets have a network below bicubic enlargement: it has not learnt to enlarge yet, and a lead over it says nothing. Train for more steps."]
+    assert results.notes("m") == ["Below bicubic enlargement on at least one test: the networks of 1 of 2 sets. They have learnt too little, and a lead over them says nothing; train for more steps."]
