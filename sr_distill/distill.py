@@ -148,6 +148,7 @@ class DistilledSet:
         files = [_store_image(folder, name, image) for name, image in zip(self.names, self.images)]
         if self.folder and self.folder.resolve() != folder.resolve(): self._copy_parts(folder)
         if lr_images: _store_lr(folder, self.names, self.images, scale)
+        if set_files(folder)["LR copies"]: _list_images(folder, self.names)
         if self.trace:
             self.trace.save(folder/TRACE)
             (folder/"trace.zip").unlink(missing_ok=True)
@@ -167,6 +168,7 @@ class DistilledSet:
     def store_lr(self):
         "Add the LR copies to a stored set, for toolkits that read pairs."
         _store_lr(self.folder, self.names, self.images, self.recipe.scale)
+        _list_images(self.folder, self.names)
         return self._report()
 
     def _report(self):
@@ -209,9 +211,12 @@ def _store_image(folder, name, image):
     return dict(file=f"images/{name}.png", sha256=file_sha256(folder/"images"/f"{name}.png"), bytes=len(data))
 
 def _store_lr(folder, names, images, scale):
-    "LR copies beside the images, and a list of the images, so that an image folder of Hugging Face datasets holds no LR copy."
-    lr, text = make_folder(folder/"LR"/f"X{scale}"), io.StringIO()
+    lr = make_folder(folder/"LR"/f"X{scale}")
     for name, image in zip(names, images): atomic_write(lr/f"{name}.png", encode_png(make_lr(image, scale)))
+
+def _list_images(folder, names):
+    "A list of the images, so that an image folder of Hugging Face datasets holds no LR copy."
+    text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([["file_name"], *([f"images/{name}.png"] for name in names)])
     atomic_write(folder/"metadata.csv", text.getvalue())
 

@@ -381,8 +381,11 @@ def test_a_set_of_version_0_1_opens_and_is_brought_up_to_date(tmp_path):
     said = describe(tmp_path / "old")
     assert "trace.zip: image-folder loaders unpack it" in said and f"trace {(tmp_path / 'old/trace.zip').stat().st_size:,}" in said
     pixels = {p.name: p.read_bytes() for p in (tmp_path / "old/images").iterdir()}
+    (tmp_path / "old/LR/X2").mkdir(parents=True)
+    for name in "ab": (tmp_path / f"old/LR/X2/{name}.png").write_bytes(pixels[f"{name}.png"])   # no list of the images beside them
     for folder in (tmp_path / "new", tmp_path / "old"):      # elsewhere, and where it lies
         new = old.save(folder)
+        assert (folder / "metadata.csv").read_text() == "file_name\nimages/a.png\nimages/b.png\n" and len(list((folder / "LR/X2").iterdir())) == 2
         assert not (folder / "trace.zip").exists() and (new.trace.frame(1) == images).all() and (DistilledSet.load(folder).trace.frame(0) == 255 - images).all()
         assert {p.name: np.asarray(Image.open(p)).tobytes() for p in (folder / "images").iterdir()} == {k: np.asarray(Image.open(io.BytesIO(v))).tobytes() for k, v in pixels.items()}
         old = DistilledSet.load(tmp_path / "old")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from sr_distill import autoencoders, distill as room, inversion, priors
 from sr_distill.autoencoders import SmallConfig
-from sr_distill.core import rng, write_json
+from sr_distill.core import read_json, rng, write_json
 from sr_distill.data import Photos
 from sr_distill.distill import DistilledSet, distill, summary
 from sr_distill.latent import Latents
@@ -43,6 +43,20 @@ def super32(shared, tmp_path):
     return str(tmp_path / "super32.safetensors")
 
 
+def received(out, prior, stored):
+    "Somebody else has the folder alone: its decoder is inside, or card and error say whose it is; every figure is that of the file."
+    about, said = read_json(out / "manifest.json"), (out / "README.md").read_text()
+    cost, bytes = about["report"]["latent"]["stored"], (out / "latents.safetensors").stat().st_size
+    assert about["stored_bytes"]["latents"] == bytes and f"{bytes:,} bytes" in said
+    if cost["decoder_inside"]:
+        assert (Latents.load(out / "latents.safetensors").render() == stored.render()).all()
+        assert cost["stored"]["16"]["bytes_with_decoder"] == bytes and f"{cost['decoder_bytes']:,} of which are its decoder" in said
+    else:
+        wanted = about["report"]["latent"]["prior"]["identity"][:12]
+        with pytest.raises(UserError, match=f"need the prior '{prior.name}' with the hash {wanted}"): Latents.load(out / "latents.safetensors")
+        assert f"you also need the prior {prior.name}, whose weights have the hash {wanted}" in said
+
+
 def whole_job(photos, recipe, out):
     made = distill(photos, recipe, out, OPTIONS)
     assert (DistilledSet.load(out).images == made.images).all() and made.images.shape == (3, 32, 32, 3)
@@ -54,6 +68,7 @@ def whole_job(photos, recipe, out):
     assert about["inversion"]["tuned"] == (recipe.tune > 0) and len(about["inversion"]["psnr"]["start"]) == 3
     assert about["stored"]["stored"]["8"]["bytes"] < about["stored"]["stored"]["16"]["bytes"] < about["stored"]["stored"]["16"]["bytes_with_decoder"]
     assert about["prior"]["identity"] == prior.identity and "latents.safetensors" in (out / "README.md").read_text()
+    received(out, prior, stored)
     model = make_model("vdsr", 2, 3, 8, generator=rng(0, "weights"))
     result = train(model, made.photos, TrainConfig(steps=20, batch=2, patch=24), device="cpu")
     assert np.isfinite(result.history[-1]["loss"])
