@@ -10,7 +10,7 @@ from torch import nn
 from sr_distill.autoencoders import KLAutoencoder, Prior, SmallAutoencoder, SmallConfig, TinyAutoencoder
 from sr_distill.core import POLICIES, rng
 from sr_distill.data import Photos
-from sr_distill.latent import Latents, LatentSpace, Rates
+from sr_distill.latent import Latents, LatentSpace, Rates, SmallDecoder, TinyDecoder, generator_weights
 from sr_distill.matching import DISTANCES, dc_loss, gradient, group_gradients, match, obstacle
 from sr_distill.metrics import upscale_image
 from sr_distill.models import init_weights, load_model, make_model, save_model
@@ -233,6 +233,8 @@ def test_every_start(init, grouping, photos, monkeypatch):
 KINDS = {
     "embedded": lambda: SmallAutoencoder(SmallConfig(channels=4, width=8, depth=1), "small"),
     "tiny": lambda: TinyAutoencoder(width=8),
+    "decoder of an embedded one": lambda: SmallDecoder(generator_weights(KINDS["embedded"]()), "small"),
+    "decoder of a tiny one": lambda: TinyDecoder(generator_weights(KINDS["tiny"]()), "tiny"),
     "stylegan": lambda: StyleGANXL(xl_config(16, c_dim=0, layers=(3, 3), channel_max=2)),
 }
 
