@@ -73,12 +73,11 @@ if triton:
         oy, ox = ty * TILE + q, tx * TILE + q
         wanted = ((q < TILE) & (oy < out_height))[:, None] & ((q < TILE) & (ox < out_width))[None, :]
         for k in range(TOGETHER):
-            c = tl.program_id(1).to(tl.int64) * TOGETHER + k
-            there = c < channels
-            s = tl.load(scale + n * channels + c, mask=there, other=0.)
-            b = tl.load(bias + c, mask=there, other=0.)
-            v = tl.load(x + n * xn + c * xc + iy[:, None] * xh + ix[None, :] * xw, mask=inside & there, other=0.).to(tl.float32)
-            v = tl.where(inside & there, v * s + b, 0.).to(NUMBER)
+            c = tl.minimum(tl.program_id(1) * TOGETHER + k, channels - 1).to(tl.int64)   # the last one is made again where the groups do not work out
+            s = tl.load(scale + n * channels + c)
+            b = tl.load(bias + c)
+            v = tl.load(x + n * xn + c * xc + iy[:, None] * xh + ix[None, :] * xw, mask=inside, other=0.).to(tl.float32)
+            v = tl.where(inside, v * s + b, 0.).to(NUMBER)
             v = tl.dot(up, v, input_precision=PRECISION).to(NUMBER)
             v = tl.dot(v, tl.trans(up), input_precision=PRECISION)
             v = tl.where(v > 0, v, v * SLOPE) * GAIN
@@ -86,7 +85,7 @@ if triton:
             v = tl.dot(down, v.to(NUMBER), input_precision=PRECISION).to(NUMBER)
             v = tl.dot(v, tl.trans(down), input_precision=PRECISION)
             to = out + (n * channels + c) * out_height * out_width + oy[:, None] * out_width + ox[None, :]
-            tl.store(to, v.to(out.dtype.element_ty), mask=wanted & there)
+            tl.store(to, v.to(out.dtype.element_ty), mask=wanted)
 
 # %% ../nbs/09bb_kernels.ipynb #00000010
 if triton:
@@ -108,28 +107,27 @@ if triton:
         oy, ox = ty * TILE + t, tx * TILE + t
         wanted = ((t < TILE) & (oy < height))[:, None] & ((t < TILE) & (ox < width))[None, :]
         for k in range(TOGETHER):
-            c = tl.program_id(1).to(tl.int64) * TOGETHER + k
-            there = c < channels
-            s = tl.load(scale + n * channels + c, mask=there, other=0.)
-            b = tl.load(bias + c, mask=there, other=0.)
-            v = tl.load(x + n * xn + c * xc + iy[:, None] * xh + ix[None, :] * xw, mask=inside & there, other=0.).to(tl.float32)
-            v = tl.where(inside & there, v * s + b, 0.)
+            c = tl.minimum(tl.program_id(1) * TOGETHER + k, channels - 1).to(tl.int64)   # the last one is made again where the groups do not work out
+            s = tl.load(scale + n * channels + c)
+            b = tl.load(bias + c)
+            v = tl.load(x + n * xn + c * xc + iy[:, None] * xh + ix[None, :] * xw, mask=inside, other=0.).to(tl.float32)
+            v = tl.where(inside, v * s + b, 0.)
             v = tl.dot(up, v, input_precision=EXACT)
             v = tl.dot(v, tl.trans(up), input_precision=EXACT)
             slope = tl.where(v > 0, GAIN, GAIN * SLOPE)
             if CLAMP > 0: slope = tl.where(tl.abs(v * slope) <= CLAMP, slope, 0.)
-            g = tl.load(grad + n * gn + c * gc + gy[:, None] * gh + gx[None, :] * gw, mask=known & there, other=0.).to(NUMBER)
+            g = tl.load(grad + n * gn + c * gc + gy[:, None] * gh + gx[None, :] * gw, mask=known, other=0.).to(NUMBER)
             g = tl.dot(rise, g, input_precision=PRECISION).to(NUMBER)
             g = tl.dot(g, tl.trans(rise), input_precision=PRECISION) * slope
             g = tl.dot(fall, g.to(NUMBER), input_precision=PRECISION).to(NUMBER)
             g = tl.dot(g, tl.trans(fall), input_precision=PRECISION)
-            g = tl.where(wanted & there, g, 0.)
-            here = tl.load(x + n * xn + c * xc + oy[:, None] * xh + ox[None, :] * xw, mask=wanted & there, other=0.).to(tl.float32)
+            g = tl.where(wanted, g, 0.)
+            here = tl.load(x + n * xn + c * xc + oy[:, None] * xh + ox[None, :] * xw, mask=wanted, other=0.).to(tl.float32)
             at = sums + ((n * channels + c) * tl.num_programs(0) + tile) * 2
-            tl.store(at, tl.sum(tl.sum(g * here, 1), 0), mask=there)
-            tl.store(at + 1, tl.sum(tl.sum(g, 1), 0), mask=there)
+            tl.store(at, tl.sum(tl.sum(g * here, 1), 0))
+            tl.store(at + 1, tl.sum(tl.sum(g, 1), 0))
             to = to_x + (n * channels + c) * height * width + oy[:, None] * width + ox[None, :]
-            tl.store(to, (g * s).to(to_x.dtype.element_ty), mask=wanted & there)
+            tl.store(to, (g * s).to(to_x.dtype.element_ty), mask=wanted)
 
 # %% ../nbs/09bb_kernels.ipynb #00000012
 class FilteredReLU:

@@ -6,7 +6,7 @@
 __all__ = ['in_parallel', 'ahead', 'Ranks', 'ranks', 'precision', 'arithmetic']
 
 # %% ../nbs/01b_parallel.ipynb #00000003
-import atexit, contextlib, datetime, os
+import atexit, contextlib, datetime, os, threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 import torch, torch.distributed as dist, torch.distributed.nn   # imported late, as DDP does, its default arguments would keep the group open for ever
@@ -14,21 +14,25 @@ from .core import policy
 from .recipe import RunError, UserError
 
 # %% ../nbs/01b_parallel.ipynb #00000007
+_mine = threading.local()   # `cores`: how many this thread may share its work with
+
 def in_parallel(
     fn,            # a function of one item
     items,
     device="cpu",  # where `fn` computes; any other device than the CPU takes one item after another
 ) -> list:         # `[fn(item) for item in items]`
-    "All results, one CPU core for each item: they do not depend on how many cores there are."
-    items, threads = list(items), torch.get_num_threads()
+    "All results, one CPU core for each item: they do not depend on how many cores there are. Cores that get no item help inside `fn`, where it calls `in_parallel` itself."
+    items, threads, before = list(items), torch.get_num_threads(), getattr(_mine, "cores", 1)
     if not policy(device).cores: return [fn(item) for item in items]
-    n = min(threads, len(items))
+    cores = max(threads, before)
+    n = max(1, min(cores, len(items)))
+    def begin(): torch.set_num_threads(1); _mine.cores = cores // n
     try:
         if n > 1:
-            with ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,)) as pool: return list(pool.map(fn, items))
-        torch.set_num_threads(1)
+            with ThreadPoolExecutor(n, initializer=begin) as pool: return list(pool.map(fn, items))
+        begin()
         return [fn(item) for item in items]
-    finally: torch.set_num_threads(threads)
+    finally: torch.set_num_threads(threads); _mine.cores = before
 
 # %% ../nbs/01b_parallel.ipynb #0000000d
 def ahead(
