@@ -1,6 +1,7 @@
 "Several processes under torchrun: the same set and the same model as one process, also when one of them dies."
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -166,3 +167,30 @@ def test_threads_leave_the_precision_as_it_was():
         for _ in range(10): redraw(np.zeros((8, 24, 24, 3), np.uint8), make_model("srcnn", 2))
     finally: torch.set_num_threads(threads)
     assert torch.backends.cudnn.allow_tf32 == before
+
+
+LOST = """
+import os, sys
+from sr_distill import parallel
+from sr_distill.recipe import RunError
+parallel.PATIENCE = 2.
+team = parallel.ranks()
+team.wait()
+if team.rank == 1: os._exit(7)
+try: team.wait()
+except RunError as e: print(team.rank, e, flush=True)
+os._exit(0)
+"""
+
+def test_the_rank_that_ended_is_named(tmp_path):
+    "Three processes without a starter that would end them all: the second goes away, the others say which."
+    (tmp_path / "lost.py").write_text(LOST)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    env = {**os.environ, "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    team = [subprocess.Popen([sys.executable, tmp_path / "lost.py"], env={**env, "RANK": str(r)}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for r in range(3)]
+    said = [p.communicate(timeout=600)[0] for p in team]
+    for r in (0, 2):
+        assert f"no answer from rank 1 ({socket.gethostname()}, process {team[1].pid});" in said[r] and "rank 0 (" not in said[r] and "rank 2 (" not in said[r], said
+        assert "start the same command again" in said[r]
