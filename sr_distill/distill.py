@@ -433,7 +433,8 @@ def cut_parts(
 ) -> list:               # (first group, group after the last) of each part
     "Equal shares of the groups: one for each process, more if memory asks for it, one if the images train a network together."
     fit = max(1, PART_BYTES // (recipe.ipc * 4 * 4 * 3 * recipe.size**2))
-    n = 1 if together(recipe) else min(groups, max(processes, -(-groups // fit)))
+    rounds = max(1, -(-groups // (fit * processes)))   # parts that each process makes, one after another
+    n = 1 if together(recipe) else min(groups, rounds * processes)
     return [(groups * i // n, groups * (i + 1) // n) for i in range(n)]
 
 # %% ../nbs/11_distill.ipynb #d087b924
