@@ -150,9 +150,15 @@ def test_image_bombs(tmp_path, kind, size):
     if before: assert faults.memory() - before < 200
 
 def test_trace_bomb(tmp_path):
-    with zipfile.ZipFile(tmp_path / "trace.zip", "w", zipfile.ZIP_DEFLATED) as z: z.writestr("trace.json", " " * 50_000_000)
-    assert (tmp_path / "trace.zip").stat().st_size < 100_000
-    with pytest.raises(UserError, match="no readable trace"): distill.Trace(tmp_path / "trace.zip")
+    "A readable trace of kilobytes that would unpack to 50 MB is refused for being compressed."
+    about = json.dumps(dict(steps=[0], losses=[], names=["a"]))
+    for padding, refused in ((50_000_000, True), (0, False)):
+        kind = zipfile.ZIP_DEFLATED if padding else zipfile.ZIP_STORED
+        with zipfile.ZipFile(tmp_path / "trace.zip", "w", kind) as z: z.writestr("trace.json", " " * padding + about)
+        assert (tmp_path / "trace.zip").stat().st_size < 100_000
+        if refused:
+            with pytest.raises(UserError, match="no readable trace"): distill.Trace(tmp_path / "trace.zip")
+        else: assert len(distill.Trace(tmp_path / "trace.zip")) == 1
 
 def test_model_bombs(tmp_path):
     "Settings that ask for a model of terabytes beside weights of kilobytes."
