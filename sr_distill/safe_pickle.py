@@ -88,7 +88,9 @@ class Notes:
         taken = self.stack[len(self.stack) - n:]; del self.stack[len(self.stack) - n:]
         return taken
     def marked(self): return self.pop(len(self.stack) - self.marks.pop())
-    def name(self, module, attribute): self.push(Name(f"{module}.{attribute}"))
+    def name(self, module, attribute):
+        named = isinstance(module, str) and isinstance(attribute, str)   # anything else may be too large to print
+        self.push(Name(f"{module}.{attribute}") if named else Odd("names a function by something that is no text"))
     def call(self, fn, args, kwargs=None):
         if not isinstance(args, tuple) or kwargs: self.push(Odd(f"calls {function_name(fn)} in a way that no generator needs"))
         else: self.push(Call(function_name(fn), args))
@@ -97,14 +99,24 @@ class Notes:
         self.odd[id(x)] = (x, why)   # keeping x keeps its id
 
 # %% ../nbs/09b_safe_pickle.ipynb #0000000f
+def _keys(values, most=1000):
+    "`values` as keys of a dict or set. Python computes a key's hash from all that lies in it, which a small file can make endless: then `ValueError`."
+    waiting = list(values)
+    for _ in range(len(waiting) + most):
+        if not waiting: return values
+        if isinstance(x := waiting.pop(), tuple): waiting.extend(x)
+    raise ValueError("a key without end")
+
+def _pairs(given): return dict(zip(_keys(given[::2]), given[1::2], strict=True))
+
 def _setitems(m, pairs):
     target = m.top().items if isinstance(m.top(), Call) else m.top()
     if not isinstance(target, dict): return m.spoil(m.top(), "gives items to something that is no dict")
-    target.update(zip(pairs[::2], pairs[1::2], strict=True))
+    target.update(_pairs(pairs))
 
 def _extend(m, values):
     target = m.top().values if isinstance(m.top(), Call) else m.top()
-    if isinstance(target, set): target.update(values)
+    if isinstance(target, set): target.update(_keys(values))
     elif isinstance(target, list): target.extend(values)
     else: m.spoil(m.top(), "adds to something that is no list")
 
@@ -126,8 +138,8 @@ ACTIONS = {
     "NONE": lambda m, _: m.push(None), "NEWTRUE": lambda m, _: m.push(True), "NEWFALSE": lambda m, _: m.push(False),
     "MARK": lambda m, _: m.marks.append(len(m.stack)), "POP": lambda m, _: m.pop(), "POP_MARK": lambda m, _: m.marked(), "DUP": lambda m, _: m.push(m.top()),
     "EMPTY_LIST": lambda m, _: m.push([]), "EMPTY_TUPLE": lambda m, _: m.push(()), "EMPTY_DICT": lambda m, _: m.push({}), "EMPTY_SET": lambda m, _: m.push(set()),
-    "LIST": lambda m, _: m.push(m.marked()), "TUPLE": lambda m, _: m.push(tuple(m.marked())), "FROZENSET": lambda m, _: m.push(frozenset(m.marked())),
-    "DICT": lambda m, _: (lambda p: m.push(dict(zip(p[::2], p[1::2], strict=True))))(m.marked()),
+    "LIST": lambda m, _: m.push(m.marked()), "TUPLE": lambda m, _: m.push(tuple(m.marked())), "FROZENSET": lambda m, _: m.push(frozenset(_keys(m.marked()))),
+    "DICT": lambda m, _: m.push(_pairs(m.marked())),
     **{f"TUPLE{n}": lambda m, _, n=n: m.push(tuple(m.pop(n))) for n in (1, 2, 3)},
     "APPEND": lambda m, _: _extend(m, m.pop(1)), "APPENDS": lambda m, _: _extend(m, m.marked()), "ADDITEMS": lambda m, _: _extend(m, m.marked()),
     "SETITEM": lambda m, _: _setitems(m, m.pop(2)), "SETITEMS": lambda m, _: _setitems(m, m.marked()),
@@ -146,6 +158,7 @@ def _storage(blob: bytes) -> torch.Tensor:
     if magic != 0x1950a86a20f9469cfc6c or version != 1001: raise UserError("holds a tensor in a format that is not PyTorch's")
     if not isinstance(reference, Reference): raise UserError(f"needs {getattr(reference, 'name', type(reference).__name__)} where the numbers of a tensor should be")
     kind, storage, key, _, count = reference.id[:5]
+    if not isinstance(key, str) or not isinstance(keys, list) or len(keys) != 1: raise UserError("holds a tensor without a name for its bytes")
     if not known_name(getattr(storage, "name", "")): raise UserError(f"needs {getattr(storage, 'name', 'a storage that has no name')}, which is no storage of numbers")
     dtype = np.dtype(STORAGES[storage.name.removeprefix("torch.").removesuffix("Storage")])
     stated, = struct.unpack("<q", stream.read(8))
@@ -169,16 +182,20 @@ class Persistent:
     class_name: str
     state: dict
 
-    def tensors(self, prefix="") -> dict:
+    def tensors(self, prefix="", seen=None) -> dict:
         "All parameters and buffers of this module and those below it, by their full names."
+        seen = set() if seen is None else seen
+        if id(self) in seen: raise UserError(f"holds its part {prefix[:-1]} in two places, which no generator does")   # a few of them would be endless names
+        seen.add(id(self))
         found = {prefix + k: v for part in ("_parameters", "_buffers") for k, v in self.state.get(part, {}).items() if v is not None}
         for name, child in self.state.get("_modules", {}).items():
-            if child is not None: found |= child.tensors(f"{prefix}{name}.")
+            if child is not None: found |= child.tensors(f"{prefix}{name}.", seen)
         return found
     def settings(self) -> dict:
         "The plain attributes: numbers, texts, and lists of them."
-        listed = {k: v.tolist() if isinstance(v, (np.ndarray, np.generic)) else v for k, v in self.state.items()}
-        return {k: v for k, v in listed.items() if isinstance(v, (int, float, str, list, tuple, type(None))) and not k.startswith("_")}
+        plain = (int, float, str, type(None))
+        listed = {k: v.tolist() if isinstance(v, (np.ndarray, np.generic)) else v for k, v in self.state.items() if not k.startswith("_")}
+        return {k: v for k, v in listed.items() if isinstance(v, plain) or isinstance(v, (list, tuple)) and all(isinstance(n, plain) for n in v)}
 
 # %% ../nbs/09b_safe_pickle.ipynb #00000019
 class Resolver:
@@ -196,8 +213,9 @@ class Resolver:
         return self.done[id(x)][1]
 
     def _make(self, x, sub):
-        if isinstance(x, dict): return {sub(k): sub(v) for k, v in x.items()}
-        if isinstance(x, (list, tuple, set, frozenset)): return type(x)(map(sub, x))
+        if isinstance(x, dict): return dict(zip(_keys([sub(k) for k in x]), map(sub, x.values())))
+        if isinstance(x, (set, frozenset)): return type(x)(_keys([sub(v) for v in x]))
+        if isinstance(x, (list, tuple)): return type(x)(map(sub, x))
         if isinstance(x, Odd): raise UserError(x.why)
         if isinstance(x, Name) and x.name in DTYPES: return x.name
         if not isinstance(x, Call): raise UserError(f"uses {getattr(x, 'name', type(x).__name__)} as a value")
@@ -210,9 +228,12 @@ class Resolver:
 def _persistent(x, sub):
     meta, = map(sub, x.args)
     if meta.get("type") != "class" or not isinstance(meta.get("state"), dict): raise UserError("holds a persistent object without a state")
-    return Persistent(str(meta["class_name"]), meta["state"])
+    name = meta.get("class_name")
+    return Persistent(name if isinstance(name, str) else "an object without a name", meta["state"])
 
-def _dict(x, sub): return {**dict(map(sub, x.args[0]) if x.args else ()), **sub(x.items)}
+def _dict(x, sub):
+    first = [sub(pair) for pair in x.args[0]] if x.args else []
+    return {**dict(zip(_keys([k for k, _ in first]), [v for _, v in first])), **sub(x.items)}
 
 def _dill_array(x, sub):
     "An array as dill spells it: how to make an empty one, with what, and its state."
@@ -242,7 +263,7 @@ MAKERS = {
     "_load_from_bytes": lambda x, sub: _storage(sub(x.args[0])),
     "scalar": lambda x, sub: np.frombuffer(sub(x.args[1]), sub(x.args[0]))[0],
     "encode": lambda x, sub: sub(x.args[0]).encode("latin1"),
-    "Size": lambda x, sub: tuple(sub(x.args[0])), "device": lambda x, sub: "cpu", "set": lambda x, sub: set(map(sub, x.args[0])),
+    "Size": lambda x, sub: tuple(sub(x.args[0])), "device": lambda x, sub: "cpu", "set": lambda x, sub: set(_keys([sub(v) for v in x.args[0]])),
     "_reconstructor": _reconstructor, "_create_array": _dill_array,
 }
 

@@ -508,10 +508,16 @@ def _from_tensors(config: dict, tensors: dict, path) -> StyleGANXL:
             if name.endswith("_filter"): setattr(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], torch.zeros_like(t))
         model.load_state_dict(tensors)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as e:
-        raise UserError(f"{path}: is no StyleGAN-XL or StyleGAN3 generator ({str(e).splitlines()[0]}); give an official .pkl or a file that sr_distill saved") from None
+        raise UserError(f"{path}: is no StyleGAN-XL or StyleGAN3 generator ({str(e).splitlines()[0]}); this reader knows the generators of StyleGAN-XL and StyleGAN3, and files that sr_distill saved") from None
     return model.eval().requires_grad_(False)
 
 # %% ../nbs/09c_stylegan.ipynb #0000003a
+def _used(tensors: dict, c_dim: int) -> dict:
+    "The weights that the generator computes with: the official code keeps an embedding of ImageNet's 1,000 classes in every file."
+    kept = {k: v.float() for k, v in tensors.items() if k.startswith(("mapping.", "synthesis."))}
+    embedding = kept.pop("mapping.embed.weight", None)
+    return kept if embedding is None or not c_dim else kept | {"mapping.embed.weight": embedding[:c_dim].clone()}
+
 def load_stylegan(
     path,  # official .pkl, or .safetensors that `save_stylegan` wrote
 ) -> StyleGANXL:
@@ -519,8 +525,9 @@ def load_stylegan(
     if Path(path).suffix != ".safetensors":
         g = read_pickle(path, "G_ema")
         try: config, tensors = _pickle_config(g), g.tensors()
+        except UserError as e: raise UserError(f"{path}: its G_ema {e}; nothing in it was run") from None
         except (KeyError, IndexError, TypeError, AttributeError) as e: raise UserError(f"{path}: its G_ema is no StyleGAN-XL or StyleGAN3 generator (no {e})") from None
-        return _from_tensors(config, {k: v.float() for k, v in tensors.items() if k.startswith(("mapping.", "synthesis."))}, path)
+        return _from_tensors(config, _used(tensors, config["c_dim"]), path)
     try:
         with safe_open(path, "pt") as f: config, tensors = json.loads((f.metadata() or {})["stylegan"]), {k: f.get_tensor(k) for k in f.keys()}
         identity = config.pop("identity", None)

@@ -232,6 +232,22 @@ def test_what_the_generator_itself_needs_is_refused_by_name(how, official, small
     assert "official source" not in str(e.value) and not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize("classes", [0, 5])
+def test_official_files_keep_an_embedding_of_a_thousand_classes(classes, official, tmp_path):
+    "Whatever the generator knows: FFHQ and Pokémon know no classes, and somebody's own photos a few."
+    torch.manual_seed(0)
+    g = StyleGANXL(xl_config(16, c_dim=classes, layers=(4, 4), channel_max=6))
+    embedding = nn.Embedding(1000, 320)
+    if classes: embedding.weight.data[:classes] = g.mapping.embed.weight
+    whole = generator(g.config, g.state_dict())
+    whole.meta["state"]["_modules"]["mapping"].meta["state"]["_modules"]["embed"] = embedding
+    (tmp_path / "network.pkl").write_bytes(pickle.dumps(snapshot(official, whole)))
+    loaded = load_stylegan(tmp_path / "network.pkl")
+    assert loaded.identity == g.identity
+    loaded.save(tmp_path / "g.safetensors")
+    assert load_stylegan(tmp_path / "g.safetensors").identity == g.identity
+
+
 # ---------------------------------------------------------------- hostile files
 
 
@@ -265,6 +281,12 @@ def hostile():
     yield "deep", b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b"."
     yield "endless", b"\x80\x02]q\x00h\x00a."
     yield "doubling", b"\x80\x02]" + b"".join(b"q" + bytes([k]) + b"]h" + bytes([k]) + b"ah" + bytes([k]) + b"a" for k in range(90)) + b"."
+    def double(many): return b"(K\x01K\x01tq\x00" + b"".join(b"h" + bytes([k]) + b"h" + bytes([k]) + b"\x86q" + bytes([k + 1]) for k in range(many))   # the last is a tuple of 2^many
+    yield "endless text as a name", b"\x80\x04" + double(90) + b"\x8c\x01x\x93."
+    yield "endless key of a dict", b"\x80\x04}" + double(90) + b"K\x01s."
+    yield "endless keys of an old dict", b"\x80\x04(" + double(90) + b"K\x01d."
+    yield "endless entry of a set", b"\x80\x04\x8f(" + double(90) + b"\x90."
+    yield "endless entry of a frozen set", b"\x80\x04(" + double(90) + b"\x91."
     yield "array of objects", b"\x80\x02cnumpy\ndtype\nU\x02O8K\x00K\x01\x87R."
     yield "tensor without bytes", b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(NK\x00K\x05\x85K\x01\x85tR."
     yield "storage that is no storage", b"\x80\x02ctorch.storage\n_load_from_bytes\nU\x03abc\x85R."
@@ -279,6 +301,26 @@ def test_hostile_pickles_are_refused(content, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="evil.pkl") as e: read_pickle(path)
     with pytest.raises(UserError): load_stylegan(path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["evil.pkl"] and "\n" not in str(e.value)
+
+
+def test_parts_in_two_places_are_refused(official, small, tmp_path):
+    "Modules that each hold the next one twice would be an endless list of names."
+    part = module("Part")
+    for _ in range(10): part = module("Part", {}, {"a": part, "b": part})
+    whole = generator(small.config, small.state_dict())
+    whole.meta["state"]["_modules"]["more"] = part
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(snapshot(official, whole)))
+    with pytest.raises(UserError, match="x.pkl: its G_ema holds its part more.* in two places"): load_stylegan(tmp_path / "x.pkl")
+
+
+def test_a_setting_of_nested_lists_is_none(official, small, tmp_path):
+    endless = [1]
+    for _ in range(40): endless = [endless, endless]
+    whole = generator(small.config, small.state_dict())
+    name = small.config["layers"][0]["name"]
+    whole.meta["state"]["_modules"]["synthesis"].meta["state"]["_modules"][name].meta["state"]["padding"] = endless
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(snapshot(official, whole)))
+    with pytest.raises(UserError, match="x.pkl: its G_ema is no StyleGAN.*padding"): load_stylegan(tmp_path / "x.pkl")
 
 
 def test_a_storage_may_not_lie():
