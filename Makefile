@@ -47,5 +47,5 @@ $(READY): settings.ini setup.py
 	@echo 'Setting up $(VENV): one to three minutes, 1.5 GB with the CPU build of PyTorch'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -e '.[dev]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q -e '.[dev]'
 	@touch $@
