@@ -270,7 +270,8 @@ def state_sha256(state: dict) -> str:  # the same on every device, and in float3
 # %% ../nbs/01_core.ipynb #00000032
 def cache_dir() -> Path:
     "Where caches live: $SR_DISTILL_CACHE, else sr_distill in the user's cache folder."
-    path = Path(os.environ.get("SR_DISTILL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache")/"sr_distill")
+    try: path = Path(os.environ.get("SR_DISTILL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache")/"sr_distill")
+    except RuntimeError: raise RunError("this account has no home folder to keep caches in; set SR_DISTILL_CACHE to a folder that you may write to") from None
     try: return make_folder(path)
     except RunError as e: raise RunError(f"{str(e).split(';')[0]}; set SR_DISTILL_CACHE to a folder that you may write to") from None
 

@@ -234,7 +234,8 @@ class Cache:
     def _store(self, path, a):
         with self.lock:
             make_folder(self.folder)
-            store_array(path, a)
+            try: store_array(path, a)
+            except RunError as e: raise RunError(f"{str(e).rsplit(';', 1)[0]}; free some space, or set SR_DISTILL_CACHE to a folder that you may write to") from e
             try: stored, size = np.lib.format.open_memmap(path, mode="r"), path.stat().st_size
             except FileNotFoundError: return a   # another process has already made room
             self.used += size
@@ -297,15 +298,21 @@ class Listing:
     kinds: dict          # how a file that is not read ends → how many there are
     dead: list           # names of links that lead nowhere
     folders: list        # names of folders in it that hold images
+    linked: list = field(default_factory=list)   # names of links to folders; they are not followed, since they may lead round
+    closed: list = field(default_factory=list)   # names of folders that cannot be read
 
     def left_out(self) -> str:
         "What is not read, in words; empty where nothing is left out."
         plugin = [end for end in self.kinds if KINDS.get(end) in PLUGINS]
         said = [f"{n} × {end or 'files without an ending'}" for end, n in sorted(self.kinds.items())]
         if plugin: said[-1] += f" (for {', '.join(plugin)}: pip install 'sr_distill[formats]')"
-        if self.dead: said.append(f"{len(self.dead)} links that lead nowhere ({', '.join(self.dead[:3])}{', …' * (len(self.dead) > 3)})")
-        if self.folders: said.append(f"photos in {len(self.folders)} folders below ({', '.join(self.folders[:3])}{', …' * (len(self.folders) > 3)}; give --recursive to read them too)")
+        if self.dead: said.append(f"{len(self.dead)} links that lead nowhere ({_some(self.dead)})")
+        if self.linked: said.append(f"{len(self.linked)} links to folders ({_some(self.linked)}; links are not followed, give their folders by name)")
+        if self.closed: said.append(f"{len(self.closed)} folders that cannot be read ({_some(self.closed)}; check their permissions)")
+        if self.folders: said.append(f"photos in {len(self.folders)} folders below ({_some(self.folders)}; give --recursive to read them too)")
         return "; ".join(said)
+
+def _some(names): return ", ".join(names[:3]) + ", …" * (len(names) > 3)
 
 def list_images(
     folder,
@@ -313,17 +320,23 @@ def list_images(
 ) -> Listing:
     "The image files in `folder`, and what is left out there."
     folder = Path(folder)
-    try: entries = sorted(folder.iterdir())
+    try: entries = [(p, p.is_dir()) for p in sorted(folder.iterdir())]
     except OSError as e: raise UserError(f"{folder}: cannot be read as a folder ({e.strerror}); give a folder of images") from None
     found, ends = Listing(folder, [], collections.Counter(), [], []), extensions()
-    for p in entries:
+    for p, is_folder in entries:
         if p.name.startswith("."): continue
-        if p.is_dir():
-            below = list_images(p, recursive) if not p.is_symlink() else Listing(p, [], {}, [], [])
+        if is_folder and p.is_symlink(): found.linked.append(p.name)
+        elif is_folder:
+            try: below = list_images(p, recursive)
+            except UserError:
+                found.closed.append(p.name)
+                continue
             if recursive:
-                found.files += below.files; found.kinds.update(below.kinds); found.dead += below.dead
+                for part in ("files", "dead", "linked", "closed"): getattr(found, part).extend(getattr(below, part))
+                found.kinds.update(below.kinds)
             elif below.files or below.folders: found.folders.append(p.name)
         elif p.is_symlink() and not p.exists(): found.dead.append(p.name)
+        elif not p.is_file(): found.kinds["no plain file"] += 1   # a pipe would be waited for
         elif p.suffix.lower() in ends: found.files.append(p)
         else: found.kinds[p.suffix.lower()] += 1
     return found
@@ -337,7 +350,7 @@ def image_files(
     left = found.left_out()
     if not found.files: raise UserError(f"{folder}: holds no image that can be read{f', but {left}' if left else ''}; give a folder with photos in it (PNG, JPEG, WebP, TIFF, BMP, AVIF or GIF)")
     if left:
-        pictures = found.dead or found.folders or any(end in KINDS for end in found.kinds)
+        pictures = found.dead or found.folders or found.linked or found.closed or any(end in KINDS for end in found.kinds)
         log.log(logging.WARNING if pictures else logging.INFO, "%s: %d images are read; left out: %s", folder, len(found.files), left)
     return found.files
 
@@ -374,11 +387,11 @@ def _fetch(url, path, size):
         raise RunError(f"{url}: could not be downloaded ({e}); what came so far is kept in {path}: run the same command again to go on, or put the file there yourself") from None
 
 # %% ../nbs/02_data.ipynb #00000043
-def _check_member(member, archive):
+def _check_member(member, archive, remedy="delete the file and take it from the official address"):
     "Refuse a zip entry that would land elsewhere or is no plain file."
     path, kind = PurePosixPath(member.filename), stat.S_IFMT(member.external_attr >> 16)
     if path.is_absolute() or ".." in path.parts or re.search(r"[\\:]", member.filename) or kind not in (0, stat.S_IFREG):
-        raise UserError(f"{archive}: its entry {member.filename!r} is unsafe to unpack; delete the file and take it from the official address")
+        raise UserError(f"{archive}: its entry {member.filename!r} is unsafe to unpack; {remedy}")
 
 # %% ../nbs/02_data.ipynb #00000044
 def _unpack(archive, target, limit, wanted=None):
@@ -388,20 +401,30 @@ def _unpack(archive, target, limit, wanted=None):
     try:
         with zipfile.ZipFile(archive) as z:
             members = [m for m in z.infolist() if not m.is_dir()]
-            for m in members: _check_member(m, archive)
-            if wanted: members = [m for m in members if m.filename.lower().endswith(wanted) and not _hidden(m.filename)]
-            if wanted and not members: raise UserError(f"{archive}: holds no image that can be read; give a folder or a zip of photos")
-            if sum(m.file_size for m in members) > limit: raise UserError(f"{archive}: unpacks to more than {limit} bytes, which is no photo set; delete the file")
+            if wanted: members = _photos_in(members, wanted, archive)
+            else:
+                for m in members: _check_member(m, archive)
+            remedy = "unpack it yourself and give the folder" if wanted else "delete the file"
+            if sum(m.file_size for m in members) > limit: raise UserError(f"{archive}: unpacks to more than {limit} bytes, which is no photo set; {remedy}")
             make_folder(partial)
             for m in tqdm(members, desc=target.name, unit=" files", disable=None if len(members) >= 20 else True):
-                name = re.sub(r"/+", "__", m.filename) if wanted else PurePosixPath(m.filename).name   # two folders of a user's zip may have one name twice
-                with z.open(m) as source, open(partial/name, "xb") as f: shutil.copyfileobj(source, f)
+                path = partial/(m.filename if wanted else PurePosixPath(m.filename).name)   # two folders of a user's zip may have one name twice
+                make_folder(path.parent)
+                with z.open(m) as source, open(path, "xb") as f: shutil.copyfileobj(source, f)
         os.replace(partial, target)
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as e:   # RuntimeError: encrypted, or packed in a way that zipfile does not know
         again = "give an archive that is whole and not encrypted" if wanted else "or delete the file to download it again"
         raise RunError(f"{archive}: could not be unpacked ({e}); free some space, {again}") from e
 
-def _hidden(name): return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+def _photos_in(members, wanted, archive):
+    "The entries of a user's zip that end as `wanted` says, under names that every system takes."
+    for m in members: m.filename = re.sub(r'[:*?"<>|\x00-\x1f]', "_", m.filename.replace("\\", "/"))   # Windows forbids these
+    found = [m for m in members if m.filename.lower().endswith(wanted) and not _hidden(m.filename)]
+    if not found: raise UserError(f"{archive}: holds no image that can be read; give a folder or a zip of photos")
+    for m in found: _check_member(m, archive, "unpack it yourself and give the folder")
+    return found
+
+def _hidden(name): return any(part.startswith(".") and part != ".." or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 # %% ../nbs/02_data.ipynb #00000045
 def download(
@@ -441,7 +464,7 @@ def find_files(
     "The image files of a source; downloads or unpacks what is not here yet."
     if source == "embedded": return embedded_files()
     if source in DIV2K: return image_files(download(source))
-    place = Path(source).expanduser()
+    place = Path(os.path.expanduser(source))
     if not place.exists(): raise UserError(f"{source}: no such folder; give a folder of photos, a zip of photos or one of: {', '.join(SOURCES)}")
     if place.suffix.lower() == ".zip" and place.is_file(): return image_files(_unzipped(place), recursive=True)
     return image_files(place, recursive)
@@ -452,7 +475,10 @@ def _unzipped(archive):
     except OSError as e: raise UserError(f"{archive}: cannot be read ({e.strerror}); check the path and its permissions") from None
     target = make_folder(cache_dir()/"unzipped")/digest[:20]
     with file_lock(target):
-        if not target.is_dir(): _unpack(archive, target, limit=20 * archive.stat().st_size + (1 << 20), wanted=extensions())
+        if not target.is_dir(): _unpack(archive, target, limit=20 * archive.stat().st_size + (1 << 20), wanted=tuple(KINDS))
+    with zipfile.ZipFile(archive) as z: names = [m.filename for m in z.infolist() if not m.is_dir() and not _hidden(m.filename)]
+    others = collections.Counter(PurePosixPath(n).suffix.lower() for n in names if not n.lower().endswith(tuple(KINDS)))
+    if others: log.info("%s: left out: %s", archive, Listing(archive, [], others, [], []).left_out())
     return target
 
 # %% ../nbs/02_data.ipynb #00000050
@@ -506,13 +532,14 @@ def _open_photos(files, skip_bad):
     found = _in_threads(_open_photo, files, "photos")
     bad = [str(e) for e in found if isinstance(e, UserError)]
     if bad and not skip_bad:
-        listed = ", ".join(text.split(";")[0] for text in bad)
+        listed = ", ".join(text.rsplit(";", 1)[0] for text in bad)
         raise UserError(f"{len(bad)} of {len(files)} photos cannot be used ({listed}); replace or remove them, or leave them out with --skip-bad")
-    for text in bad: log.warning("skipped %s", text.split(";")[0])
+    for text in bad: log.warning("skipped %s", text.rsplit(";", 1)[0])
     photos = [p for p in found if not isinstance(p, UserError)]
     if not photos: raise UserError(f"{files[0].parent}: none of its {len(files)} images can be read; give a folder of photos")
-    stems = collections.Counter(_plain(p.file.stem) for p in photos)
-    if twice := [p.file.name for p in photos if stems[_plain(p.file.stem)] > 1]: log.warning("%s: these photos differ in their ending or in upper and lower case only, all are read: %s", files[0].parent, ", ".join(twice[:6]))
+    stems = collections.Counter((p.file.parent, _plain(p.file.stem)) for p in photos)
+    twice = [p.file.name for p in photos if stems[p.file.parent, _plain(p.file.stem)] > 1]
+    if twice: log.warning("%s: %d photos differ in their ending or in upper and lower case only, all are read: %s", files[0].parent, len(twice), ", ".join(twice[:6]) + ", …" * (len(twice) > 6))
     return photos
 
 def _plain(stem):
@@ -562,8 +589,9 @@ def _strip(photos, height=72):
 # %% ../nbs/02_data.ipynb #00000059
 def _as_array(a):
     "An image from memory as a uint8 array; `UserError` with the remedy for its kind."
-    if isinstance(a, Image.Image): return _pixels(a, "an image from memory")
-    if torch.is_tensor(a): a = a.detach().cpu().numpy()
+    if isinstance(a, Image.Image):
+        with _naming("an image from memory"): return _pixels(a, "an image from memory")
+    if torch.is_tensor(a): a = (a.float() if a.is_floating_point() else a).detach().cpu().numpy()   # NumPy has no bfloat16
     if not isinstance(a, np.ndarray): raise UserError(f"a photo in memory is a uint8 array [H,W,3] or [H,W], a PIL image or such a tensor, not {type(a).__name__}; convert it")
     got = f"got {a.dtype} {list(a.shape)}"
     if a.dtype == np.uint8 and a.ndim == 3 and a.shape[2] == 4: raise UserError(f"a photo in memory has three channels, {got}; drop the alpha channel by image[..., :3], or lay it on a colour first")
@@ -587,7 +615,7 @@ class Photos:
     @classmethod
     def from_arrays(cls, names, arrays, source: str = "memory"):
         "Photos held in memory: uint8 arrays [H,W,3], or [H,W] for true grey; PIL images and uint8 tensors of these shapes are taken too."
-        names, arrays = [*names], [_as_array(a) for a in arrays]
+        names, arrays = [] if names is None else [*names], [_as_array(a) for a in arrays]
         if len(names) != len(arrays): raise UserError(f"{len(arrays)} images and {len(names)} names; give a name for each")
         digests = [hashlib.sha256(repr(a.shape).encode() + a.tobytes()).hexdigest() for a in arrays]
         return cls([_Photo(n, None, d, a.shape, {"hr": a}) for n, d, a in zip(_unique(names), digests, arrays)], source)
@@ -631,7 +659,7 @@ LR_NAMES = ("{name}x{scale}", "{name}_x{scale}", "{name}_LRBI_x{scale}", "{name}
 
 def _lr_stems(stem, scale, template):
     "What the LR file of an HR photo may be called, the likeliest first; compared without regard to case."
-    if template: return [template.format(name=stem, scale=scale)]
+    if template: return [template.format(name=stem, scale=scale)]   # without its ending
     base = re.sub(rf"(?i)[_-](?:HR|GT)(?:[_-]?x{scale})?$|_SRF_{scale}_HR$", "", stem)
     swapped = re.sub(r"(?i)(?<=[_-])HR(?=[_-]|$)", "LR", stem)   # bird_HR_x4 with bird_LR_x4, bird_SRF_2_HR with bird_SRF_2_LR
     tries = [*([swapped] if swapped != stem else []), *(t.format(name=n, scale=scale) for n in dict.fromkeys((stem, base)) for t in LR_NAMES)]
@@ -649,15 +677,16 @@ def pair_lr(
     lr_dir,                # folder of LR images, or one with a folder X2, X3, X4 for each scale
     scale: int,
     template: str = "",    # how LR files are called, such as "{name}_small_x{scale}"; empty for the usual ways, `LR_NAMES`
-    crop: bool = False,    # an HR photo may be larger than scale × LR, and is cut
+    crop: bool = False,    # an HR photo may be larger than scale × LR, by less than one more LR copy's side, and is cut
 ) -> list:                 # the LR file of each photo
     "The LR files of photos, whose decoded size must be that of HR divided by `scale`; `UserError` lists every photo whose file is missing, unclear or of another size."
     try: template.format(name="", scale=2)
-    except (KeyError, IndexError, ValueError): raise UserError(f"--lr-name {template!r}: only {{name}} and {{scale}} may stand in braces; write it like '{{name}}_x{{scale}}'") from None
+    except (KeyError, IndexError, ValueError, AttributeError): raise UserError(f"--lr-name {template!r}: only {{name}} and {{scale}} may stand in braces; write it like '{{name}}_x{{scale}}'") from None
+    if Path(template).suffix.lower() in KINDS: template = template[:-len(Path(template).suffix)]   # any ending will do
     places = [p for p in (Path(lr_dir), *(Path(lr_dir)/f"{x}{scale}" for x in "Xx")) if p.is_dir()]
     if not places: raise UserError(f"{lr_dir}: no such folder; give the folder of LR images")
-    here = collections.defaultdict(list)
-    for file in sorted({f.resolve(): f for place in places for f in list_images(place).files}.values()): here[_plain(file.stem)].append(file)
+    here, listings = collections.defaultdict(list), [list_images(place) for place in places]
+    for file in sorted({f.resolve(): f for listing in listings for f in listing.files}.values()): here[_plain(file.stem)].append(file)
     found, wrong = [], []
     for name, file, (h, w) in zip(photos.names, photos.files, photos.sizes):
         tries = _lr_stems(file.stem if file else name, scale, template)
@@ -665,8 +694,9 @@ def pair_lr(
         files = [f for f in files if file and f.suffix.lower() == file.suffix.lower()] or files if len(files) > 1 else files
         if not files: wrong.append(f"no file for {name} (such as {tries[0]}.png)"); found.append(None); continue
         if len(files) > 1: wrong.append(f"two files for {name}: {files[0].name} and {files[1].name}"); found.append(None); continue
-        got, wanted = _image_size(files[0]), (h // scale, w // scale)
-        fits = all(a * scale <= b for a, b in zip(got, (h, w))) if crop else got == wanted
+        try: got, wanted = _image_size(files[0]), (h // scale, w // scale)
+        except UserError as e: wrong.append(str(e).rsplit(";", 1)[0]); found.append(None); continue
+        fits = all(a * scale <= b < a * (scale + 1) for a, b in zip(got, (h, w))) if crop else got == wanted   # beyond that, the scale is another one
         if not fits: wrong.append(f"{files[0].name} is {got[1]}x{got[0]}, not {wanted[1]}x{wanted[0]} as scale {scale} of {name} needs")
         found.append(files[0])
     shared = collections.defaultdict(list)
@@ -674,5 +704,7 @@ def pair_lr(
     wrong += [f"{file.name} would be the LR image of {' and of '.join(names)}" for file, names in shared.items() if file and len(names) > 1]
     if wrong:
         listed = "; ".join(wrong[:20]) + f"; and {len(wrong) - 20} more" * (len(wrong) > 20)
+        left = "; ".join(filter(None, (listing.left_out() for listing in listings[:1])))
+        if left and None in found: listed += f". Not read there: {left}"
         raise UserError(f"{lr_dir}: {len(wrong)} LR images do not fit: {listed}. Check the scale and the folder; --lr-name says how LR files are called, --crop-hr cuts HR photos to them")
     return found

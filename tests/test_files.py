@@ -69,6 +69,23 @@ def test_no_folder_of_lr_images(tmp_path):
     with pytest.raises(UserError, match="no such folder"): pair_lr(Photos.from_arrays("a", [picture()]), tmp_path / "gone", 2)
 
 
+def test_damaged_lr_files_are_listed_with_the_others(tmp_path):
+    for name in "abc": save(tmp_path / "hr" / f"{name}.png")
+    save(tmp_path / "lr/c.png", picture(9, 9))
+    (tmp_path / "lr/a.png").write_bytes(b"junk"), (tmp_path / "lr/b.png").touch(), (tmp_path / "lr/d.heic").touch()
+    with pytest.raises(UserError, match="3 LR images do not fit: .*a.png: is no image.*b.png: is empty.*c.png is 9x9"):
+        pair_lr(Photos.open(tmp_path / "hr"), tmp_path / "lr", 2)
+
+def test_cutting_hr_takes_no_other_scale(tmp_path):
+    with pytest.raises(UserError, match="ax4.png|a.png is 12x10, not 24x20"):
+        save(tmp_path / "hr/a.png"), save(tmp_path / "lr/a.png", make_lr(picture(), 4))
+        pair_lr(Photos.open(tmp_path / "hr"), tmp_path / "lr", 2, crop=True)
+
+def test_a_template_may_have_an_ending_and_nothing_else_in_braces(tmp_path):
+    assert pairs(tmp_path, ["a.png"], ["a_small.png"], template="{name}_small.PNG") == ["a_small.png"]
+    with pytest.raises(UserError, match="--lr-name .*only"): pair_lr(Photos.open(tmp_path / "hr"), tmp_path / "lr", 2, template="{name.x}")
+
+
 # ---- formats
 
 @pytest.mark.parametrize("name", ["a.bmp", "a.BMP", "a.png", "a.tif", "a.TIFF", "a.webp"])
@@ -175,6 +192,40 @@ def test_a_folder_named_like_a_photo_is_a_folder(tmp_path):
     save(tmp_path / "x.png/inner.png")
     with pytest.raises(UserError, match="1 folders below .x.png"): image_files(tmp_path)
 
+def test_links_to_folders_and_pipes_are_told_and_not_followed(tmp_path, caplog):
+    save(tmp_path / "p/a.png"), save(tmp_path / "elsewhere/b.png")
+    (tmp_path / "p/more").symlink_to(tmp_path / "elsewhere"), (tmp_path / "p/me.png").symlink_to(tmp_path / "p/me.png")
+    if hasattr(os, "mkfifo"): os.mkfifo(tmp_path / "p/pipe.png")   # opening it would wait for ever
+    for recursive in (False, True):
+        assert [f.name for f in image_files(tmp_path / "p", recursive)] == ["a.png"]
+        assert "1 links to folders (more; links are not followed" in caplog.text and "me.png" in caplog.text
+        assert not hasattr(os, "mkfifo") or "1 × no plain file" in caplog.text
+        caplog.clear()
+
+def test_a_folder_below_that_cannot_be_read_ends_nothing(tmp_path, caplog, monkeypatch):
+    save(tmp_path / "a.png"), save(tmp_path / "b/c.png"), save(tmp_path / "shut/d.png")
+    look = data.Path.iterdir
+    def closed(folder):
+        if folder.name == "shut": raise PermissionError(13, "Permission denied")
+        return look(folder)
+    monkeypatch.setattr(data.Path, "iterdir", closed)
+    assert [f.name for f in image_files(tmp_path, recursive=True)] == ["a.png", "c.png"]
+    assert "1 folders that cannot be read (shut; check their permissions)" in caplog.text
+
+def test_one_name_in_two_folders_is_no_case_of_endings(tmp_path, caplog):
+    save(tmp_path / "1/x.png"), save(tmp_path / "2/x.png", picture(seed=1))
+    assert Photos.open(tmp_path, recursive=True).names == ["x", "x_2"] and "ending" not in caplog.text
+
+def test_a_semicolon_in_a_name_cuts_no_message(tmp_path, caplog):
+    save(tmp_path / "good.png"), (tmp_path / "a;b.png").write_bytes(b"junk")
+    with pytest.raises(UserError, match="a;b.png: is no image"): Photos.open(tmp_path)
+    assert len(Photos.open(tmp_path, skip_bad=True)) == 1 and "a;b.png: is no image" in caplog.text
+
+def test_names_that_are_no_text(tmp_path):
+    try: os.rename(save(tmp_path / "a.png"), os.fsencode(tmp_path) + b"/caf\xe9.png")
+    except OSError: pytest.skip("this file system takes names of valid text only")
+    assert Photos.open(tmp_path).names == ["caf_"]
+
 def test_recursive_on_the_command_line(tmp_path, capsys):
     save(tmp_path / "p/a/one.png"), save(tmp_path / "p/b/one.png", picture(seed=3))
     assert main(["inspect", str(tmp_path / "p")]) == 2 and "--recursive" in capsys.readouterr().err
@@ -202,8 +253,26 @@ def test_a_zip_of_photos(tmp_path):
     a, b = (save(tmp_path / f"{n}.png", picture(seed=k)).read_bytes() for k, n in enumerate("ab"))
     archive = zipped(tmp_path / "set.zip", **{"one/x.png": a, "two/x.png": b, "readme.txt": b"hello", "__MACOSX/._x.png": b"junk"})
     photos = Photos.open(archive)
-    assert photos.names == ["one__x", "two__x"] and (photos[1] == picture(seed=1)).all()
+    assert photos.names == ["x", "x_2"] and (photos[1] == picture(seed=1)).all()
     assert Photos.open(archive).files == photos.files   # unpacked once
+
+def test_what_a_zip_leaves_out_is_told_each_time(tmp_path, caplog):
+    caplog.set_level("INFO")
+    photo = save(tmp_path / "a.png").read_bytes()
+    archive = zipped(tmp_path / "set.zip", **{"a.png": photo, "clip.mov": b"x", "b.heic": b"x", ".DS_Store": b"x"})
+    data_readable = data.readable()
+    for _ in range(2):
+        if "HEIF" not in data_readable: assert len(Photos.open(archive)) == 1 and "1 × .heic" in caplog.text
+        else: assert len(Photos.open(archive, skip_bad=True)) == 1
+        assert "set.zip: left out: 1 × .mov" in caplog.text and "DS_Store" not in caplog.text
+        caplog.clear()
+
+def test_a_zip_of_other_systems(tmp_path):
+    photo = save(tmp_path / "a.png").read_bytes()
+    deep = "/".join("d" * 100 for _ in range(4))
+    names = ["shot 10:30.png", "set\\what?.png", f"{deep}/deep.png", "a__b.png", "a/b.png"]
+    photos = Photos.open(zipped(tmp_path / "set.zip", **dict.fromkeys(names, photo)))
+    assert sorted(photos.names) == ["a__b", "b", "deep", "shot 10_30", "what_"]
 
 @pytest.mark.parametrize("name", ["../evil.png", "/evil.png", "a/../../evil.png", "..\\evil.png"])
 def test_a_zip_that_reaches_elsewhere_is_refused(tmp_path, name):
@@ -226,6 +295,9 @@ def test_kinds_of_images_in_memory():
     for given, remedy in ((np.dstack([a, a[..., 0]]), "alpha"), (a.transpose(2, 0, 1), "transpose"), (a.astype(np.uint16), "257"), (a / 255, "0..1"), ("a.png", "convert it")):
         with pytest.raises(UserError, match=remedy): Photos.from_arrays("a", [given])
     with pytest.raises(UserError, match="3 images and 1 names"): Photos.from_arrays("a", [a] * 3)
+    with pytest.raises(UserError, match="1 images and 0 names"): Photos.from_arrays(None, [a])
+    with pytest.raises(UserError, match="0..1"): Photos.from_arrays("a", [torch.ones(9, 9, 3, dtype=torch.bfloat16)])
+    with pytest.raises(UserError, match="from memory: .*8 or 16 bits"): Photos.from_arrays("a", [Image.fromarray(np.ones((9, 9), np.float32))])
     with pytest.raises(UserError, match="no photos"): Photos.from_arrays([], []).at_least(8)
 
 def test_slices():
@@ -236,6 +308,19 @@ def test_a_cache_that_cannot_be_written_names_the_setting(tmp_path, monkeypatch)
     (tmp_path / "file").touch()
     monkeypatch.setenv("SR_DISTILL_CACHE", str(tmp_path / "file/cache"))
     with pytest.raises(UserError, match="SR_DISTILL_CACHE"): Photos.open("embedded")
+
+def test_a_cache_that_may_be_read_only_names_the_setting(tmp_path, monkeypatch):
+    save(tmp_path / "a.png")
+    def refused(*a): raise PermissionError(13, "Permission denied")
+    monkeypatch.setattr(data.np, "save", refused)
+    with pytest.raises(RunError, match="Permission denied.*SR_DISTILL_CACHE"): Photos.open(tmp_path)
+
+def test_an_account_without_a_home(tmp_path, monkeypatch):
+    def nowhere(): raise RuntimeError("Could not determine home directory.")
+    for name in ("SR_DISTILL_CACHE", "XDG_CACHE_HOME"): monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(data.Path, "home", nowhere)
+    with pytest.raises(RunError, match="no home folder.*SR_DISTILL_CACHE"): Photos.open("embedded")
+    with pytest.raises(UserError, match="no such folder"): Photos.open("~nobody-of-this-name/photos")
 
 def test_long_and_strange_names(tmp_path):
     for name in ("x" * 240 + ".png", "line\nbreak.png", " spaces .png", "ünï.png", "日本.png", "a.b.c.png"): save(tmp_path / name)
