@@ -43,14 +43,14 @@ def pytest_runtest_setup(item):
         if not torch.cuda.is_available(): pytest.skip("no CUDA device here (run `pytest -m cuda` on a machine with an NVIDIA GPU)")
 
 
-# ---- tests that fork, `pytestmark = pytest.mark.apart`: one process of their own runs all of them, this one reports them
+# ---- tests that fork or need another environment, `pytest.mark.apart(NAME="value")`: a process of their own runs them, this one reports them
 
 class Apart:
     "A second pytest that runs some tests and sends the report of each."
-    def __init__(self, items, long):
+    def __init__(self, items, long, variables):
         read, write = os.pipe()
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *["--long"] * long, *(item.nodeid for item in items)]
-        environment = {**os.environ, APART: str(write), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, APART: str(write), "OMP_NUM_THREADS": "1", **variables}
         for name in [k for k in environment if k.startswith("PYTEST_")]: del environment[name]
         self.process = subprocess.Popen(command, cwd=items[0].config.rootpath, env=environment, pass_fds=[write],
                                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -73,16 +73,18 @@ class Apart:
 
 
 APART = "SR_DISTILL_TESTS_APART"
-running = {}   # one `Apart` for each session
+running = {}   # (file, variables) → their `Apart`
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item, nextitem):
     if APART in os.environ or not item.get_closest_marker("apart"): return None
-    if "apart" not in running:
-        items = [i for i in item.session.items if i.get_closest_marker("apart")]
-        running["apart"] = Apart(items, item.config.getoption("--long"))
+    def place(i): return (i.path, *sorted(mark.kwargs.items())) if (mark := i.get_closest_marker("apart")) else None
+    mine = place(item)
+    if mine not in running:
+        items = [i for i in item.session.items if place(i) == mine]
+        running[mine] = Apart(items, item.config.getoption("--long"), dict(mine[1:]))
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for report in running["apart"].of(item): item.ihook.pytest_runtest_logreport(report=report)
+    for report in running[mine].of(item): item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
 

@@ -1,17 +1,17 @@
 """The kernels of the filtered nonlinearity against PyTorch's plain calls: in Triton's interpreter on any machine, and on a GPU."""
 import copy
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from sr_distill import kernels, stylegan
-from sr_distill.kernels import FilteredReLU, INTERPRETED, scale_backward, usable
+from sr_distill.kernels import FilteredReLU, scale_backward, usable
 from sr_distill.stylegan import StyleGANXL, SynthesisLayer, Ways, xl_config
 
-interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs inside test_in_the_interpreter, with TRITON_INTERPRET=1")
+def interpreted(test):
+    "Runs in a process of its own where Triton interprets the kernels on the CPU."
+    return pytest.mark.apart(TRITON_INTERPRET="1")(pytest.mark.skipif(kernels.triton is None, reason="triton is missing (pip install triton)")(test))
+
 LAYERS = {"twice": (2, 12, (9, 8, 9, 8), (36, 29)), "four times": (4, 24, (-6, -9, -6, -9), (20, 17)), "critical": (2, 12, (-11, -12, -11, -12), (42, 40))}
 EXACT = dict(float32=1e-5, float16=1.5e-3, bfloat16=1e-2)
 
@@ -40,15 +40,6 @@ def both(made, x, scale, bias, **how):
     wanted = [out, *torch.autograd.grad(out, wide, grad.double().cpu())]
     fast = made.kernels(x, Ways())
     return [fast.forward(x, scale, bias, **how), *fast.backward(grad, x, scale, bias, **how)], wanted
-
-
-@pytest.mark.skipif(kernels.triton is None, reason="triton is not installed")
-@pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
-def test_in_the_interpreter():
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", "-m", "not cuda", "-p", "no:cacheprovider", "-p", "no:xdist", __file__],
-                          env=environment, capture_output=True, text=True, cwd=os.path.dirname(os.path.dirname(__file__)))
-    assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-3000:] + done.stderr[-1000:]
 
 
 @interpreted
