@@ -283,7 +283,7 @@ def hostile():
     yield "doubling", b"\x80\x02]" + b"".join(b"q" + bytes([k]) + b"]h" + bytes([k]) + b"ah" + bytes([k]) + b"a" for k in range(90)) + b"."
     def double(many): return b"(K\x01K\x01tq\x00" + b"".join(b"h" + bytes([k]) + b"h" + bytes([k]) + b"\x86q" + bytes([k + 1]) for k in range(many))   # the last is a tuple of 2^many
     yield "endless text as a name", b"\x80\x04" + double(90) + b"\x8c\x01x\x93."
-    yield "endless key of a dict", b"\x80\x04}" + double(90) + b"K\x01s."
+    yield "endless key of a dict", b"\x80\x04" + double(90) + b"}h" + bytes([90]) + b"K\x01s."
     yield "endless keys of an old dict", b"\x80\x04(" + double(90) + b"K\x01d."
     yield "endless entry of a set", b"\x80\x04\x8f(" + double(90) + b"\x90."
     yield "endless entry of a frozen set", b"\x80\x04(" + double(90) + b"\x91."
