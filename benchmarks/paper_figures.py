@@ -16,9 +16,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt, numpy as np
 from PIL import Image
 
-from sr_distill.core import atomic_write, cache_dir, json_sha256, shared_dir
+from sr_distill.core import atomic_write, cache_dir, shared_dir
 from sr_distill.data import Photos
 from sr_distill.distill import DistilledSet, distill
+from sr_distill.job import cache_key
 from sr_distill.metrics import psnr, upscale_image
 from sr_distill.models import load_model
 from sr_distill.patches import window_errors
@@ -38,7 +39,7 @@ def evolution(folder, prior, columns=6):
     fig, axes = plt.subplots(len(RECIPES), columns * len(TRAIN), figsize=(.95 * columns * len(TRAIN), 1.2 * len(RECIPES)), layout="constrained")
     for line, (name, given) in zip(axes, RECIPES.items()):
         recipe = Recipe(**{**COMMON, **given, **({"prior": str(prior)} if given.get("space") else {})})
-        trace = distill(photos, recipe, cache_dir()/"figures"/json_sha256([photos.fingerprint, recipe.to_dict()])[:20]).trace   # made once
+        trace = distill(photos, recipe, cache_dir()/"figures"/cache_key(photos.fingerprint, recipe)[:20]).trace   # made once
         wanted = {min(range(len(trace)), key=lambda k: abs(trace.steps[k] - s)) for s in (0, 3, 10, 30, 60, 100)}
         for j in range(len(TRAIN)):
             for ax, k in zip(line[j * columns:], sorted(wanted)): ax.imshow(trace.frame(k)[j]); ax.set_title(f"\nstep {trace.steps[k]}", fontsize=6)

@@ -158,6 +158,7 @@ class Trainer:
     def check(self):
         "`UserError` when the device cannot make the steps; a finished run is read on any."
         if self.config.amp and self.device.type != "cuda": raise UserError(f"--amp works on CUDA only and this run is on {self.device.type}; leave it out or give --device cuda")
+        if not self.config.lr: raise UserError("--lr 0 moves no weights; give a rate above 0")
 
     def update(self, lr, hr):
         "One step on a batch; the loss stays on the device."

@@ -363,6 +363,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, checkpoint):
 def test_half_precision_needs_cuda_and_scales_must_agree():
     with pytest.raises(UserError, match="--amp"): train(model(), photos(), TrainConfig(amp=True), device="cpu")
     with pytest.raises(UserError, match="--scale"): train(model(), photos(), TrainConfig(scale=4))
+    with pytest.raises(UserError, match="--lr 0 moves no weights"): train(model(), photos(), TrainConfig(lr=0.), device="cpu")
     for given in (dict(model="edsr"), dict(depth=20), dict(width=64), dict(model="srcnn", depth=3)):   # config.json would contradict itself
         with pytest.raises(UserError, match="make them equal"): train(model(), photos(), TrainConfig(**given))
     wide = make_model("srcnn-955", 2, width=8)
