@@ -27,9 +27,13 @@ def rng(
     *names,     # what the stream is for: strings and numbers
 ) -> torch.Generator:  # a CPU generator, independent of every other stream and of the global one
     "The random stream for one purpose; equal arguments give an equal stream."
-    plain = tuple(x.item() if isinstance(x, np.generic) else x for x in (seed, *names))   # a number of NumPy has another text than the number that it equals
-    digest = hashlib.sha256(repr(plain).encode()).digest()
+    digest = hashlib.sha256(repr(_plain((seed, *names))).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+def _plain(x):
+    "Python's own number for one of NumPy or PyTorch, which equals it and has another text; in tuples too."
+    if isinstance(x, tuple): return tuple(map(_plain, x))
+    return x.item() if isinstance(x, (np.generic, np.ndarray, torch.Tensor)) else x
 
 # %% ../nbs/01_core.ipynb #0000000d
 def pick_device(
