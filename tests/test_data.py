@@ -317,10 +317,11 @@ def test_emptied_cache_is_rebuilt_and_changed_files_are_noticed(folder, cache):
 
 
 def test_least_recently_used_goes_first(tmp_path):
+    clock = itertools.count(1000)   # a second apart, however coarse the file system's is
     def fill(cache, *names):
         for name in names:
             cache.get(f"{name}.hr", lambda: np.zeros(872, np.uint8))   # 1000 bytes with the header
-            time.sleep(.01)
+            os.utime(tmp_path / f"{name}.hr.npy", (next(clock),) * 2)
     def stored(): return sorted(p.name[0] for p in tmp_path.iterdir())
     fill(Cache(tmp_path, 3500), "a", "b", "c")
     fill(Cache(tmp_path, 3500), "a")            # a used again: b is the oldest
