@@ -5,8 +5,8 @@
     python benchmarks/stylegan_size.py OUT --device cpu --tiny                            a dry run of all parts
 
 `before` is the generator as it was before this benchmark: weights scaled for each sample, all channels of a layer filtered
-by PyTorch's grouped calls, large layers computed again in the backward pass.  Its filters work as the official code's
-reference path does, with a zero between samples on the way up; the official code itself is not here.  All ways paint the
+by PyTorch's grouped calls, large layers computed again in the backward pass.  Its filters are transposed and strided
+convolutions, which multiply no zeros; the official code, whose reference path does, was not timed.  All ways paint the
 same styles; each is compared with `before` (or, without it, with the first one).  Results go to OUT/stylegan-DEVICE.json,
 entry by entry; an entry that is there is not measured again (--again).
 """

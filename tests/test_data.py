@@ -1,5 +1,5 @@
 "Photos: odd and broken files, the cache, splits, downloads."
-import hashlib, http.server, io, os, signal, struct, subprocess, sys, threading, time, zipfile, zlib
+import hashlib, http.server, io, itertools, os, signal, struct, subprocess, sys, threading, time, zipfile, zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
