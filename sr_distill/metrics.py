@@ -233,7 +233,7 @@ class Evaluation:
         said = [f"PSNR of {', '.join(exact)} is infinite, because the image is met exactly; the mean leaves it out."] if exact else []
         if self.grey_as_colour: said.append(f"Grey, but saved with three equal channels: {', '.join(self.grey_as_colour)}. PSNR-Y and SSIM-Y are those of a colour image, about 1.3 dB above the figures of the same photo saved as grey.")
         if self.below:
-            said.append(f"This model is {self.below:.2f} dB below bicubic enlargement: it has not learnt to enlarge yet. Train it for more steps; to compare it with another model says nothing about their training sets.")
+            said.append(f"This model is {self.below:.2f} dB below bicubic enlargement in PSNR: it has not learnt to enlarge yet. Train it for more steps; to compare it with another model says nothing about their training sets.")
         return said
 
     def to_dict(self) -> dict:
@@ -327,15 +327,15 @@ def _is_grey(u8):
 def side_by_side(
     found: dict,   # model → `Evaluation` with `beside`, all on the same photos
 ) -> str:
-    "Several models in one table: the mean of each, and its gain over bicubic in PSNR-Y."
+    "Several models in one table: the mean of each, and its gain over bicubic in PSNR."
     first = next(iter(found.values()))
-    def cells(name, mean, gain=""): return [name, *("–" if mean[k] is None else f"{mean[k]:.{2 if 'psnr' in k else 4}f}" for k in COLUMNS), gain]
-    gains = {name: e.gain["psnr_y"] for name, e in found.items()}
-    body = [cells("bicubic", first.bicubic), *(cells(name, e.mean, "–" if gains[name] is None else f"{gains[name]:+.2f} dB") for name, e in found.items())]
-    lines = [["", *COLUMNS.values(), "gain, PSNR-Y"], *body]
+    def cells(name, mean, gains): return [name, *("–" if mean[k] is None else f"{mean[k]:.{2 if 'psnr' in k else 4}f}" for k in COLUMNS), *gains]
+    def gains(e): return ["–" if e.gain[k] is None else f"{e.gain[k]:+.2f} dB" for k in ("psnr_y", "psnr_rgb")]
+    body = [cells("bicubic", first.bicubic, ["", ""]), *(cells(name, e.mean, gains(e)) for name, e in found.items())]
+    lines = [["", *COLUMNS.values(), "gain, PSNR-Y", "gain, PSNR-RGB"], *body]
     wide = [max(map(len, column)) for column in zip(*lines)]
     notes = dict.fromkeys(n for e in found.values() for n in e.notes if "below bicubic" not in n)
-    below = [name for name, e in found.items() if e.below]
+    below = [f"{name} by {e.below:.2f} dB" for name, e in found.items() if e.below]
     if below: notes[f"Below bicubic: {', '.join(below)}. Such a model has not learnt to enlarge yet, so a difference to it says nothing about training sets."] = None
     return "\n".join([first._caption(), *notes, *("  ".join([line[0].ljust(wide[0]), *(c.rjust(n) for c, n in zip(line[1:], wide[1:]))]).rstrip() for line in lines)])
 

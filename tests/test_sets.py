@@ -146,6 +146,13 @@ def test_a_model_below_bicubic_says_so(photos):
     found = evaluate(untrained, photos, 2, lpips="none", beside=True)
     assert found.gain["psnr_y"] < 0 and "below bicubic" in str(found) and "Train it for more steps" in found._repr_html_()
 
+def test_below_bicubic_in_one_of_the_two_figures_counts():
+    "A short training on photos gains in PSNR-Y and loses in PSNR-RGB; a lead over it in RGB is no triumph."
+    mean = dict(psnr_y=33.68, psnr_rgb=31.80, ssim_y=.93, ssim_rgb=.91, lpips=None)
+    def scored(y, rgb): return Evaluation("set5", 2, 2, "bicubic", None, "", [dict(mean, name="a", psnr_y=y, psnr_rgb=rgb)], bicubic=mean)
+    said = metrics.side_by_side({"photos": scored(33.82, 31.37), "set": scored(35.07, 32.97)})
+    assert "Below bicubic: photos by 0.43 dB" in said and "-0.43 dB" in said and "set by" not in said and "0.43 dB below bicubic" in str(scored(33.82, 31.37))
+
 def test_several_models_side_by_side(small_photos, tmp_path, capsys):
     folder = str(small_photos("ab"))
     for name, model in (("one", "vdsr"), ("two", "srcnn")):
