@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sr_distill.autoencoders import KLAutoencoder, Prior, SmallAutoencoder, SmallConfig, TinyAutoencoder
 from sr_distill.core import POLICIES, rng
@@ -213,6 +214,25 @@ def test_the_chunk_does_not_change_an_objective(name, way, monkeypatch):
     targets = [g.detach().flip(0) for g in group_gradients(net, images)]
     results = [match(net, images, targets, name, chunk) for chunk in (1, 3, 4, 8)]
     for r in results[1:]: assert relative(r[0], results[0][0]) < 1e-9 and relative(r[1], results[0][1]) < 1e-6
+
+class Waits(TorchDispatchMode):
+    "Counts the calls for which a host has to wait for a GPU, wherever they are made."
+    def __init__(self): super().__init__(); self.count = 0
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func._schema.name in ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::masked_select")
+        return func(*args, **(kwargs or {}))
+
+@pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.parametrize("chunk", [8, 2, 1])   # all groups in one pass, in two, and each group in pieces
+def test_an_objective_never_waits_for_a_gpu(name, chunk, monkeypatch):
+    monkeypatch.setitem(POLICIES, "cpu", GPU)
+    net, images = small("srcnn"), torch.rand(4, 2, 3, 16, 16, generator=rng(0))
+    targets = [g.detach().flip(0) for g in group_gradients(net, images)]
+    assert not obstacle(net)   # a network is looked at once
+    with Waits() as waits: match(net, images, targets, name, chunk)
+    assert waits.count == 0
+    with waits: float(images.sum())
+    assert waits.count == 1   # the counter counts
 
 
 # ---- starts

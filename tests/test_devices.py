@@ -14,7 +14,7 @@ from sr_distill.matching import BankSource, GradientBank, Pieces, fresh_network,
 from sr_distill.models import make_model
 from sr_distill.patches import Groups
 from sr_distill.pixel import PixelSpace, start_images
-from sr_distill.recipe import Recipe, RunOptions, TrainConfig
+from sr_distill.recipe import Recipe, RunOptions, TrainConfig, UserError
 from sr_distill.train import Trainer, train
 
 RECIPE = Recipe(size=24, networks=2, real=4, steps=12, pool="random", init="random")
@@ -146,6 +146,17 @@ def test_a_step_never_waits_for_the_device(photos, gpu):
     assert Waits.count == 0
     run.loss()
     assert Waits.count > 0   # the counter counts
+
+def test_which_gpu_is_picked(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [str(core.pick_device(name)) for name in ("auto", "cuda", "cuda:1", "cpu")] == ["cuda", "cuda", "cuda:1", "cpu"]
+    for name in ("cuda:2", "cuda:x", "tpu"):
+        with pytest.raises(UserError, match=name): core.pick_device(name)
+    for rank, name in ((0, "cuda:0"), (1, "cuda:1"), (3, "cuda:1")):   # as torchrun says; more processes than GPUs share them
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert str(core.pick_device("auto")) == name and str(core.pick_device("cuda:0")) == "cuda:0"
 
 def test_a_device_of_no_policy_is_used_with_care():
     assert not policy("meta").resident and not policy("meta").pinned
