@@ -1,0 +1,179 @@
+"""Programs: damaged files, odd sizes, processes and threads, and trainings that go on where they were stopped."""
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from sr_distill import train as training
+from sr_distill.data import Photos
+from sr_distill.models import make_model
+from sr_distill.procedural import MOST_BYTES, Endless, Program, ProgramPhotos, World, hand_written, patches, render
+from sr_distill.recipe import TrainConfig, UserError
+
+
+def stored(): return json.loads(Program(seed=1).encode())
+
+def refusal(make, *args, most=300, **kwargs) -> str:
+    with pytest.raises(UserError) as error: make(*args, **kwargs)
+    said = str(error.value)
+    assert "\n" not in said and len(said) < most, said
+    return said
+
+
+# ---- files
+
+def test_a_stored_program_is_the_same_program(tmp_path):
+    program = Program((World(alpha=2.7182818284, jag=1 / 3), World(weight=2)), Program().palettes[:3], 2**63 - 1)
+    program.save(tmp_path / "program.json")
+    again = Program.load(tmp_path / "program.json")
+    assert again == program and again.fingerprint == program.fingerprint and (render(again, 5, 40) == render(program, 5, 40)).all()
+    assert (tmp_path / "program.json").stat().st_size == len(program.encode())
+
+@pytest.mark.parametrize("name", [f.name for f in fields(World)])
+def test_every_number_has_bounds_of_its_own(name):
+    about = next(f.metadata for f in fields(World) if f.name == name)
+    for bad in (about["low"] - 1, about["high"] + 1, float("nan"), float("inf"), "1", None, True, [1]):
+        assert refusal(World, **{name: bad}).startswith(name)
+
+@pytest.mark.parametrize("name", [f.name for f in fields(World)])
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_a_number_at_its_bound_draws_or_is_refused_by_name(name, end):
+    about = next(f.metadata for f in fields(World) if f.name == name)
+    try: world = World(**{name: about[end]})
+    except UserError as e: assert "exchange them" in str(e) or "raise r_min" in str(e)
+    else: assert render(Program((world,)), 0, 32).shape == (32, 32, 3)
+
+DAMAGE = {
+    "another version": lambda d: d | dict(version=2), "no version": lambda d: {k: v for k, v in d.items() if k != "version"},
+    "true is no version": lambda d: d | dict(version=True), "another format": lambda d: d | dict(format="set"),
+    "no seed": lambda d: {k: v for k, v in d.items() if k != "seed"}, "a negative seed": lambda d: d | dict(seed=-1),
+    "a seed with a fraction": lambda d: d | dict(seed=1.5), "a huge seed": lambda d: d | dict(seed=2**64),
+    "no worlds": lambda d: d | dict(worlds=[]), "worlds by name": lambda d: d | dict(worlds={}), "a world of numbers": lambda d: d | dict(worlds=[[1, 2]]),
+    "a number too few": lambda d: d | dict(worlds=[{k: v for k, v in d["worlds"][0].items() if k != "jag"}]),
+    "a number too many": lambda d: d | dict(worlds=[d["worlds"][0] | dict(joy=1)]), "a number as text": lambda d: d | dict(worlds=[d["worlds"][0] | dict(jag=".5")]),
+    "no palettes": lambda d: d | dict(palettes=[]), "palettes as text": lambda d: d | dict(palettes="AAAA"),
+    "a short palette": lambda d: d | dict(palettes=["AAAA"]), "no base64": lambda d: d | dict(palettes=["ä" * 64]), "a palette of numbers": lambda d: d | dict(palettes=[7]),
+    "too large": lambda d: d | dict(palettes=d["palettes"] * 20), "something more": lambda d: d | dict(labels=[]),
+}
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_file_is_refused_in_one_sentence_that_names_it(damage, tmp_path):
+    path = tmp_path / "program.json"
+    path.write_text(json.dumps(damage(stored())))
+    assert str(path) in refusal(Program.load, path)
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": NaN}', "\x00" * 100], ids=repr)
+def test_a_file_that_is_no_program_is_refused(text, tmp_path):
+    (tmp_path / "program.json").write_text(text)
+    assert str(tmp_path) in refusal(Program.load, tmp_path / "program.json")
+
+def test_sixty_four_photos_give_a_program_of_at_most_eight_kilobytes():
+    noise = np.random.default_rng(0)
+    photos = Photos.from_arrays(map(str, range(70)), [noise.integers(0, 256, (24, 24, 3)).astype(np.uint8) for _ in range(70)])
+    program = hand_written(photos)
+    assert len(program.palettes) == 64 and len(program.encode()) <= MOST_BYTES
+    grey = hand_written(Photos.from_arrays(["one"], [np.full((9, 9), 77, np.uint8)]))   # one colour in all
+    assert (grey.colours == 77).all()
+
+
+# ---- pictures
+
+def test_every_number_changes_the_pictures():
+    busy = World(repeat=.3, blur=1, blur_max=2, depth=.5, noise=4, bars=.3, shade_both=.5, crease=.3, stretch=1, order=.2, round=.5, mid=.3)
+    before, other = [render(Program((busy, World())), k, 64) for k in range(6)], dict(weight=.02, brightness=20, blur=.1)
+    still = []
+    for f in fields(World):
+        value, about = getattr(busy, f.name), f.metadata
+        value = other.get(f.name, .7 * value if .7 * value > about["low"] else value + .04 * (about["high"] - value))
+        changed = Program((replace(busy, **{f.name: value}), World()))
+        if all((render(changed, k, 64) == b).all() for k, b in enumerate(before)): still.append(f.name)
+    assert not still
+
+def test_a_small_change_of_a_number_is_a_small_change_of_the_picture():
+    before = render(Program((World(blur=0),)), 0, 128).astype(int)
+    after = render(Program((World(blur=0, amp_max=30.3, jag=.502, spread=8.05),)), 0, 128).astype(int)
+    assert 0 < np.abs(before - after).mean() < 1
+
+@pytest.mark.parametrize("size", [8, (8, 300), (301, 17), 640])
+def test_images_of_any_size(size):
+    image = render(Program(), 2, size)
+    assert image.shape == (*((size, size) if isinstance(size, int) else size), 3) and image.std() > 10 and image.flags.c_contiguous
+
+@pytest.mark.parametrize("size", [7, 0, -1, 9000, (64,), (64, 64, 3), 64.0, "64", None, (64, None)])
+def test_sizes_that_cannot_be_drawn(size): assert "size" in refusal(render, Program(), 0, size)
+
+@pytest.mark.parametrize("k", [-1, 1.0, "0", None, True])
+def test_images_without_a_number(k): refusal(render, Program(), k, 32)
+
+def test_two_processes_with_other_numbers_of_threads_draw_the_same_bits():
+    code = ("import hashlib, torch; from sr_distill.procedural import *; "
+            "print(hashlib.sha256(b''.join(render(Program(), k, 96).tobytes() for k in (0, 10**12))).hexdigest())")
+    found = {subprocess.run([sys.executable, "-c", f"import torch; torch.set_num_threads({n}); {code}"], capture_output=True, text=True, check=True).stdout for n in (1, 2)}
+    assert len(found) == 1
+
+def test_threads_draw_what_one_thread_draws():
+    program, found = Program(seed=5), {}
+    threads = [threading.Thread(target=lambda k=k: found.update({k: render(program, k, 64)})) for k in range(8)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    assert all((found[k] == render(program, k, 64)).all() for k in range(8))
+
+def test_patches_are_cut_from_the_images():
+    program = Program()
+    image, found = render(program, 3, 64).astype(int), patches(program, 5, 16, first=3, side=64)
+    windows = np.lib.stride_tricks.sliding_window_view(image, (16, 16), (0, 1)).transpose(0, 1, 3, 4, 2)
+    for patch in found.astype(int):
+        turned = [a[::i, ::j] for a in (patch, patch.swapaxes(0, 1)) for i in (1, -1) for j in (1, -1)]
+        assert any((windows == a).all((2, 3, 4)).any() for a in turned)
+    assert "smaller size" in refusal(patches, program, 1, 65, side=64)
+
+
+# ---- training
+
+CONFIG = TrainConfig(model="srcnn", steps=6, batch=4, patch=16, checkpoint=3)
+def source(): return Endless(Program(), window=3, side=48, per_image=4)
+
+def test_no_image_comes_back_and_every_image_serves_as_many_patches_in_the_mean():
+    sampler = source().sampler(replace(CONFIG, batch=16))
+    drawn = np.concatenate([sampler.draw(t)[:, 0] for t in range(200)])
+    served = np.bincount(drawn)[3:700]
+    assert abs(served.mean() - 4) < .1 and served.max() < 20
+    for t in (0, 50, 100):
+        k = sampler.draw(t)
+        assert t * 4 <= k[:, 0].min() and k[:, 0].max() < t * 4 + 3 and k[:, 1:3].max() <= 16 and set(k[:, 3]) <= set(range(8))
+
+def test_only_the_window_is_kept():
+    sampler = source().sampler(CONFIG)
+    for t in range(30): sampler(t)
+    assert len(sampler.images) <= 3 + sampler.AHEAD
+
+def test_a_share_of_a_batch_is_that_part_of_the_batch():
+    sampler = source().sampler(CONFIG)
+    whole, part = sampler(4), sampler(4, share=slice(2, 4))
+    assert all(torch.equal(a[2:4], b) for a, b in zip(whole, part))
+
+def test_a_failure_while_drawing_ahead_reaches_the_training(monkeypatch):
+    sampler = source().sampler(CONFIG)
+    monkeypatch.setattr("sr_distill.procedural.render", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError): sampler(0)
+
+def test_a_network_learns_from_a_program():
+    net = make_model("srcnn", 2, generator=torch.Generator().manual_seed(0))
+    history = training.train(net, ProgramPhotos(Program(), 8, 64), replace(CONFIG, steps=120, batch=8)).history
+    assert history[-1]["loss"] < .5 * history[0]["loss"]
+
+def test_photos_of_a_program_are_photos():
+    photos = ProgramPhotos(Program(), 4, 48)
+    assert photos.at_least(48) is photos and "smaller" in refusal(photos.at_least, 49)
+    part = photos.subset([3, 1])
+    assert part.names == ["leaves-00003", "leaves-00001"] and (part[0] == photos[3]).all() and part.fingerprint != photos.fingerprint
+    assert photos.png_bytes > photos.stored_bytes == len(Program().encode()) and photos.hr(0, 3).shape == (48, 48, 3)
+    assert len(set(photos.sha256)) == 4 and photos.fingerprint != ProgramPhotos(Program(seed=1), 4, 48).fingerprint
+    for n in (0, -1, 1.5): refusal(ProgramPhotos, Program(), n)
+    for n in (0, 2.5): refusal(Endless, Program(), per_image=n)
+    assert "smaller" in refusal(Endless(Program(), side=32).sampler, TrainConfig(), most=700)
