@@ -47,5 +47,8 @@ $(READY): settings.ini setup.py
 	@echo 'Setting up $(VENV): one to three minutes, 1.5 GB with the CPU build of PyTorch'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q -e '.[dev]'
+	@# A PyTorch that pip's settings offer on this machine (find-links) is taken and kept; without one, the newest from the network.
+	@$(BIN)/python -m pip install -q --no-index --no-deps torch > /dev/null 2>&1 || true
+	@$(BIN)/python -m pip list --format=freeze | grep '^torch==' > $(VENV)/constraints.txt || true
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q -c $(VENV)/constraints.txt -e '.[dev]'
 	@touch $@

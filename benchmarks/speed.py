@@ -371,9 +371,9 @@ def graph(photos, out, device, sizes=(20, 200)):
     found = {}
     for many in sizes:
         run = many_groups(photos, device, many)
-        net, targets = run.source.start(0), run.source.targets(slice(0, many))
+        net, targets, chunk = run.source.start(0), run.source.targets(slice(0, many)), run.chunk
         images = run.space.render(slice(None)).unflatten(0, (-1, 1)).clone()
-        call = lambda: match(net, images, targets, "layerwise", run.chunk)
+        call = lambda: match(net, images, targets, "layerwise", chunk)
         eager = statistics.median([seconds(call, device) for _ in range(4)][1:])
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -400,7 +400,7 @@ def match_in_bf16(net, images, targets, objective, chunk):
 
 def rounding(photos, out, device, steps=200, training=1000):
     "Does rounding in the steps change the final set? The same recipe in float32, TF32 and bfloat16, judged by unseen networks and by an EDSR."
-    recipe, found = Recipe(steps=steps, networks=10, real=32), {}
+    recipe, found, plain = Recipe(steps=steps, networks=10, real=32), {}, None
     for name in ("float32", "TF32", "bfloat16"):
         began, usual = time.perf_counter(), engine.match
         if name == "bfloat16": engine.match = match_in_bf16
@@ -413,7 +413,7 @@ def rounding(photos, out, device, steps=200, training=1000):
         config = TrainConfig.for_model("edsr", depth=4, width=32, steps=training)
         net = train(make_model("edsr", 2, 4, 32, generator=rng(0, "weights")), made.photos, config, device=device, val=photos.subset([0, 1])).history[-1]
         images = np.asarray(made.images, int)
-        plain = images if name == "float32" else plain
+        if plain is None: plain = images   # of float32
         found[name] = dict(seconds=took, loss=made.manifest["report"]["matching_loss"], edsr_psnr_y=net["val_psnr_y"], grey_levels_off=float(np.abs(images - plain).mean()))
     return found
 

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from sr_distill import kernels
 from sr_distill.core import write_json
 from sr_distill.parallel import precision
-from sr_distill.stylegan import StyleGANXL, Ways, downsample, lrelu, modulated_conv, upsample, xl_config
+from sr_distill.stylegan import StyleGANXL, Ways, lrelu, modulated_conv, xl_config
 
 
 # ── the generator as it was ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -111,7 +111,7 @@ def one_way(g, ws, how, watch):
     paint = g.synthesize if ways else lambda ws: synthesize_before(g, ws)
     watch.reset()
     with precision(tf32):
-        for t in range(rounds + (1 if watch.cuda else 0)):   # a first round to warm up
+        for _ in range(rounds + (1 if watch.cuda else 0)):   # a first round to warm up
             leaf, cpu, a = ws.clone().requires_grad_(), time.process_time(), watch.now()
             image = paint(leaf)
             b = watch.now()

@@ -289,11 +289,11 @@ def check():
         assert torch.allclose(ours.unroll(state, lr, hr, ours.rates(0, k))[0], weights, rtol=1e-7, atol=1e-9), "steps"
         exact = learner(loss="mse")
         state = exact.unroll(state, lr, hr, exact.rates(0, k)).detach()
-        value = lambda x: exact.meta(x, state, exact.rates(k, k), places, lr[0], hr[0])
+        error = lambda x: exact.meta(x, state, exact.rates(k, k), places, lr[0], hr[0])
         path = exact.expert(lr.flatten(0, 1), hr.flatten(0, 1), k, 2 * k, functools.partial(rng, 0))
         assert len(path) == 3 and not torch.equal(path[0], path[2])
         follows = lambda x: exact.follow(x, path[1], exact.rates(k, k), places, path[2][0])
-        for what, value in (("error", value), ("distance to the expert", follows)):
+        for what, value in (("error", error), ("distance to the expert", follows)):
             gradient, shift = value(images)[1], torch.zeros_like(images)
             pixel = np.unravel_index(int(gradient.abs().argmax()), gradient.shape)
             slope, shift[pixel] = float(gradient[pixel]), 1e-5
