@@ -75,12 +75,7 @@ def learn(source, tests, model, count, seed):
     "Mean PSNR-RGB of a network that learnt from `source`, for each test folder and over all."
     config = TrainConfig.for_model(model, batch=16, patch=PATCH, steps=count, seed=seed, **DEPTHS[model])
     net = make_model(model, 2, config.depth, config.width, generator=rng(seed, "weights"))
-    plain, training.PatchSampler = training.PatchSampler, lambda photos, config: sampler_of_plain(photos, config, plain)
-    try: trained = training.train(net, source, config).model
-    finally: training.PatchSampler = plain
-    return score(trained, tests)
-
-def sampler_of_plain(photos, config, plain): return photos.sampler(config) if hasattr(photos, "sampler") else plain(photos, config)
+    return score(training.train(net, source, config).model, tests)
 
 def score(model, tests):
     "PSNR-RGB of each test folder and the mean over folders."

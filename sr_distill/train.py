@@ -394,7 +394,7 @@ def train(
     trainer = Trainer(model, config, device, team)
     if out is None or not (Path(out)/"config.json").exists(): trainer.check()
     photos = photos.at_least(config.patch, "--patch")
-    sampler = PatchSampler(photos, config)
+    sampler = photos.sampler(config) if hasattr(photos, "sampler") else PatchSampler(photos, config)   # a program draws batches of its own
     if val is not None: val = _check_val(val, config.scale)
     if out is None: _loop(trainer, sampler, val, callback)
     else:

@@ -177,3 +177,20 @@ def test_photos_of_a_program_are_photos():
     for n in (0, -1, 1.5): refusal(ProgramPhotos, Program(), n)
     for n in (0, 2.5): refusal(Endless, Program(), per_image=n)
     assert "smaller" in refusal(Endless(Program(), side=32).sampler, TrainConfig(), most=700)
+
+
+def test_training_on_a_program_never_stops_drawing(monkeypatch):
+    "`train` takes the program's own batches, so images beyond the first window are learnt from; two trainings are the same."
+    from sr_distill import procedural
+    from sr_distill.core import rng
+    from sr_distill.models import make_model
+    from sr_distill.train import train
+    program, drawn, places = source(), set(), procedural.EndlessSampler.draw
+    def noted(sampler, t):
+        found = places(sampler, t)
+        drawn.update(found[:, 0].tolist())
+        return found
+    monkeypatch.setattr(procedural.EndlessSampler, "draw", noted)
+    config = TrainConfig(model="vdsr", depth=2, width=4, steps=12, batch=4, patch=24)
+    losses = [train(make_model("vdsr", 2, 2, 4, generator=rng(0)), program, config, device="cpu").history[-1]["loss"] for _ in range(2)]
+    assert max(drawn) >= len(program) and losses[0] == losses[1]
