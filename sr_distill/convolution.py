@@ -10,6 +10,8 @@ import torch, torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
+from .core import policy
+
 # %% ../nbs/07a_convolution.ipynb #00000007
 def _flip(w): return w.transpose(-4, -3).flip(-1, -2)
 
@@ -21,7 +23,7 @@ def conv(
 ):              # [N,O,H,W], the borders padded with zeros
     "Convolution of images with one kernel, or of each group with its own."
     if w.ndim == 5: return _conv_by_group(x, w) if bias is None else _conv_by_group(x, w) + bias[:, None, None]
-    if x.device.type == "cpu": return _conv_on_cpu(x, w, bias)
+    if policy(x.device).cores: return _conv_on_cpu(x, w, bias)
     return F.conv2d(x, w, bias, padding=w.shape[-1] // 2)
 
 def weight_gradient(
@@ -32,7 +34,7 @@ def weight_gradient(
 ):                # [O,C,k,k], or [groups,O,C,k,k]
     "Gradient of a layer's kernel."
     if groups: return _weight_gradient_by_group(x, gy, k, groups)
-    if x.device.type == "cpu": return _weight_gradient_on_cpu(x, gy, k)
+    if policy(x.device).cores: return _weight_gradient_on_cpu(x, gy, k)
     return _native_weight_gradient(x, gy, k)
 
 def _native_weight_gradient(x, gy, k):
@@ -126,6 +128,13 @@ class _Layer(torch.autograd.Function):
 def _bias_gradient(gy, groups): return gy.unflatten(0, (groups, -1)).sum((1, 3, 4)) if groups else gy.sum((0, 2, 3))
 
 # %% ../nbs/07a_convolution.ipynb #0000001b
+class _RowsOfGradient(torch.autograd.Function):
+    "Its input, whose gradient comes back row by row: `instance_norm` misreads one with the channels last, without a word (PyTorch 2.11, CPU)."
+    @staticmethod
+    def forward(ctx, y): return y.view_as(y)
+    @staticmethod
+    def backward(ctx, gy): return gy.contiguous()
+
 class rerouted(TorchFunctionMode):
     "A block in which the convolutions of any network are these ones."
     def __init__(self,
@@ -140,4 +149,5 @@ class rerouted(TorchFunctionMode):
             k = w.shape[-1]
             usual = k % 2 == 1 and w.shape[-2] == k and (stride, padding, dilation, groups) == ((1, 1), (k // 2,) * 2, (1, 1), 1)
             if usual: return _Layer.apply(x, w, bias, self.twice)
+        if func in (F.instance_norm, torch.instance_norm): return _RowsOfGradient.apply(func(*args, **(kwargs or {})))
         return func(*args, **(kwargs or {}))

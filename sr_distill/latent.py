@@ -15,7 +15,7 @@ import numpy as np, torch
 from safetensors import safe_open
 from safetensors.torch import save
 from .autoencoders import Prior, SmallAutoencoder, SmallConfig, TinyAutoencoder
-from .core import atomic_write, forget, log, restoring, state_sha256, to_uint8
+from .core import atomic_write, forget, log, policy, restoring, state_sha256, to_uint8
 from .data import encode_png, resize
 from .matching import memory_for
 from .metrics import psnr
@@ -60,7 +60,7 @@ class Chunks:
     "Work through images a few at a time; out of GPU memory halves how many, and goes on."
     def __init__(self, prior: Prior, size: int, chunk: int = 0):   # images at once, 0 to choose
         device = next((p.device for p in prior.parameters()), torch.device("cpu"))
-        self.name, self.cpu, side = prior.name, device.type == "cpu", prior.resolution or size
+        self.name, self.cpu, side = prior.name, policy(device).cores, prior.resolution or size
         self.size = chunk or (1 if self.cpu else max(1, PIXELS_AT_ONCE // side**2))
         one = WEIGHT_BYTES * sum(p.numel() for p in prior.parameters()) + PIXEL_BYTES * side**2 * self.size
         self.cores = max(1, torch.get_num_threads() * memory_for("cpu") // one)   # cores at once, at most

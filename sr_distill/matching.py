@@ -432,7 +432,8 @@ class GradientBank(BankFile):
 
     def send(self, rows: torch.Tensor) -> torch.Tensor:
         "Rows on the device; a copy that a GPU is not kept waiting for."
-        return rows if self.device.type == "cpu" else policy(self.device).pin(rows.clone()).to(self.device, non_blocking=True)
+        way = policy(self.device)
+        return rows if way.cores else way.pin(rows.clone()).to(self.device, non_blocking=True)
 
 # %% ../nbs/07b_matching.ipynb #00000042
 class BankSource:

@@ -294,7 +294,9 @@ def spaces(prior):
     yield PixelSpace(start)
     yield LatentSpace(Latents(copy.deepcopy(prior), torch.randn(4, *prior.latent_shape(side(prior)), generator=rng(0)), side(prior)), Rates(.01, 0, 0), 2)
 
-def test_every_space_renders_moves_and_goes_on(prior):
+@pytest.mark.parametrize("way", ["cpu", "gpu"])
+def test_every_space_renders_moves_and_goes_on(prior, way, monkeypatch):
+    if way == "gpu": monkeypatch.setitem(POLICIES, "cpu", GPU)
     for space in spaces(prior):
         before = space.render(slice(None)).detach().clone()
         assert len(space) == len(before) == 4 and torch.allclose(space.render(slice(1, 3)), before[1:3], atol=1e-5)

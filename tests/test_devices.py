@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sr_distill import core, distill as room, matching, parallel, train as training
+from sr_distill import convolution, core, distill as room, matching, parallel, train as training
 from sr_distill.core import POLICIES, policy
 from sr_distill.data import Photos
 from sr_distill.distill import distill
@@ -146,6 +146,16 @@ def test_a_step_never_waits_for_the_device(photos, gpu):
     assert Waits.count == 0
     run.loss()
     assert Waits.count > 0   # the counter counts
+
+def test_a_single_kernel_takes_the_road_of_a_gpu(gpu, monkeypatch):
+    x, w, gy = (torch.randn(s, generator=core.rng(0, s)).double() for s in ((2, 5, 9, 9), (4, 5, 3, 3), (2, 4, 9, 9)))
+    wanted = convolution.conv(x, w), convolution.weight_gradient(x, gy, 3)
+    gpu()
+    def never(*args): raise AssertionError("the road of a CPU")
+    monkeypatch.setattr(convolution, "_conv_on_cpu", never)
+    monkeypatch.setattr(convolution, "_weight_gradient_on_cpu", never)
+    found = convolution.conv(x, w), convolution.weight_gradient(x, gy, 3)
+    assert all(torch.allclose(a, b) for a, b in zip(found, wanted))
 
 def test_which_gpu_is_picked(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
