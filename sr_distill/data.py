@@ -74,7 +74,7 @@ DECODER = 3   # part of every cache key: raise it when decoding or storing chang
 @functools.lru_cache
 def readable() -> tuple:  # names of formats; nothing that Pillow would hand to another program
     "The image formats that can be read here: Pillow's own, and HEIC and JPEG XL where their plug-ins are installed."
-    have = ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", *["AVIF"] * bool(features.check("avif"))]
+    have = ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", *["AVIF"] * ("avif" in features.get_supported())]
     for kind, register in PLUGINS.items():
         with contextlib.suppress(Exception):   # a plug-in that is missing or broken reads nothing
             register()

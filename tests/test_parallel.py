@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 from safetensors.torch import load_file
 
 from sr_distill import core
@@ -130,6 +131,7 @@ runpy.run_module("sr_distill", run_name="__main__")
 """
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the names of threads need /proc")
+@pytest.mark.skipif(Version(torch.__version__) < Version("2.11"), reason="PyTorch 2.6 gives gloo's threads no names")
 def test_what_was_connected_is_closed_at_the_end(folder, tmp_path):
     "No thread that talks to the other rank is left at exit: one that lets go of a tensor while the interpreter ends aborts the process."
     (tmp_path / "closed.py").write_text(CLOSED)
@@ -151,6 +153,7 @@ with precision():
 assert "tf32" not in inside and (plain, rounded) == ("cuda", "cuda-tf32") and said() == before, (inside, plain, rounded, said(), before)
 """
 
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this PyTorch has only the older settings")
 @pytest.mark.parametrize("place", ("", "fp32_precision", "cuda.matmul.fp32_precision", "cudnn.conv.fp32_precision"))
 def test_precision_knows_both_of_pytorchs_settings(place):
     "Once a program has used the newer ones, PyTorch refuses to read the older."
