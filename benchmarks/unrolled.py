@@ -36,7 +36,7 @@ from sr_distill.parallel import precision
 from sr_distill.patches import Groups, ipc_for_budget
 from sr_distill.pixel import start_images
 from sr_distill.recipe import INITS, TARGETS, Recipe, TrainConfig
-from sr_distill.train import PatchSampler, Trainer, _symmetry, learning_rate, train
+from sr_distill.train import PatchSampler, Trainer, learning_rate, symmetry, train
 
 SCALE, PATCH, BATCH, PATCHES, BETAS = 2, 48, 16, 4096, (.9, .999)   # PATCHES: real ones, drawn once
 MODELS = {"edsr": dict(depth=4, width=32), "vdsr": dict(depth=8, width=32), "srcnn": dict(depth=None, width=None)}
@@ -77,7 +77,7 @@ class Learner:
         self.config, self.soft, self.place = config, soft, dict(device=device, dtype=dtype)
         self.net = self._net("template").to(**self.place)
         self.shapes = {k: p.shape for k, p in self.net.named_parameters()}
-        table = lambda wide, side: torch.from_numpy(np.stack([_symmetry(np.arange(side)[:, None] * wide + np.arange(side), k) for k in range(8)])).to(device)
+        table = lambda wide, side: torch.from_numpy(np.stack([symmetry(np.arange(side)[:, None] * wide + np.arange(side), k) for k in range(8)])).to(device)
         self.tables = table(size // SCALE, config.patch // SCALE), table(size, config.patch)
 
     def _net(self, *names): return make_model(self.config.model, SCALE, self.config.depth, self.config.width, generator=rng(self.config.seed, "network", *names))

@@ -13,7 +13,7 @@ from .metrics import upscale_image
 from .models import load_model, make_model
 from .parallel import in_parallel, precision
 from .recipe import Recipe, TrainConfig, UserError
-from .train import _symmetry, helper_network
+from .train import helper_network, symmetry
 
 # %% ../nbs/10c_labels.ipynb #00000009
 def get_teacher(
@@ -41,7 +41,7 @@ def redraw(
     undo = (0, 1, 2, 3, 4, 6, 5, 7)   # the symmetry that undoes each
     def one(image):
         lr = make_lr(image, model.scale)
-        return sum(_symmetry(upscale_image(model, np.ascontiguousarray(_symmetry(lr, k)), model.scale).astype(np.uint16), undo[k]) for k in range(8))
+        return sum(symmetry(upscale_image(model, np.ascontiguousarray(symmetry(lr, k)), model.scale).astype(np.uint16), undo[k]) for k in range(8))
     return np.stack([((total + 4) // 8).astype(np.uint8) for total in in_parallel(one, list(images), next(model.parameters()).device)])
 
 # %% ../nbs/10c_labels.ipynb #3ba34118

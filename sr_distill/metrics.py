@@ -15,7 +15,7 @@ from skimage.metrics import structural_similarity
 from tqdm.auto import tqdm
 from .recipe import SCALES, RunError, UserError
 from .core import check_u8, import_torchvision, pick_device, table_html, to_tensor, to_uint8, write_json
-from .data import decode_image, mod_crop, pair_lr, Photos, upscale
+from .data import decode_image, pair_lr, Photos, upscale
 from .parallel import precision
 
 # %% ../nbs/05_metrics.ipynb #00000007

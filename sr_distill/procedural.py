@@ -9,15 +9,16 @@ __all__ = ['VERSION', 'MOST_BYTES', 'PAIRS', 'MOST_LEAVES', 'PALETTE', 'COLUMNS'
            'gradient_shares', 'patches', 'ProgramPhotos', 'Endless', 'EndlessSampler']
 
 # %% ../nbs/08b_procedural.ipynb #00149721
-import base64, binascii, collections, functools, hashlib, html, json, math
+import base64, binascii, functools, hashlib, html, json, math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 import numpy as np, torch
 from PIL import Image
 from scipy.special import ndtri
-from .core import atomic_write, data_uri, json_sha256, read_json, rng, to_tensor, to_uint8
+from .core import atomic_write, data_uri, json_sha256, read_json, rng
 from .data import Photos, downscale, encode_png, make_lr, upscale
-from .recipe import RunError, UserError
+from .recipe import UserError
+from .train import PatchSampler, symmetry
 
 # %% ../nbs/08b_procedural.ipynb #2215f374
 def radius(
@@ -570,13 +571,8 @@ def patches(
         image, u = render(program, k, side), _uniforms(per_image, 3, program.seed, k, "patches")
         for j, (row, column, turn) in enumerate(u[:n - start].tolist()):
             y, x = int(row * (side - size + 1)), int(column * (side - size + 1))
-            out[start + j] = _turned(image[y:y + size, x:x + size], int(8 * turn))
+            out[start + j] = symmetry(image[y:y + size, x:x + size], int(8 * turn))
     return out
-
-def _turned(a, k):
-    "The `k`-th of the 8 symmetries of an array [H,W,...]; a view."
-    if k & 4: a = a.swapaxes(0, 1)
-    return a[::-1 if k & 2 else 1, ::-1 if k & 1 else 1]
 
 # %% ../nbs/08b_procedural.ipynb #f1fe67f2
 class ProgramPhotos(Photos):
@@ -620,14 +616,15 @@ class Endless(ProgramPhotos):
     fingerprint = property(lambda self: json_sha256(["endless", self.per_image, *self.sha256]), doc="one hash for the program and how it is drawn from")
     def sampler(self, config): "Batches for a training with `config`."; return EndlessSampler(self, config)
 
-class EndlessSampler:
+class EndlessSampler(PatchSampler):
     "Batches of LR and HR patches from an `Endless`; batch `t` is a function of the program, the seed and `t`."
     AHEAD = 2   # images drawn before they are needed
 
     def __init__(self, source: Endless, config):
         if config.sampling != "uniform": raise UserError(f"--sampling {config.sampling} needs images that stay; a program draws new ones, so give --sampling uniform")
         source.at_least(config.patch, "--patch")
-        self.source, self.config, self.images, self.pool = source, config, {}, ThreadPoolExecutor(1, "leaves")
+        self.source, self.config, self.side = source, config, config.patch // config.scale
+        self.images, self.pool = {}, ThreadPoolExecutor(1, "leaves")
 
     def draw(self, t: int) -> np.ndarray:   # int [B,4]: image, row and column in LR pixels, symmetry
         "Where the patches of batch `t` come from."
@@ -638,14 +635,12 @@ class EndlessSampler:
 
     def __call__(self, t: int, device="cpu", share=slice(None)):   # float [B,3,p/s,p/s] and [B,3,p,p] in [0,1]
         "Batch `t`, or a share of it, as LR and HR."
-        scale, patch, places = self.config.scale, self.config.patch, self.draw(t)[share].tolist()
         self._keep(t * self.config.batch // self.source.per_image)
-        lr, hr = (np.empty((len(places), n, n, 3), np.uint8) for n in (patch // scale, patch))
-        for j, (k, y, x, s) in enumerate(places):
-            small, large = self.images[k].result()
-            lr[j] = _turned(small[y:y + patch // scale, x:x + patch // scale], s)
-            hr[j] = _turned(large[y * scale:y * scale + patch, x * scale:x * scale + patch], s)
-        return tuple(to_tensor(u8, device).contiguous(memory_format=torch.channels_last) for u8 in (lr, hr))
+        return super().__call__(t, device, share)
+
+    def photo(self, k):
+        "LR and HR of image `k`, a uint8 array [h,w,3] each."
+        return self.images[k].result()
 
     def _keep(self, first):
         "Have the images from `first` on drawn, and forget those before."

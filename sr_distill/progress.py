@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BACKWARD', 'TWICE', 'multiply_adds', 'training_work', 'teacher_work', 'distillation_work', 'machine_speed',
-           'duration', 'Progress', 'Part']
+           'duration', 'Progress', 'Share']
 
 # %% ../nbs/12c_progress.ipynb #3b4710a0
 import copy, multiprocessing, threading, time
@@ -73,9 +73,10 @@ def machine_speed(
         for warm in (True, False):
             began, done = time.perf_counter(), 0
             while not done or not warm and time.perf_counter() - began < seconds:
-                float((net(downscale(x, 2)) - x).square().mean().detach())   # waits for the device
-                (net(downscale(x, 2)) - x).square().mean().backward()
-                done += 4 / 3
+                loss = (net(downscale(x, 2)) - x).square().mean()
+                loss.backward()
+                loss.item()   # waits for the device
+                done += 1
         return done * work / (time.perf_counter() - began)
     finally: torch.set_num_threads(threads)
 
@@ -131,7 +132,7 @@ class Progress:
         self.bar.close()
 
 # %% ../nbs/12c_progress.ipynb #be7c3f75
-class Part:
+class Share:
     "The share of one task in a `Progress`; without one it counts nothing."
     def __init__(self, progress, work: float): self.progress, self.work, self.done = progress, work, 0.
 

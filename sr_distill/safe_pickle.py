@@ -9,7 +9,6 @@ __all__ = ['PARTS', 'STORAGES', 'GETTERS', 'IMPORTS', 'DTYPES', 'LITERALS', 'ACT
 # %% ../nbs/09b_safe_pickle.ipynb #00000003
 import io, mmap, pickletools, struct
 from dataclasses import dataclass, field
-from pathlib import Path
 import numpy as np, torch
 from .recipe import UserError
 
@@ -23,7 +22,7 @@ PARTS = {   # what tensors, arrays and settings are made of
     "builtins.set", "__builtin__.set", "builtins.object", "__builtin__.object", "copy_reg._reconstructor", "copyreg._reconstructor",
     "dill._dill._create_array"}   # as the package dill spells an array
 STORAGES = {"Float": "f4", "Double": "f8", "Half": "f2", "Long": "i8", "Int": "i4", "Short": "i2", "Char": "i1", "Byte": "u1", "Bool": "?"}
-GETTERS = ("dill._dill._get_attr", "dill._shims.Getattr", "dill._shims.getattr")   # dill's ways to name what lies in a module
+GETTERS = ("dill._dill._get_attr", "dill.dill._get_attr")   # how dill up to 0.3.4 names what lies in a module
 IMPORTS = ("dill._dill._import_module", "dill.dill._import_module")
 DTYPES = {f"torch.{k}" for k in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")}
 

@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 import numpy as np, torch
 from . import __version__
-from .core import atomic_write, file_lock, interruptible, json_sha256, log, make_folder, pick_device, read_json, rng, shared_dir, table_html, write_json
+from .core import atomic_write, file_lock, interruptible, log, make_folder, pick_device, read_json, rng, shared_dir, table_html, write_json
 from .data import Photos
 from .distill import PLACES, check_run, distill, named_weights
 from .job import Job, cache_key
@@ -24,7 +24,7 @@ from .labels import get_teacher, redraw_photos
 from .metrics import BACKBONES, COLUMNS, LPIPS, evaluate, from_json, to_json
 from .models import make_model
 from .patches import ipc_for_budget
-from .progress import Part, Progress, distillation_work, duration, machine_speed, multiply_adds, teacher_work, training_work
+from .progress import Progress, Share, distillation_work, duration, machine_speed, multiply_adds, teacher_work, training_work
 from .recipe import KINDS, Recipe, RunError, RunOptions, TrainConfig, UserError, check_options, option
 from .train import train
 from .widgets import Html, html_page
@@ -225,7 +225,7 @@ def _path(text):
     return os.path.expandvars(text)
 
 # %% ../nbs/13a_study.ipynb #00000016
-def make_set(study: Study, out, name: str, seed: int, device="cpu", part=Part(None, 0.)):
+def make_set(study: Study, out, name: str, seed: int, device="cpu", share=Share(None, 0.)):
     "The training photos of a set, made if they are not there, and what they cost: folder, images, shares of pixels and bytes, seconds."
     photos, source = _opened(study)[0], study.sets[name]
     recipe, sets = source.for_seed(seed), make_folder(Path(out)/"sets")
@@ -238,11 +238,11 @@ def make_set(study: Study, out, name: str, seed: int, device="cpu", part=Part(No
             drawn = redraw_photos(photos, lambda: get_teacher(photos, recipe, pick_device(str(device))), folder)
             if not took.exists(): write_json(took, dict(seconds=round(time.time() - began, 1)))
         return drawn, dict(folder=folder.name, images=len(drawn), pixels=1., bytes=drawn.png_bytes / photos.png_bytes, set_seconds=read_json(took)["seconds"])
-    with file_lock(folder): small = distill(photos, recipe, folder, RunOptions(device=device), lambda step, *_: part.reach(step / max(1, recipe.steps)))   # cells that share a set wait for each other
+    with file_lock(folder): small = distill(photos, recipe, folder, RunOptions(device=device), lambda step, *_: share.reach(step / max(1, recipe.steps)))   # cells that share a set wait for each other
     shares = {unit: small.budget.shares[unit] / 100 for unit in ("pixels", "bytes")}
     return small.photos, dict(folder=folder.name, images=len(small), **shares, set_seconds=small.manifest["report"]["seconds"])
 
-def run_cell(study: Study, out, cell: Cell, device="cpu", part=Part(None, 0.)) -> list:   # one row per test
+def run_cell(study: Study, out, cell: Cell, device="cpu", share=Share(None, 0.)) -> list:   # one row per test
     "Make one set, train one model on it and judge it."
     photos, cost = make_set(study, out, cell.set, cell.seed, device)
     chosen, source = study.models[cell.model], study.sets[cell.set]
@@ -250,7 +250,7 @@ def run_cell(study: Study, out, cell: Cell, device="cpu", part=Part(None, 0.)) -
     folder = make_folder(Path(out)/"models")/cache_key(photos.fingerprint, config)[:20]
     def trained():
         net = make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "model"))
-        with file_lock(folder): return train(net, photos, config, folder, device=device, callback=lambda step, *_: part.reach(step / config.steps))
+        with file_lock(folder): return train(net, photos, config, folder, device=device, callback=lambda step, *_: share.reach(step / config.steps))
     scores = {test: score(study, out, test, config.scale, folder.name, lambda: trained().model, device) for test in study.tests}
     about = dict(**_head(study, cell), **_made_with(folder, device), **cost, model_folder=folder.name)
     return [{**about, "test": test, **scores[test]} for test in study.tests]
@@ -302,9 +302,9 @@ def _work(study, cell):
         return distillation_work(recipe, groups * ipc, groups)
     config = study.models[cell.model].config
     tested = sum(_test_photos(study, test).pixels for test in study.tests)
-    return training_work(config) + tested * (multiply_adds(make_model(config.model, config.scale, config.depth, config.width), 48) / 48**2 + JUDGING)
+    return training_work(config) + tested * (multiply_adds(make_model(config.model, config.scale, config.depth, config.width), 48) / 48**2 + JUDGING[study.lpips != "none"])
 
-JUDGING = 3e4   # what the metrics of a pixel cost, in multiply-adds of a convolution
+JUDGING = 8e3, 3e4   # what PSNR and SSIM of a pixel cost, without and with LPIPS: their time on one core × `machine_speed`
 _shared_progress = None   # in a worker: the progress that all processes count in
 
 # %% ../nbs/13a_study.ipynb #0000001c
@@ -318,8 +318,8 @@ def _task(task):
     torch.set_num_threads(1)
     try:
         if _content(study) != content: raise UserError("the photos or tests are not what they were when the study started; start it again")
-        with Part(progress or _shared_progress, _work(study, cell)) as part:
-            return (make_set(study, out, cell.set, cell.seed, device, part) and []) if cell.model is None else run_cell(study, out, cell, device, part)
+        with Share(progress or _shared_progress, _work(study, cell)) as share:
+            return (make_set(study, out, cell.set, cell.seed, device, share) and []) if cell.model is None else run_cell(study, out, cell, device, share)
     except UserError as e: return str(e)
     except Exception as e:
         at = traceback.extract_tb(e.__traceback__)[-1]

@@ -33,7 +33,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
 import zipfile
@@ -46,7 +45,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sr_distill import autoencoders, core, data, distill, latent, matching, models, patches, priors, recipe, study, train
+from sr_distill import autoencoders, core, data, distill, matching, models, patches, priors, recipe, study, train
 
 torch.set_num_threads(1)   # no pool of threads that a forked child would miss
 torch.optim.Adam([torch.zeros(1)])   # loads what PyTorch puts off until the first optimiser

@@ -33,7 +33,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load as load_tensors, save as save_tensors
 
-from sr_distill import autoencoders, core, data, distill, inversion, latent, models, patches, priors, recipe, study, stylegan, train, widgets
+from sr_distill import autoencoders, core, data, distill, inversion, latent, models, priors, recipe, study, stylegan, train, widgets
 
 LIMIT_S = 20   # of computing: a reader that needs longer for a file of a few kilobytes hangs, however busy the machine is
 

@@ -210,7 +210,7 @@ def test_an_objective_of_many_groups_is_that_of_each(name):
 @pytest.mark.parametrize("way", ["cpu", "gpu"])
 def test_the_chunk_does_not_change_an_objective(name, way, monkeypatch):
     if way == "gpu": monkeypatch.setitem(POLICIES, "cpu", GPU)
-    net, images, found = small("srcnn").double(), torch.rand(2, 4, 3, 16, 16, generator=rng(0)).double(), None
+    net, images = small("srcnn").double(), torch.rand(2, 4, 3, 16, 16, generator=rng(0)).double()
     targets = [g.detach().flip(0) for g in group_gradients(net, images)]
     results = [match(net, images, targets, name, chunk) for chunk in (1, 3, 4, 8)]
     for r in results[1:]: assert relative(r[0], results[0][0]) < 1e-9 and relative(r[1], results[0][1]) < 1e-6

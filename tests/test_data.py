@@ -8,7 +8,7 @@ from PIL import Image, ImageCms
 
 from sr_distill import data
 from sr_distill.core import atomic_write, cache_dir
-from sr_distill.data import Cache, Photos, decode_image, download, image_files, list_images, make_lr, pair_lr, photo_cache
+from sr_distill.data import Cache, Photos, decode_image, download, image_files, make_lr, pair_lr
 from sr_distill.recipe import RunError, UserError
 
 

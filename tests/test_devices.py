@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sr_distill import convolution, core, distill as room, matching, parallel, train as training
+from sr_distill import convolution, core, distill as room, matching, parallel
 from sr_distill.core import POLICIES, policy
 from sr_distill.data import Photos
 from sr_distill.distill import distill

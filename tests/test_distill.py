@@ -375,7 +375,7 @@ def version_one(folder, latents=None):
 
 
 def test_a_set_of_version_0_1_opens_and_is_brought_up_to_date(tmp_path):
-    images, stored = version_one(tmp_path / "old"), {}
+    images = version_one(tmp_path / "old")
     old = DistilledSet.load(tmp_path / "old")
     assert (old.images == images).all() and (old.trace.frame(1) == images).all() and (old.trace.frame(0) == 255 - images).all() and old.trace.losses == [(1, .25)]
     said = describe(tmp_path / "old")

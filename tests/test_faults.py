@@ -162,7 +162,6 @@ def test_trace_bomb(tmp_path):
 
 def test_model_bombs(tmp_path):
     "Settings that ask for a model of terabytes beside weights of kilobytes."
-    import torch
     from sr_distill.models import load_model, make_model, save_model
     save_model(make_model("vdsr", 2, 3, 4), tmp_path)
     about = core.read_json(tmp_path / "config.json")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sr_distill import kernels, stylegan
-from sr_distill.kernels import FilteredReLU, scale_backward, usable
+from sr_distill.kernels import scale_backward, usable
 from sr_distill.stylegan import StyleGANXL, SynthesisLayer, Ways, xl_config
 
 def interpreted(test):

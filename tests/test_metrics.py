@@ -1,7 +1,6 @@
 "Metrics: formulas against float64 references, bad input, tiles against the whole image, LR folders, JSON."
 import json
 import math
-import os
 
 import numpy as np
 import pytest

@@ -1,6 +1,5 @@
 "Several processes under torchrun: the same set and the same model as one process, also when one of them dies."
 import os
-import signal
 import socket
 import subprocess
 import sys

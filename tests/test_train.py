@@ -64,7 +64,7 @@ def test_patches_lie_on_the_grid_and_reach_every_corner(scale):
     for k, (i, y, x, s) in enumerate(sampler.draw(5)):
         small = make_lr(set_[i], scale)[y:y + side, x:x + side]
         large = set_[i][y * scale:(y + side) * scale, x * scale:(x + side) * scale]
-        assert (to_uint8(lr)[k] == room._symmetry(small, s)).all() and (to_uint8(hr)[k] == room._symmetry(large, s)).all()
+        assert (to_uint8(lr)[k] == room.symmetry(small, s)).all() and (to_uint8(hr)[k] == room.symmetry(large, s)).all()
 
 
 def test_every_position_is_equally_likely():

@@ -1,7 +1,6 @@
 """No code from data, nothing let in: the library's source is scanned, strange file names go all the way, licences are complete."""
 import ast
 import html.parser
-import json
 import os
 import re
 import subprocess
@@ -9,7 +8,6 @@ import sys
 from pathlib import Path
 
 import faults
-import numpy as np
 import pytest
 import torch
 
