@@ -91,6 +91,9 @@ class Ranks:
         try:
             self.store.set(f"alive-{self.rank}", "")
             while (silent := [r for r in silent if not self.store.check([f"alive-{r}"])]) and time.monotonic() < until: time.sleep(.05)
+            self.store.set(f"knows-{self.rank}", "")
+            others = [f"knows-{r}" for r in range(self.size) if r not in silent]
+            while self.first and not self.store.check(others) and time.monotonic() < until + PATIENCE: time.sleep(.05)   # the store ends with the first rank
             return "no answer from " + " and ".join(f"rank {r} ({self.store.get(f'place-{r}').decode()})" for r in silent) if silent else "its rank is not known"
         except (RuntimeError, AttributeError): return "no answer from rank 0"   # which keeps the store
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 import numpy as np, torch
 from PIL import Image
 from scipy.special import ndtri
-from .core import atomic_write, data_uri, json_sha256, read_json, rng
+from .core import atomic_write, data_uri, json_sha256, read_json, rng, to_tensor
 from .data import Photos, downscale, encode_png, make_lr, upscale
 from .recipe import UserError
 from .train import PatchSampler, symmetry
