@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PIXELS_AT_ONCE', 'WEIGHT_BYTES', 'PIXEL_BYTES', 'DECODERS', 'STORED', 'clamp_inward', 'render_latents', 'Chunks',
-           'generator_weights', 'check_layer', 'Latents', 'with_features', 'Rates', 'LatentParameters', 'LatentSpace',
-           'quantise', 'restore', 'TinyDecoder', 'SmallDecoder', 'decoder_kind', 'save_latents', 'load_latents',
-           'latent_budget']
+           'painting_weights', 'generator_weights', 'check_layer', 'Latents', 'with_features', 'Rates',
+           'LatentParameters', 'LatentSpace', 'quantise', 'restore', 'TinyDecoder', 'SmallDecoder', 'decoder_kind',
+           'save_latents', 'load_latents', 'latent_budget']
 
 # %% ../nbs/10a_latent.ipynb #00000003
 import copy, json
@@ -47,8 +47,8 @@ def render_latents(
     layer=None,
 ):                  # [n,3,size,size] in [0,1], differentiable
     "The images that `prior` makes of latents."
-    if values.ndim == 3: values = values.expand(-1, prior.num_ws, -1)
-    x = prior.paint(values) if features is None else prior.from_features(features, values, layer) / 2 + 0.5
+    values = prior.whole(values)
+    x = prior.paint(values) if features is None else prior.paint_from(features, values, layer)
     x = clamp_inward(x)
     return x if x.shape[2:] == (size, size) else clamp_inward(resize(x, (size, size)))
 
@@ -59,8 +59,7 @@ WEIGHT_BYTES, PIXEL_BYTES = 8, 24_000   # memory of one image in a generator, fo
 class Chunks:
     "Work through images a few at a time; out of GPU memory halves how many, and goes on."
     def __init__(self, prior: Prior, size: int, chunk: int = 0):   # images at once, 0 to choose
-        device = next((p.device for p in prior.parameters()), torch.device("cpu"))
-        self.name, self.cpu, side = prior.name, policy(device).cores, prior.resolution or size
+        self.name, self.cpu, side = prior.name, policy(prior.like.device).cores, prior.resolution or size
         self.size = chunk or (1 if self.cpu else max(1, PIXELS_AT_ONCE // side**2))
         one = WEIGHT_BYTES * sum(p.numel() for p in prior.parameters()) + PIXEL_BYTES * side**2 * self.size
         self.cores = max(1, torch.get_num_threads() * memory_for("cpu") // one)   # cores at once, at most
@@ -92,17 +91,21 @@ class Chunks:
         log.warning("out of GPU memory, going on with %d images at once in the prior", self.size)
 
 # %% ../nbs/10a_latent.ipynb #00000018
-def generator_weights(prior: Prior) -> dict:   # name: parameter
-    "The weights that paint: all but those of encoder and mapping."
-    found = {k: p for k, p in prior.named_parameters() if not k.startswith(("encoder.", "mapping.", "vae.encoder.", "vae.quant_conv."))}
-    if not found: raise UserError(f"the prior {prior.name} has no weights that could be tuned; leave the rate of the generator and the tuning steps at 0")
-    return found
+def painting_weights(prior: Prior) -> dict[str, torch.nn.Parameter]:
+    "The weights that `paint` uses, by name: all but those that `prior.unpainted` names."
+    return {k: p for k, p in prior.named_parameters() if not k.startswith(prior.unpainted)}
 
-def check_layer(prior: Prior, layer):
+def generator_weights(prior: Prior) -> dict[str, torch.nn.Parameter]:
+    "The same, to be tuned; `UserError` if there are none."
+    if found := painting_weights(prior): return found
+    raise UserError(f"the prior {prior.name} has no weights that could be tuned; leave the rate of the generator and the tuning steps at 0")
+
+def check_layer(prior: Prior, layer: int | None):
     "`UserError` when synthesis cannot start behind `layer`."
     if layer is None: return
-    if not hasattr(prior, "from_features"): raise UserError(f"--layer {layer}: the prior {prior.name} has no layers to start from; leave it out, or name a StyleGAN-XL")
-    if not 0 <= layer < prior.num_ws: raise UserError(f"--layer {layer} is out of range; the prior {prior.name} has layers 0 to {prior.num_ws - 1}")
+    if not prior.depth: raise UserError(f"--layer {layer}: the prior {prior.name} has no layers to start from; leave it out, or name a StyleGAN-XL")
+    if not 0 <= layer < prior.depth: raise UserError(f"--layer {layer} is out of range; the prior {prior.name} has layers 0 to {prior.depth - 1}")
+
 
 # %% ../nbs/10a_latent.ipynb #0000001a
 @dataclass(repr=False)
@@ -136,7 +139,7 @@ def with_features(
     "The same images with the features of `layer` as numbers of their own (GLaD)."
     prior = latents.prior
     check_layer(prior, layer)
-    ws = latents.values.expand(-1, prior.num_ws, -1)
+    ws = prior.whole(latents.values)
     found = torch.cat(Chunks(prior, latents.size).run(len(ws), torch.no_grad()(lambda rows: prior.features(ws[rows], layer))))
     return replace(latents, features=found.nan_to_num(posinf=5., neginf=-5.).clip(-10, 10), layer=layer)
 
@@ -291,13 +294,13 @@ def _unpacked(tensors, name, bits, like):
 def _painting(prior):
     "The weights that paint, as they are stored: as float16 where that loses nothing."
     exact = lambda w: w.half() if w.half().float().equal(w) else w
-    return {f"weights.{k}": exact(p.detach().cpu().float()).contiguous() for k, p in generator_weights(prior).items()}
+    return {f"weights.{k}": exact(p.detach().cpu().float()).contiguous() for k, p in painting_weights(prior).items()}
 
 def _stored(latents, bits, weights):
     "The file as bytes, with the weights that paint or without."
     prior, kind = latents.prior, decoder_kind(latents.prior)
     about = dict(format=STORED, prior=prior.name, identity=latents.identity or prior.identity, base=latents.base or "", size=latents.size, bits=bits, layer="" if latents.layer is None else latents.layer,
-                 decoder=kind if weights else "", decoder_sha256=state_sha256(generator_weights(prior)))
+                 decoder=kind if weights else "", decoder_sha256=state_sha256(painting_weights(prior)))
     tensors = _packed(latents, bits) | (_painting(prior) if weights else {})
     return save(tensors, {"sr_distill": json.dumps({k: str(v) for k, v in about.items()})})   # one key: equal latents give equal files
 
@@ -357,10 +360,9 @@ def load_latents(
     weights = {k.removeprefix("weights."): t for k, t in tensors.items() if k.startswith("weights.")}
     decoder = _inside(about, weights, path) if prior is None else None
     prior = decoder or _fitting(about, prior, weights, path)
-    sound = state_sha256(generator_weights(prior)) == about["decoder_sha256"] if "decoder_sha256" in about else prior.identity == about["identity"]
+    sound = state_sha256(painting_weights(prior)) == about["decoder_sha256"] if "decoder_sha256" in about else prior.identity == about["identity"]
     if not sound: raise UserError(f"{path}: the weights in it were changed or cut; restore it or distil again")
-    like = next((p for p in prior.parameters()), torch.zeros(0))
-    number = lambda k: _unpacked(tensors, k, int(about["bits"]), like)
+    number = lambda k: _unpacked(tensors, k, int(about["bits"]), prior.like)
     with restoring(path, "restore it or distil again"):
         latents = Latents(prior, number("latents"), int(about["size"]), number("features"), int(about["layer"]) if about["layer"] else None, about["base"] or None, about["identity"] if decoder else None)
         _check_shapes(latents)
@@ -370,12 +372,12 @@ def load_latents(
 def _check_shapes(latents):
     "`ValueError` for numbers that the prior does not paint images of."
     prior, values, features = latents.prior, latents.values, latents.features
-    one = tuple(prior.latent_shape(latents.size if not prior.resolution else prior.resolution))
-    if not len(values) or tuple(values.shape[1:]) not in (one, *[(1, one[-1])] * (len(one) == 2)): raise ValueError(f"latents of {list(values.shape)}")
+    one = tuple(prior.latent_shape(prior.resolution or latents.size))
+    if not len(values) or tuple(values.shape[1:]) not in (one, *[(1, *one[1:])] * prior.layerwise): raise ValueError(f"latents of {list(values.shape)}")
     if (features is None) != (latents.layer is None): raise ValueError("features without a layer, or the other way round")
     if features is None: return
     check_layer(prior, latents.layer)
-    wanted = (len(values), *prior.features(values[:1].expand(-1, prior.num_ws, -1), latents.layer).shape[1:])
+    wanted = (len(values), *prior.features(prior.whole(values[:1]), latents.layer).shape[1:])
     if features.shape != wanted: raise ValueError(f"features of {list(features.shape)}")
 
 Latents.save = save_latents

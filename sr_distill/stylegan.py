@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PART', 'AT_ONCE', 'FILTERS', 'LARGEST', 'lrelu', 'Dense', 'Mapping', 'FourierInput', 'modulated_conv',
-           'design_filter', 'upsample', 'downsample', 'Phases', 'Ways', 'Gauge', 'SynthesisLayer', 'StyleGANXL',
-           'load_stylegan', 'save_stylegan', 'xl_config']
+           'design_filter', 'upsample', 'downsample', 'Phases', 'Ways', 'Gauge', 'SynthesisLayer', 'Styles',
+           'StyleGANXL', 'load_stylegan', 'save_stylegan', 'xl_config']
 
 # %% ../nbs/09c_stylegan.ipynb #00000003
 import json, math
@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from .autoencoders import Prior
-from .core import atomic_write, json_sha256, policy
+from .core import atomic_write, json_sha256, policy, rng
 from .kernels import FilteredReLU, scale_backward, usable
 from .matching import memory_for
 from .parallel import in_parallel
@@ -418,13 +418,36 @@ class SynthesisLayer(nn.Module):
         if getattr(self, "_made", (None,))[0] != state: self._made = state, make()
         return self._made[1]
 
+# %% ../nbs/09c_stylegan.ipynb #323d7b83
+class Styles(Prior):
+    "A prior whose latents are styles [n, num_ws, w_dim], made of noise (and a class) by `mapping` and `map`."
+    layerwise, rates, unpainted = True, (0.1, 3e-4), ("mapping.",)
+
+    @torch.no_grad()
+    def mean_latents(self, size=None, classes=None, samples: int = 10_000, seed: int = 0, single: bool = False) -> torch.Tensor:
+        "The mean of the styles of `samples` random draws, of each of k `classes`: [k, num_ws, w_dim], or [k,1,w_dim] if `single`."
+        z = torch.randn(samples, self.config["z_dim"], generator=rng(seed, "mean style")).to(self.like)
+        kinds = [None] if classes is None else [torch.full((samples,), int(c), device=z.device) for c in classes]
+        return torch.stack([self.mapping(z, c).mean(0) for c in kinds])[:, None].repeat(1, 1 if single else self.num_ws, 1)
+    def random_latents(self, latents: torch.Tensor, n: int, generator: torch.Generator, classes=None) -> torch.Tensor:
+        "Styles of `n` random draws, of n `classes`; with one style each if `latents` has one."
+        z = torch.randn(n, self.config["z_dim"], generator=generator).to(latents)
+        c = None if classes is None else torch.tensor(list(classes), device=latents.device)
+        return self.map(z, c)[:, :latents.shape[1]]
+    def whole(self, latents: torch.Tensor) -> torch.Tensor:
+        "One style for every layer, where `latents` [n,1,w_dim] has one for all."
+        return latents.expand(-1, self.num_ws, -1)
+    def paint_from(self, features: torch.Tensor, latents: torch.Tensor, layer: int) -> torch.Tensor:
+        "The image, around [0,1], that the layers behind `layer` make of its `features`."
+        return self.from_features(features, latents, layer) / 2 + 0.5
+
 # %% ../nbs/09c_stylegan.ipynb #0000002a
-class StyleGANXL(Prior):
+class StyleGANXL(Styles):
     "StyleGAN-XL and StyleGAN3 generators; a latent is one w per layer, [num_ws, w_dim]."
     def __init__(self, config: dict, name: str = "stylegan-xl"):
         super().__init__()
         self.config, self.name, self.resolution = config, name, config["img_resolution"]
-        self.num_ws, self.w_dim = config["num_ws"], config["w_dim"]
+        self.num_ws, self.w_dim, self.depth, self.classes = config["num_ws"], config["w_dim"], config["num_ws"], config["c_dim"]
         c, first = config, config["layers"][0]
         if config["num_ws"] != len(config["layers"]) + 1: raise UserError(f"{name}: {c['num_ws']} w's do not fit {len(c['layers'])} layers; the file is damaged or of another kind")
         self.mapping = Mapping(c["z_dim"], c["c_dim"], c["w_dim"], c["mapping_layers"], c.get("embed_dim", 320), c["lr_multiplier"])

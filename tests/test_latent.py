@@ -173,7 +173,7 @@ def test_inversion_and_pivotal_tuning_on_the_reference_generator(super32):
         assert (np.array(r.psnr["latents"]) > r.psnr["start"]).all() and r.losses["latents"][-1] < r.losses["latents"][0]
         assert np.mean(r.psnr["tuning"]) > np.mean(r.psnr["latents"]) + .1
     pivots = found[0.].latents.values
-    near = toward(pivots, random_latents(Latents(super32, pivots, 32), torch.tensor([0, 1]), rng(7, "look"), classes), 30.)
+    near = toward(pivots, random_latents(Latents(super32, pivots, 32), torch.tensor([0, 1]), rng(7, "look"), classes), 30., layerwise=True)
     drift = [float((render_latents(found[lam].latents.prior, near, 32) - render_latents(super32, near, 32)).square().mean()) for lam in (0., 10.)]
     assert drift[1] < .7 * drift[0], drift
     assert found[0.].report["tuned"] and "MSE alone" in found[0.].note
@@ -223,10 +223,64 @@ def test_without_classes_and_with_one_style(hr):
     with pytest.raises(UserError, match="no classes"): invert(hr[:1, :16, :16].copy(), g, InvertConfig(), [0])
 
 
+class Waves(Prior):
+    "A decoder alone, and no StyleGAN: an image of 32² is a weighted sum of 16 cosines in each colour; a latent has a sequence of them."
+    name, resolution = "waves", 32
+    def __init__(self):
+        super().__init__()
+        k, x = torch.arange(4.), (torch.arange(32.) + .5) / 32
+        waves = torch.cos(torch.pi * k[:, None] * x)
+        self.basis = torch.nn.Parameter(torch.einsum("ah,bw->abhw", waves, waves).flatten(0, 1), requires_grad=False)
+    def latent_shape(self, size): return (3, 16)
+    def paint(self, latents): return .5 + torch.einsum("nck,khw->nchw", latents, self.basis)
+
+class Kinds(Waves):
+    "The same with classes: each has a brightness of its own."
+    name, classes = "kinds", 3
+    def mean_latents(self, size, classes=None, samples=1, seed=0, single=False):
+        return super().mean_latents(size, classes) + torch.tensor([[[c - 1.] + [0.] * 15] for c in classes]) / 3
+    def random_latents(self, latents, n, generator, classes=None):
+        return self.mean_latents(32, classes) + .1 * torch.randn(n, 3, 16, generator=generator)
+
+
+def test_a_decoder_alone_is_no_stylegan(hr):
+    "Its latents are [3,16], as those of a StyleGAN are [layers, w_dim]; nothing is taken for a style."
+    prior, goal = Waves(), hr[:3, :32, :32].copy()
+    found = invert(goal, prior, InvertConfig(steps=40, tune=10, batch=2, **FAST))
+    assert found.latents.values.shape == (3, 3, 16) and found.classes is None
+    assert all(a + 1 < b < c for a, b, c in zip(*(found.psnr[k] for k in ("start", "latents", "tuning"))))
+    assert np.allclose(found.psnr["start"], [min(99, -10 * np.log10(np.square(i / 255 - 127.5 / 255).mean())) for i in goal], atol=.1)   # grey
+    assert invert(goal[:1], prior, InvertConfig(steps=1, tune=1, **FAST)).latents.render().shape == (1, 32, 32, 3)
+    whole = invert(np.zeros((1, 48, 48, 3), np.uint8), prior, InvertConfig(steps=1, tune=0, **FAST)).latents
+    assert whole.size == 48 and whole.render().shape == (1, 48, 48, 3)
+    for wrong, message in ((dict(layer=0), "no layers"), (dict(space="w"), "no styles")):
+        with pytest.raises(UserError, match=message): invert(goal, prior, InvertConfig(**wrong))
+    with pytest.raises(UserError, match="no classes"): invert(goal, prior, InvertConfig(), [0, 1, 2])
+
+
+def test_a_decoder_alone_may_have_classes():
+    prior = Kinds()
+    goal = to_uint8(prior.decode(prior.mean_latents(32, [2, 0, 1])))
+    found = invert(goal, prior, InvertConfig(steps=0, tune=2, **FAST))
+    assert found.classes == [2, 0, 1] and min(found.psnr["start"]) > 40
+    with pytest.raises(UserError, match="from 0 to 2"): invert(goal, prior, InvertConfig(), [0, 1, 3])
+
+
+def test_latents_of_a_prior_without_weights_come_back(tmp_path):
+    class Bare(Prior):
+        name, multiple = "bare", 4
+        def latent_shape(self, size): return (3, *(s // 4 for s in self.check_size(size)))
+        def paint(self, latents): return latents.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    latents = Latents(Bare(), torch.rand(2, 3, 4, 4), 16)
+    latents.save(tmp_path / "l.safetensors")
+    assert np.abs(Latents.load(tmp_path / "l.safetensors", Bare()).render().astype(int) - latents.render()).max() <= 1
+    assert latent_budget(latents)["decoder_bytes"] == 0
+    with pytest.raises(UserError, match="no weights that could be tuned"): LatentSpace(latents, Rates(.1, 0, .1))
+
+
 def test_the_class_is_found(gan):
     g = copy.deepcopy(gan)
-    from sr_distill.inversion import mean_style
-    g.mapping.w_avg.copy_(mean_style(g, range(3)))
+    g.mapping.w_avg.copy_(g.mean_latents(classes=range(3), single=True)[:, 0])
     near = to_uint8(g.decode(g.map(torch.randn(3, 64, generator=rng(0, "z")), torch.tensor([2, 0, 1]), psi=.1)))
     assert choose_classes(near, g, Distance(16)) == [2, 0, 1]
     assert invert(near, g, InvertConfig(steps=0, tune=0)).classes == [2, 0, 1]
