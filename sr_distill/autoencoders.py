@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from .recipe import UserError
 from .core import atomic_write, import_torchvision, restoring, rng, state_sha256, to_tensor
 from .job import cache_key, cached
-from .data import resize
+from .data import Photos, resize
 from .parallel import in_parallel
 
 # %% ../nbs/09a_autoencoders.ipynb #00000008
@@ -34,32 +34,40 @@ class Invertible(nn.Module):
 
     @property
     def rates(self) -> tuple:
-        "The usual highest learning rates of an inversion: of latents (lower behind an encoder, which starts near the goal), of weights."
+        "Usual highest learning rates of an inversion: of the latents (an encoder starts near the goal), of weights."
         return 0.03 if self.encodes else 0.1, 3e-5
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         "Latents of `images` [n,3,H,W] in [0,1]; `UserError` without an encoder."
         raise UserError(f"the prior {self.name} has no encoder; invert by optimisation instead (steps above 0)")
-    def mean_latents(self, size: int, classes=None, samples: int = 10_000, seed: int = 0, single: bool = False) -> torch.Tensor:
-        "Where an inversion without `encode` starts, [k, *latent_shape]: one latent for each of the k `classes`, or one if they are None; `single` asks a layerwise prior for [k,1,w_dim]."
+    def mean_latents(self,
+        size: int,              # side of the images in pixels
+        classes: list = None,   # k class numbers; None without classes
+        samples: int = 10_000,  # random latents that a mean is taken over, where it has to be
+        seed: int = 0,          # fixes them
+        single: bool = False,   # of a layerwise prior: one style [1, w_dim] for all layers
+    ) -> torch.Tensor:          # [k, *latent_shape]; [1, …] without classes
+        "Where an inversion starts if there is no encoder."
         return self.like.new_zeros(1 if classes is None else len(classes), *self.latent_shape(size))
-    def random_latents(self, latents: torch.Tensor, n: int, generator: torch.Generator, classes=None) -> torch.Tensor:
-        "`n` random latents (of n `classes`) in the manner of `latents` [N, ...]: by default normal, with the mean and spread of each channel (dimension 1)."
+    def random_latents(self, latents: torch.Tensor, n: int, generator: torch.Generator,
+                       classes: list = None) -> torch.Tensor:
+        "`n` latents (of n `classes`) in the manner of `latents`: normal, with the mean and spread of each channel."
         over = [d for d in range(latents.ndim) if d != 1]
         spread = latents.std(over, keepdim=True) if latents[:, 0].numel() > 1 else 1.
-        return latents.mean(over, keepdim=True) + spread * torch.randn(n, *latents.shape[1:], generator=generator).to(latents)
+        normal = torch.randn(n, *latents.shape[1:], generator=generator).to(latents)
+        return latents.mean(over, keepdim=True) + spread * normal
     def whole(self, latents: torch.Tensor) -> torch.Tensor:
-        "`latents` as `paint` takes them; a layerwise prior repeats one style [n,1,w_dim] for all its layers."
+        "`latents` as `paint` takes them; a layerwise prior repeats one style [n,1,w_dim] for all layers."
         return latents
     def features(self, latents: torch.Tensor, layer: int) -> torch.Tensor:
         "What `layer` (0 … depth - 1) puts out for whole latents, [n,C,h,w]."
-        raise UserError(f"the prior {self.name} has no layers to start from; leave the layer out, or name a StyleGAN-XL")
+        raise UserError(f"the prior {self.name} has no layers to start from; name a StyleGAN-XL")
     def paint_from(self, features: torch.Tensor, latents: torch.Tensor, layer: int) -> torch.Tensor:
         "Images [n,3,H,W] made of the `features` of `layer` by the layers behind it."
-        raise UserError(f"the prior {self.name} has no layers to start from; leave the layer out, or name a StyleGAN-XL")
+        raise UserError(f"the prior {self.name} has no layers to start from; name a StyleGAN-XL")
 
 # %% ../nbs/09a_autoencoders.ipynb #b3b611a8
 class Prior(Invertible, ABC):
-    "Makes images [N,3,H,W] in [0,1] of latents [N, *latent_shape]; a subclass gives `latent_shape`, `paint`, and what the table above says."
+    "Makes images [N,3,H,W] in [0,1] of latents [N, *latent_shape]; a subclass gives `latent_shape` and `paint`."
     name: str = "prior"            # how reports call it
     resolution: int | None = None  # the only image side it makes, in pixels; None for any
     multiple: int = 1              # image sides must be a multiple of this
@@ -98,50 +106,57 @@ def _conv(i, o, **kw): return nn.Conv2d(i, o, 3, padding=1, **kw)
 
 class TinyBlock(nn.Module):
     "conv-ReLU-conv-ReLU-conv plus a skip; with `side`, a 1×1 path with group normalisation comes first."
-    def __init__(self, width=64, side=False):
+    def __init__(self, width: int = 64, side: bool = False):
         super().__init__()
         self.conv = nn.Sequential(_conv(width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), _conv(width, width))
         self.pool = nn.Sequential(nn.Conv2d(width, 4*width, 1, bias=False), nn.GroupNorm(4, 4*width), nn.ReLU(),
                                   nn.Conv2d(4*width, width, 1, bias=False)) if side else None
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.pool is not None: x = x + self.pool(x)
         return F.relu(self.conv(x) + x)
 
 class SoftClamp(nn.Module):
     "Keeps latents within ±3 without a sharp edge."
-    def forward(self, x): return 3 * torch.tanh(x / 3)
+    def forward(self, x: torch.Tensor) -> torch.Tensor: return 3 * torch.tanh(x / 3)
 
 # %% ../nbs/09a_autoencoders.ipynb #00000012
 class TinyAutoencoder(Prior):
     "The TAESD family: taesd, taesdxl (4 channels), taesd3, taef1 (16), taef2 (32, with side paths)."
     encodes, multiple = True, 8
 
-    def __init__(self, channels=4, side=False, name="taesd", width=64):
+    def __init__(self,
+        channels: int = 4,    # of a latent
+        side: bool = False,   # whether the blocks at the lowest resolution have side paths
+        name: str = "taesd",  # how reports call it
+        width: int = 64,      # channels between the layers
+    ):
         super().__init__()
         self.name, self.channels = name, channels
-        blocks = lambda n, s=False: [TinyBlock(width, s) for _ in range(n)]
-        down = lambda: _conv(width, width, stride=2, bias=False)
-        up = lambda: [nn.Upsample(scale_factor=2), _conv(width, width, bias=False)]
-        self.encoder = nn.Sequential(_conv(3, width), *blocks(1), down(), *blocks(3), down(), *blocks(3), down(),
-                                     *blocks(3, side), _conv(width, channels))
-        self.decoder = nn.Sequential(SoftClamp(), _conv(channels, width), nn.ReLU(), *blocks(3, side), *up(), *blocks(3),
-                                     *up(), *blocks(3), *up(), *blocks(1), _conv(width, 3))
+        def conv(**kw): return _conv(width, width, bias=False, **kw)
+        def blocks(n, side=False): return [TinyBlock(width, side) for _ in range(n)]
+        def up(): return [nn.Upsample(scale_factor=2), conv()]
+        self.encoder = nn.Sequential(_conv(3, width), *blocks(1), conv(stride=2), *blocks(3), conv(stride=2),
+                                     *blocks(3), conv(stride=2), *blocks(3, side), _conv(width, channels))
+        self.decoder = nn.Sequential(SoftClamp(), _conv(channels, width), nn.ReLU(), *blocks(3, side), *up(),
+                                     *blocks(3), *up(), *blocks(3), *up(), *blocks(1), _conv(width, 3))
 
-    def latent_shape(self, size): return (self.channels, *(s // 8 for s in self.check_size(size)))
-    def encode(self, images):
+    def latent_shape(self, size: int | tuple) -> tuple: return (self.channels, *(s // 8 for s in self.check_size(size)))
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        "Latents [n,channels,H/8,W/8] of `images` [n,3,H,W] in [0,1]."
         self.check_size(images.shape[2:])
         return self.encoder(images)
-    def paint(self, latents): return self.decoder(latents)
+    def paint(self, latents: torch.Tensor) -> torch.Tensor: return self.decoder(latents)
 
 # %% ../nbs/09a_autoencoders.ipynb #00000016
-def read_weights(path) -> dict:  # name -> tensor
-    "The tensors in a .safetensors file or a PyTorch state dict; code in the file is never run."
+def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
+    "The tensors in a .safetensors file or a PyTorch state dict, by name; code in the file is never run."
     path = Path(path)
     try:
         if path.suffix == ".safetensors": tensors = load_file(path)
         else:
-            if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip(): raise ValueError("other bytes than were written")
+            spoilt = zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip()
+            if spoilt: raise ValueError("other bytes than were written")
             tensors = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError: raise UserError(f"{path}: no such file; give the path of a weight file") from None
     except Exception as e:   # every kind of broken or hostile file ends here
@@ -160,64 +175,76 @@ def _tiny_files(path):
     pair = re.fullmatch(r"(.+)_(encoder|decoder)", path.stem)
     if not pair: return [path], path.parent.name if path.stem.startswith("diffusion_pytorch") else path.stem
     parts = [path.with_name(f"{pair[1]}_{part}{path.suffix}") for part in ("encoder", "decoder")]
-    if missing := [p.name for p in parts if not p.exists()]: raise UserError(f"{path.parent}: {missing[0]} is missing beside {path.name}; a tiny autoencoder of two files needs both")
+    if missing := [p.name for p in parts if not p.exists()]:
+        raise UserError(f"{path.parent}: {missing[0]} is missing beside {path.name}; "
+                        "a tiny autoencoder of two files needs both")
     return parts, pair[1]
 
 def _tiny_in(folder):
-    "The one weight file of a folder as it is handed round: a pair, or diffusers' file, in the folder or in `vae/` below it."
+    "The one weight file of a folder: a pair, or diffusers' file, in the folder or in `vae/` below it."
     weights = sorted(p for p in folder.iterdir() if p.suffix in WEIGHT_FILES)
-    whole = [p for p in weights if not p.stem.endswith(("_decoder", ".fp16"))] or [p for p in weights if not p.stem.endswith("_decoder")] or weights   # a half-precision twin only where there is no other
+    decoders = [p for p in weights if p.stem.endswith("_decoder")]
+    others = [p for p in weights if p not in decoders]
+    full = [p for p in others if not p.stem.endswith(".fp16")]
+    whole = full or others or weights   # half precision only where there is nothing else
     found = [p for p in whole if p.stem.endswith("_encoder")] or whole
     if len(found) > 1: found = [p for p in found if p.suffix == ".safetensors"] or found
     if len(found) == 1: return found[0]
     if not found and (folder/"vae").is_dir(): return _tiny_in(folder/"vae")
-    if found: raise UserError(f"{folder}: holds several tiny autoencoders ({', '.join(p.name for p in found[:6])}); give the path of one file")
+    if found:
+        raise UserError(f"{folder}: holds several tiny autoencoders ({', '.join(p.name for p in found[:6])}); "
+                        "give the path of one file")
     there = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) or "nothing"
-    raise UserError(f"{folder}: holds no weights of a tiny autoencoder ({', '.join(WEIGHT_FILES)}), but {there}; give the folder or file that has them")
+    raise UserError(f"{folder}: holds no weights of a tiny autoencoder ({', '.join(WEIGHT_FILES)}), but {there}; "
+                    "give the folder or file that has them")
 
 # %% ../nbs/09a_autoencoders.ipynb #00000018
+def _tiny_state(files):
+    "The state dict in one file or a pair; diffusers counts the decoder's layers from behind the soft clamp."
+    if len(files) == 2:
+        return {f"{part}.{k}": v for part, f in zip(("encoder", "decoder"), files) for k, v in read_weights(f).items()}
+    shift = {"encoder": 0, "decoder": 1}
+    def ours(m): return f"{m[1]}.{int(m[2]) + shift[m[1]]}"
+    return {re.sub(r"^(encoder|decoder)\.layers\.(\d+)", ours, k): v for k, v in read_weights(files[0]).items()}
+
 def load_tiny(
-    path,             # folder, one file of an encoder/decoder pair, or one diffusers file
-    name: str = None, # what reports call it; taken from the file if not given
+    path: Path | str,        # folder, one file of an encoder/decoder pair, or one diffusers file
+    name: str | None = None, # how reports call it; taken from the file if not given
 ) -> TinyAutoencoder:
     "A member of the TAESD family, recognised by the shapes in its files."
     files, stem = _tiny_files(path)
-    if len(files) == 2:
-        state = {f"{part}.{k}": v for part, f in zip(("encoder", "decoder"), files) for k, v in read_weights(f).items()}
-    else:   # diffusers: `encoder.layers.7…`, and a decoder that starts counting behind the soft clamp
-        shift = {"encoder": 0, "decoder": 1}
-        state = {re.sub(r"^(encoder|decoder)\.layers\.(\d+)", lambda m: f"{m[1]}.{int(m[2]) + shift[m[1]]}", k): v
-                 for k, v in read_weights(files[0]).items()}
+    state, wanted = _tiny_state(files), "give taesd, taesdxl, taesd3, taef1 or taef2 weights"
     head = state.get("decoder.1.weight")
-    if head is None or head.ndim != 4: raise UserError(f"{path}: is no tiny autoencoder; give taesd, taesdxl, taesd3, taef1 or taef2 weights")
+    if head is None or head.ndim != 4: raise UserError(f"{path}: is no tiny autoencoder; {wanted}")
     model = TinyAutoencoder(head.shape[1], any(".pool." in k for k in state), name or stem, head.shape[0])
     try: model.load_state_dict(state)
-    except RuntimeError: raise UserError(f"{path}: its layers do not fit a tiny autoencoder; give taesd, taesdxl, taesd3, taef1 or taef2 weights") from None
+    except RuntimeError: raise UserError(f"{path}: its layers do not fit a tiny autoencoder; {wanted}") from None
     return model.eval().requires_grad_(False)
 
 # %% ../nbs/09a_autoencoders.ipynb #00000024
 def principal_squares(
-    images,         # [N,3,H,W], sides multiples of 8
-    channels: int,  # how many components
-):  # (B [192,channels], S [channels], mean [192]), largest last
+    images: torch.Tensor,  # [N,3,H,W], sides multiples of 8
+    channels: int,         # how many components
+) -> tuple:                # (B [192,channels], S [channels], mean [192]), largest last
     "Principal components of the 8×8 squares of `images`, in float64."
     x = F.pixel_unshuffle(images, 8).permute(0, 2, 3, 1).flatten(0, 2).double()
     mean = x.mean(0)
     values, vectors = torch.linalg.eigh((x - mean).T @ (x - mean) / len(x))
-    vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()   # one of two signs, always the same
+    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
+    vectors = vectors * largest.sign()   # one of two signs, always the same
     return vectors[:, -channels:], values[-channels:].clamp_min(1e-8), mean
 
 # %% ../nbs/09a_autoencoders.ipynb #00000027
 class SquareNet(nn.Module):
     "A linear map of every position plus a correction by its neighbourhood, zero at the start."
-    def __init__(self, n_in, n_out, width, depth):
+    def __init__(self, n_in: int, n_out: int, width: int, depth: int):
         super().__init__()
         self.linear, self.first = nn.Conv2d(n_in, n_out, 1), _conv(n_in, width)
         self.middle = nn.ModuleList(_conv(width, width) for _ in range(depth))
         self.last = _conv(width, n_out)
         nn.init.zeros_(self.last.weight); nn.init.zeros_(self.last.bias)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = F.gelu(self.first(x))
         for layer in self.middle: h = h + F.gelu(layer(h))
         return self.linear(x) + self.last(h)
@@ -239,22 +266,25 @@ class SmallAutoencoder(Prior):
     "Photos to latents of an eighth of the side and back, trained on the user's own photos."
     encodes, multiple = True, 8
 
-    def __init__(self, config=SmallConfig(), name="embedded"):
+    def __init__(self, config: SmallConfig = SmallConfig(), name: str = "embedded"):
         super().__init__()
         self.name, self.config, self.channels = name, config, config.channels
         self.encoder = SquareNet(192, config.channels, config.width, config.depth)
         self.decoder = SquareNet(config.channels, 192, config.width, config.depth)
 
-    def latent_shape(self, size): return (self.channels, *(s // 8 for s in self.check_size(size)))
-    def encode(self, images):
+    def latent_shape(self, size: int | tuple) -> tuple: return (self.channels, *(s // 8 for s in self.check_size(size)))
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        "Latents [n,channels,H/8,W/8] of `images` [n,3,H,W] in [0,1]."
         self.check_size(images.shape[2:])
         return self.encoder(F.pixel_unshuffle(images, 8))
-    def paint(self, latents): return F.pixel_shuffle(self.decoder(latents), 8)
+    def paint(self, latents: torch.Tensor) -> torch.Tensor: return F.pixel_shuffle(self.decoder(latents), 8)
     @torch.no_grad()
-    def start_linear(self, images):
+    def start_linear(self, images: torch.Tensor) -> "SmallAutoencoder":
         "Set the linear parts to the principal components of `images`."
         B, S, mean = principal_squares(images, self.channels)
-        for layer, weight, bias in [(self.encoder.linear, (B / S.sqrt()).T, -(mean @ B) / S.sqrt()), (self.decoder.linear, B * S.sqrt(), mean)]:
+        there = self.encoder.linear, (B / S.sqrt()).T, -(mean @ B) / S.sqrt()
+        back = self.decoder.linear, B * S.sqrt(), mean
+        for layer, weight, bias in (there, back):
             layer.weight.copy_(weight[..., None, None]); layer.bias.copy_(bias)
         return self
 
@@ -262,7 +292,8 @@ class SmallAutoencoder(Prior):
 def _crops(photos, n, seed, size=64):
     "`n` random crops [n,3,size,size]; every second one from a photo reduced by 2 to 4."
     if small := next((name for name, sides in zip(photos.names, photos.sizes) if min(sides) < size), None):
-        raise UserError(f"photo {small}: the embedded prior learns from crops of {size}² and it is smaller; remove it, or name another prior")
+        raise UserError(f"photo {small}: the embedded prior learns from crops of {size}² and it is smaller; "
+                        "remove it, or name another prior")
     found = []
     for k in range(n):
         g = rng(seed, "crop", k)
@@ -277,15 +308,16 @@ def _crops(photos, n, seed, size=64):
 
 # %% ../nbs/09a_autoencoders.ipynb #0000002c
 def train_autoencoder(
-    photos,                  # `data.Photos`
-    config=SmallConfig(),
-    device="cpu",
+    photos: Photos,
+    config: SmallConfig = SmallConfig(),
+    device: torch.device | str = "cpu",
 ) -> SmallAutoencoder:
     "Principal components of the photos, then Adam on the squared error."
     crops = _crops(photos, config.crops, config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = SmallAutoencoder(config, f"embedded autoencoder trained on {len(photos)} photos").start_linear(crops).to(device)
+        model = SmallAutoencoder(config, f"embedded autoencoder trained on {len(photos)} photos")
+        model = model.start_linear(crops).to(device)
     weights = list(model.parameters())
     adam = torch.optim.Adam(weights, config.lr, betas=(0.9, 0.99))
     for step in tqdm(range(config.steps), desc="training the embedded prior", leave=False, disable=None):
@@ -302,46 +334,55 @@ def train_autoencoder(
 
 # %% ../nbs/09a_autoencoders.ipynb #0000002e
 def embedded_prior(
-    photos,                # `data.Photos`
-    config=SmallConfig(),
+    photos: Photos,
+    config: SmallConfig = SmallConfig(),
 ) -> SmallAutoencoder:
-    "The autoencoder of these photos: from the cache, or trained now, on a CPU core, so that it is the same everywhere (a minute or two)."
+    "The autoencoder of `photos`: from the cache, or trained now on one CPU core, in a minute or two."
     def learn(folder):
-        model, file = SmallAutoencoder(config, f"embedded autoencoder trained on {len(photos)} photos"), folder/"prior.safetensors"
+        model = SmallAutoencoder(config, f"embedded autoencoder trained on {len(photos)} photos")
+        file = folder/"prior.safetensors"
         if not file.exists():
             trained, = in_parallel(lambda c: train_autoencoder(photos, c), [config], torch.device("cpu"))
             atomic_write(file, save(trained.state_dict(), {"identity": trained.identity}))
         with restoring(file):
             model.load_state_dict(read_weights(file))
             with safe_open(file, "pt") as f:
-                if (f.metadata() or {}).get("identity") != model.identity: raise ValueError("other weights than were written")
+                written = (f.metadata() or {}).get("identity")
+                if written != model.identity: raise ValueError("other weights than were written")
         return model
-    return cached("priors", cache_key("embedded", 2, photos.fingerprint, asdict(config)), learn).eval().requires_grad_(False)
+    key = cache_key("embedded", 2, photos.fingerprint, asdict(config))
+    return cached("priors", key, learn).eval().requires_grad_(False)
 
 # %% ../nbs/09a_autoencoders.ipynb #00000035
 class KLAutoencoder(Prior):
     "A `diffusers.AutoencoderKL` as a prior; a latent has its `latent_channels`."
     encodes, unpainted = True, ("vae.encoder.", "vae.quant_conv.")
 
-    def __init__(self, vae, name="autoencoder-kl"):
+    def __init__(self, vae: nn.Module, name: str = "autoencoder-kl"):
         super().__init__()
         self.vae, self.name, self.multiple = vae, name, 2 ** (len(vae.config.block_out_channels) - 1)
 
-    def latent_shape(self, size): return (self.vae.config.latent_channels, *(s // self.multiple for s in self.check_size(size)))
-    def encode(self, images):
+    def latent_shape(self, size: int | tuple) -> tuple:
+        return (self.vae.config.latent_channels, *(s // self.multiple for s in self.check_size(size)))
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        "The mean of the latents' distribution for `images` [n,3,H,W] in [0,1]."
         self.check_size(images.shape[2:])
         return self.vae.encode(images * 2 - 1).latent_dist.mode()
-    def paint(self, latents): return self.vae.decode(latents).sample / 2 + 0.5
+    def paint(self, latents: torch.Tensor) -> torch.Tensor: return self.vae.decode(latents).sample / 2 + 0.5
 
 def load_kl(
-    path,                 # folder of the autoencoder, or a name on the model hub
-    subfolder: str = None # of a whole diffusion model: "vae"
+    path: Path | str,            # folder of the autoencoder, or a name on the model hub
+    subfolder: str | None = None # "vae" for the folder of a whole diffusion model
 ) -> KLAutoencoder:
     "An `AutoencoderKL` from a folder or from the model hub."
     try:
         import_torchvision()   # diffusers imports it, and it needs our help beside a CPU-only PyTorch
         from diffusers import AutoencoderKL
-    except ImportError: raise UserError("large autoencoders need diffusers; install it with: pip install 'sr_distill[priors]'") from None
+    except ImportError:
+        raise UserError("large autoencoders need diffusers; "
+                        "install it with: pip install 'sr_distill[priors]'") from None
     try: vae = AutoencoderKL.from_pretrained(str(path), subfolder=subfolder, use_safetensors=True)
-    except Exception as e: raise UserError(f"{path}: no AutoencoderKL could be loaded ({type(e).__name__}); give a folder with config.json and safetensors, or a name on the model hub while online") from None
+    except Exception as e:
+        raise UserError(f"{path}: no AutoencoderKL could be loaded ({type(e).__name__}); give a folder with "
+                        "config.json and safetensors, or a name on the model hub while online") from None
     return KLAutoencoder(vae, Path(path).name).eval().requires_grad_(False)

@@ -9,6 +9,7 @@ __all__ = ['PARTS', 'STORAGES', 'GETTERS', 'IMPORTS', 'DTYPES', 'LITERALS', 'ACT
 # %% ../nbs/09b_safe_pickle.ipynb #00000003
 import io, mmap, pickletools, struct
 from dataclasses import dataclass, field
+from pathlib import Path
 import numpy as np, torch
 from .recipe import UserError
 
@@ -19,15 +20,18 @@ PARTS = {   # what tensors, arrays and settings are made of
     "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct", "numpy.core.multiarray.scalar",
     *(f"numpy.{core}._multiarray_umath.{what}" for core in ("core", "_core") for what in ("_reconstruct", "scalar")),
     "numpy._core.multiarray.scalar", "numpy.ndarray", "numpy.dtype", "_codecs.encode", "torch.Size", "torch.device",
-    "builtins.set", "__builtin__.set", "builtins.object", "__builtin__.object", "copy_reg._reconstructor", "copyreg._reconstructor",
+    "builtins.set", "__builtin__.set", "builtins.object", "__builtin__.object",
+    "copy_reg._reconstructor", "copyreg._reconstructor",
     "dill._dill._create_array"}   # as the package dill spells an array
-STORAGES = {"Float": "f4", "Double": "f8", "Half": "f2", "Long": "i8", "Int": "i4", "Short": "i2", "Char": "i1", "Byte": "u1", "Bool": "?"}
+STORAGES = {"Float": "f4", "Double": "f8", "Half": "f2", "Long": "i8", "Int": "i4", "Short": "i2",
+            "Char": "i1", "Byte": "u1", "Bool": "?"}
 GETTERS = ("dill._dill._get_attr", "dill.dill._get_attr")   # how dill up to 0.3.4 names what lies in a module
 IMPORTS = ("dill._dill._import_module", "dill.dill._import_module")
-DTYPES = {f"torch.{k}" for k in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")}
+DTYPES = {f"torch.{k}" for k in ("float64", "float32", "float16", "bfloat16",
+                                 "int64", "int32", "int16", "int8", "uint8", "bool")}
 
 def known_name(name: str) -> bool:
-    "Is this a name that a generator is made of?"
+    "Whether `name` is one of the functions and classes that a generator is made of."
     storage = name.startswith("torch.") and name.endswith("Storage") and name[6:-7] in STORAGES
     return name in PARTS or storage or name in DTYPES or name.startswith("torch.nn.modules.")
 
@@ -56,50 +60,60 @@ class Odd:
     "Something that no generator needs, with the reason in words."
     why: str
 
-def function_name(fn) -> str:
-    "The name of a function that a pickle calls, also where dill computes it; a description that is no name of ours for anything else."
+def function_name(fn: object) -> str:
+    "The full name of a function that a pickle calls; of anything else a description, which `known_name` refuses."
     if isinstance(fn, Name): return fn.name
     if isinstance(fn, Call) and fn.name in GETTERS and len(fn.args) == 2 and isinstance(fn.args[1], str):
         module = fn.args[0]
-        if isinstance(module, Call) and module.name in IMPORTS and module.args and isinstance(module.args[0], str): return f"{module.args[0]}.{fn.args[1]}"
         if isinstance(module, Name): return f"{module.name}.{fn.args[1]}"
+        imported = isinstance(module, Call) and module.name in IMPORTS and module.args
+        if imported and isinstance(module.args[0], str): return f"{module.args[0]}.{fn.args[1]}"
     return f"what another call gives ({fn.name})" if isinstance(fn, Call) else f"a {type(fn).__name__}"
 
 # %% ../nbs/09b_safe_pickle.ipynb #0000000e
 class Notes:
-    "Runs the instructions of one pickle, taking notes where it would call something."
-    def __init__(self, references=False):
+    "Runs the instructions of one pickle; where the pickle would call something, it takes a note."
+    def __init__(self,
+        references: bool = False,   # whether the pickle may refer to something outside the file, as a storage does
+    ):
         self.stack, self.marks, self.memo, self.references, self.odd = [], [], {}, references, {}
 
-    def read(self, stream):
-        "The value of the pickle at the stream's position."
+    def read(self, stream: io.BytesIO | mmap.mmap) -> object:
+        "The value of the pickle at the position of `stream`."
         for op, arg, _ in pickletools.genops(stream):
             if op.name == "STOP": return self.stack.pop()
             if op.name in LITERALS: self.stack.append(arg)
             elif op.name in ACTIONS: ACTIONS[op.name](self, arg)
-            elif op.name not in ("PROTO", "FRAME", "READONLY_BUFFER"): self.push(Odd(f"asks for the instruction {op.name}"))
+            elif op.name not in ("PROTO", "FRAME", "READONLY_BUFFER"):
+                self.push(Odd(f"asks for the instruction {op.name}"))
 
-    def push(self, x): self.stack.append(x)
-    def top(self): return self.stack[-1]
-    def pop(self, n=None):
+    def push(self, x: object): self.stack.append(x)
+    def top(self) -> object: return self.stack[-1]
+    def pop(self, n: int | None = None) -> object:
+        "The topmost object, or a list of the `n` topmost, taken off the stack."
         if n is None: return self.stack.pop()
         if n > len(self.stack): raise IndexError("stack")
         taken = self.stack[len(self.stack) - n:]; del self.stack[len(self.stack) - n:]
         return taken
-    def marked(self): return self.pop(len(self.stack) - self.marks.pop())
-    def name(self, module, attribute):
+    def marked(self) -> list:
+        "All objects above the last mark, taken off the stack."
+        return self.pop(len(self.stack) - self.marks.pop())
+    def name(self, module: object, attribute: object):
+        "Put the `Name` of a function on the stack."
         named = isinstance(module, str) and isinstance(attribute, str)   # anything else may be too large to print
         self.push(Name(f"{module}.{attribute}") if named else Odd("names a function by something that is no text"))
-    def call(self, fn, args, kwargs=None):
-        if not isinstance(args, tuple) or kwargs: self.push(Odd(f"calls {function_name(fn)} in a way that no generator needs"))
-        else: self.push(Call(function_name(fn), args))
-    def spoil(self, x, why):
+    def call(self, fn: object, args: object, kwargs: object = None):
+        "Put the note of a `Call` on the stack."
+        plain = isinstance(args, tuple) and not kwargs
+        name = function_name(fn)
+        self.push(Call(name, args) if plain else Odd(f"calls {name} in a way that no generator needs"))
+    def spoil(self, x: object, why: str):
         "Note that the object `x` is not what it seems."
         self.odd[id(x)] = (x, why)   # keeping x keeps its id
 
 # %% ../nbs/09b_safe_pickle.ipynb #0000000f
 def _keys(values, most=1000):
-    "`values` as keys of a dict or set. Python computes a key's hash from all that lies in it, which a small file can make endless: then `ValueError`."
+    "`values`, to be keys of a dict or set; `ValueError` if a small file makes the computing of their hash endless."
     waiting = list(values)
     for _ in range(len(waiting) + most):
         if not waiting: return values
@@ -120,7 +134,8 @@ def _extend(m, values):
     else: m.spoil(m.top(), "adds to something that is no list")
 
 def _build(m, state):
-    if not isinstance(m.top(), Call) or m.top().state is not None: return m.spoil(m.top(), "sets the state of something that is no new object")
+    fresh = isinstance(m.top(), Call) and m.top().state is None
+    if not fresh: return m.spoil(m.top(), "sets the state of something that is no new object")
     m.top().state = state
 
 def _refer(m, id): m.push(Reference(id) if m.references else Odd("refers to something outside the file"))
@@ -133,32 +148,61 @@ def _old_object(m, arg):
 # %% ../nbs/09b_safe_pickle.ipynb #00000010
 LITERALS = set("""INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE
                   BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8""".split())
+def _to_memo(m, k): m.memo[k] = m.top()
+
 ACTIONS = {
-    "NONE": lambda m, _: m.push(None), "NEWTRUE": lambda m, _: m.push(True), "NEWFALSE": lambda m, _: m.push(False),
-    "MARK": lambda m, _: m.marks.append(len(m.stack)), "POP": lambda m, _: m.pop(), "POP_MARK": lambda m, _: m.marked(), "DUP": lambda m, _: m.push(m.top()),
-    "EMPTY_LIST": lambda m, _: m.push([]), "EMPTY_TUPLE": lambda m, _: m.push(()), "EMPTY_DICT": lambda m, _: m.push({}), "EMPTY_SET": lambda m, _: m.push(set()),
-    "LIST": lambda m, _: m.push(m.marked()), "TUPLE": lambda m, _: m.push(tuple(m.marked())), "FROZENSET": lambda m, _: m.push(frozenset(_keys(m.marked()))),
+    "NONE": lambda m, _: m.push(None),
+    "NEWTRUE": lambda m, _: m.push(True),
+    "NEWFALSE": lambda m, _: m.push(False),
+    "MARK": lambda m, _: m.marks.append(len(m.stack)),
+    "POP": lambda m, _: m.pop(),
+    "POP_MARK": lambda m, _: m.marked(),
+    "DUP": lambda m, _: m.push(m.top()),
+    "EMPTY_LIST": lambda m, _: m.push([]),
+    "EMPTY_TUPLE": lambda m, _: m.push(()),
+    "EMPTY_DICT": lambda m, _: m.push({}),
+    "EMPTY_SET": lambda m, _: m.push(set()),
+    "LIST": lambda m, _: m.push(m.marked()),
+    "TUPLE": lambda m, _: m.push(tuple(m.marked())),
+    "FROZENSET": lambda m, _: m.push(frozenset(_keys(m.marked()))),
     "DICT": lambda m, _: m.push(_pairs(m.marked())),
     **{f"TUPLE{n}": lambda m, _, n=n: m.push(tuple(m.pop(n))) for n in (1, 2, 3)},
-    "APPEND": lambda m, _: _extend(m, m.pop(1)), "APPENDS": lambda m, _: _extend(m, m.marked()), "ADDITEMS": lambda m, _: _extend(m, m.marked()),
-    "SETITEM": lambda m, _: _setitems(m, m.pop(2)), "SETITEMS": lambda m, _: _setitems(m, m.marked()),
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), lambda m, k: m.memo.__setitem__(k, m.top())), "MEMOIZE": lambda m, _: m.memo.__setitem__(len(m.memo), m.top()),
+    "APPEND": lambda m, _: _extend(m, m.pop(1)),
+    **dict.fromkeys(("APPENDS", "ADDITEMS"), lambda m, _: _extend(m, m.marked())),
+    "SETITEM": lambda m, _: _setitems(m, m.pop(2)),
+    "SETITEMS": lambda m, _: _setitems(m, m.marked()),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _to_memo),
+    "MEMOIZE": lambda m, _: _to_memo(m, len(m.memo)),
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, k: m.push(m.memo[k])),
-    "GLOBAL": lambda m, arg: m.name(*arg.split(" ", 1)), "STACK_GLOBAL": lambda m, _: m.name(*m.pop(2)),
-    "REDUCE": lambda m, _: m.call(*m.pop(2)), "NEWOBJ": lambda m, _: m.call(*m.pop(2)), "NEWOBJ_EX": lambda m, _: m.call(*m.pop(3)),
-    "BUILD": lambda m, _: _build(m, m.pop()), "BINPERSID": lambda m, _: _refer(m, m.pop()), "PERSID": _refer, "INST": _old_object, "OBJ": _old_object,
+    "GLOBAL": lambda m, arg: m.name(*arg.split(" ", 1)),
+    "STACK_GLOBAL": lambda m, _: m.name(*m.pop(2)),
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda m, _: m.call(*m.pop(2))),
+    "NEWOBJ_EX": lambda m, _: m.call(*m.pop(3)),
+    "BUILD": lambda m, _: _build(m, m.pop()),
+    "BINPERSID": lambda m, _: _refer(m, m.pop()),
+    "PERSID": _refer, "INST": _old_object, "OBJ": _old_object,
 }
 
 # %% ../nbs/09b_safe_pickle.ipynb #00000015
+def _check_storage(reference, keys):
+    "`UserError` when the reference in a stored tensor does not say where its numbers are."
+    if not isinstance(reference, Reference):
+        there = getattr(reference, "name", type(reference).__name__)
+        raise UserError(f"needs {there} where the numbers of a tensor should be")
+    storage, key = reference.id[1:3]
+    if not isinstance(key, str) or not isinstance(keys, list) or len(keys) != 1:
+        raise UserError("holds a tensor without a name for its bytes")
+    name = getattr(storage, "name", "a storage that has no name")
+    if not known_name(name): raise UserError(f"needs {name}, which is no storage of numbers")
+
 def _storage(blob: bytes) -> torch.Tensor:
     "The flat tensor in PyTorch's legacy storage format."
     stream = io.BytesIO(blob)
     magic, version, _, reference, keys = [Notes(references=True).read(stream) for _ in range(5)]
-    if magic != 0x1950a86a20f9469cfc6c or version != 1001: raise UserError("holds a tensor in a format that is not PyTorch's")
-    if not isinstance(reference, Reference): raise UserError(f"needs {getattr(reference, 'name', type(reference).__name__)} where the numbers of a tensor should be")
+    if (magic, version) != (0x1950a86a20f9469cfc6c, 1001):
+        raise UserError("holds a tensor in a format that is not PyTorch's")
+    _check_storage(reference, keys)
     kind, storage, key, _, count = reference.id[:5]
-    if not isinstance(key, str) or not isinstance(keys, list) or len(keys) != 1: raise UserError("holds a tensor without a name for its bytes")
-    if not known_name(getattr(storage, "name", "")): raise UserError(f"needs {getattr(storage, 'name', 'a storage that has no name')}, which is no storage of numbers")
     dtype = np.dtype(STORAGES[storage.name.removeprefix("torch.").removesuffix("Storage")])
     stated, = struct.unpack("<q", stream.read(8))
     data = stream.read()
@@ -169,9 +213,11 @@ def _storage(blob: bytes) -> torch.Tensor:
 def _tensor(storage: torch.Tensor, offset: int, size: tuple, stride: tuple) -> torch.Tensor:
     "A tensor of its storage; every element must lie in it, and none twice."
     numbers = [offset, *size, *stride]
-    if len(size) != len(stride) or any(type(n) is not int or n < 0 for n in numbers): raise UserError("holds a tensor of impossible shape")
+    if len(size) != len(stride) or any(type(n) is not int or n < 0 for n in numbers):
+        raise UserError("holds a tensor of impossible shape")
     last = offset + sum((n - 1) * s for n, s in zip(size, stride)) if all(size) else 0
-    if last >= max(len(storage), 1) or int(np.prod([float(n) for n in size])) > len(storage): raise UserError("holds a tensor larger than its bytes")
+    if last >= max(len(storage), 1) or int(np.prod([float(n) for n in size])) > len(storage):
+        raise UserError("holds a tensor larger than its bytes")
     return torch.as_strided(storage, size, stride, offset).clone()
 
 # %% ../nbs/09b_safe_pickle.ipynb #00000018
@@ -181,34 +227,42 @@ class Persistent:
     class_name: str
     state: dict
 
-    def tensors(self, prefix="", seen=None) -> dict:
-        "All parameters and buffers of this module and those below it, by their full names."
+    def tensors(self, prefix: str = "", seen: set | None = None) -> dict[str, torch.Tensor]:
+        "All parameters and buffers of this module and those below it, by their full names, which begin with `prefix`."
         seen = set() if seen is None else seen
-        if id(self) in seen: raise UserError(f"holds its part {prefix[:-1]} in two places, which no generator does")   # a few of them would be endless names
+        if id(self) in seen:   # a few of them would be endless names
+            raise UserError(f"holds its part {prefix[:-1]} in two places, which no generator does")
         seen.add(id(self))
-        found = {prefix + k: v for part in ("_parameters", "_buffers") for k, v in self.state.get(part, {}).items() if v is not None}
+        own = [(k, v) for part in ("_parameters", "_buffers") for k, v in self.state.get(part, {}).items()]
+        found = {prefix + k: v for k, v in own if v is not None}
         for name, child in self.state.get("_modules", {}).items():
             if child is not None: found |= child.tensors(f"{prefix}{name}.", seen)
         return found
     def settings(self) -> dict:
         "The plain attributes: numbers, texts, and lists of them."
-        plain = (int, float, str, type(None))
-        listed = {k: v.tolist() if isinstance(v, (np.ndarray, np.generic)) else v for k, v in self.state.items() if not k.startswith("_")}
-        return {k: v for k, v in listed.items() if isinstance(v, plain) or isinstance(v, (list, tuple)) and all(isinstance(n, plain) for n in v)}
+        def is_plain(v): return isinstance(v, (int, float, str, type(None)))
+        found = {}
+        for k, v in self.state.items():
+            if k.startswith("_"): continue
+            if isinstance(v, (np.ndarray, np.generic)): v = v.tolist()
+            if is_plain(v) or isinstance(v, (list, tuple)) and all(map(is_plain, v)): found[k] = v
+        return found
 
 # %% ../nbs/09b_safe_pickle.ipynb #00000019
 class Resolver:
     "Makes tensors, arrays, dicts and `Persistent` objects of notes; each note once, none too deep."
     def __init__(self,
-        odd=None,         # `Notes.odd`: what must not be used, and why
-        depth: int = 60,  # of nesting, at most
+        odd: dict | None = None,   # `Notes.odd`: objects that must not be used, and why
+        depth: int = 60,           # most levels of nesting
     ): self.done, self.odd, self.depth = {}, odd or {}, depth
 
-    def __call__(self, x, depth=0):
+    def __call__(self, x: object, depth: int = 0) -> object:
+        "The value that the note `x` stands for, `depth` levels below the outermost."
         if depth > self.depth: raise UserError("is nested too deeply")
         if isinstance(x, (type(None), bool, int, float, str, bytes, bytearray)): return x
         if id(x) in self.odd: raise UserError(self.odd[id(x)][1])
-        if id(x) not in self.done: self.done[id(x)] = (x, self._make(x, lambda y: self(y, depth + 1)))   # keeping x keeps its id
+        if id(x) not in self.done:
+            self.done[id(x)] = (x, self._make(x, lambda y: self(y, depth + 1)))   # keeping x keeps its id
         return self.done[id(x)][1]
 
     def _make(self, x, sub):
@@ -226,7 +280,8 @@ class Resolver:
 # %% ../nbs/09b_safe_pickle.ipynb #0000001a
 def _persistent(x, sub):
     meta, = map(sub, x.args)
-    if meta.get("type") != "class" or not isinstance(meta.get("state"), dict): raise UserError("holds a persistent object without a state")
+    if meta.get("type") != "class" or not isinstance(meta.get("state"), dict):
+        raise UserError("holds a persistent object without a state")
     name = meta.get("class_name")
     return Persistent(name if isinstance(name, str) else "an object without a name", meta["state"])
 
@@ -237,12 +292,14 @@ def _dict(x, sub):
 def _dill_array(x, sub):
     "An array as dill spells it: how to make an empty one, with what, and its state."
     how, _, state = x.args[:3]
-    if function_name(how).rpartition(".")[2] != "_reconstruct" or function_name(how) not in PARTS: raise UserError(f"makes an array by {function_name(how)}")
+    name = function_name(how)
+    if name.rpartition(".")[2] != "_reconstruct" or name not in PARTS: raise UserError(f"makes an array by {name}")
     return _array(x, sub, state)
 
 def _dtype(x, sub):
     text = sub(x.args[0])
-    if not isinstance(text, str) or np.dtype(text).hasobject or np.dtype(text).fields: raise UserError("holds an array of objects")
+    if not isinstance(text, str) or np.dtype(text).hasobject or np.dtype(text).fields:
+        raise UserError("holds an array of objects")
     return np.dtype(text).newbyteorder("<")
 
 def _array(x, sub, state=None):
@@ -252,39 +309,49 @@ def _array(x, sub, state=None):
 # %% ../nbs/09b_safe_pickle.ipynb #0000001b
 def _reconstructor(x, sub):
     if not isinstance(x.args[0], Name): raise UserError("makes an object of no class")
-    if x.args[0].name not in PARTS and not x.args[0].name.startswith("torch.nn.modules."): raise UserError(f"needs {x.args[0].name}")
-    return Persistent(x.args[0].name, sub(x.state or {}))
+    name = x.args[0].name
+    if name not in PARTS and not name.startswith("torch.nn.modules."): raise UserError(f"needs {name}")
+    return Persistent(name, sub(x.state or {}))
 
 MAKERS = {
-    "_reconstruct_persistent_obj": _persistent, "EasyDict": _dict, "OrderedDict": _dict, "dtype": _dtype, "_reconstruct": _array,
+    "_reconstruct_persistent_obj": _persistent, "EasyDict": _dict, "OrderedDict": _dict,
+    "dtype": _dtype, "_reconstruct": _array, "_create_array": _dill_array, "_reconstructor": _reconstructor,
     "_rebuild_tensor_v2": lambda x, sub: _tensor(*(sub(a) for a in x.args[:4])),
     "_rebuild_parameter": lambda x, sub: sub(x.args[0]),
     "_load_from_bytes": lambda x, sub: _storage(sub(x.args[0])),
     "scalar": lambda x, sub: np.frombuffer(sub(x.args[1]), sub(x.args[0]))[0],
     "encode": lambda x, sub: sub(x.args[0]).encode("latin1"),
-    "Size": lambda x, sub: tuple(sub(x.args[0])), "device": lambda x, sub: "cpu", "set": lambda x, sub: set(_keys([sub(v) for v in x.args[0]])),
-    "_reconstructor": _reconstructor, "_create_array": _dill_array,
+    "Size": lambda x, sub: tuple(sub(x.args[0])),
+    "device": lambda x, sub: "cpu",
+    "set": lambda x, sub: set(_keys([sub(v) for v in x.args[0]])),
 }
 
 # %% ../nbs/09b_safe_pickle.ipynb #0000001e
 def read_pickle(
-    path,             # an official .pkl
-    key: str = None,  # which entry of the dict in it; all if not given
-):
+    path: Path | str,        # an official .pkl
+    key: str | None = None,  # which entry of the dict in it; all if not given
+) -> object:
     "Tensors, settings and `Persistent` objects of a pickle; nothing in the file is executed."
-    try:
-        machine = Notes()
-        with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as stream: notes = machine.read(stream)
-        make = Resolver(machine.odd)
-        if key is None: return make(notes)
-        entries = notes.items if isinstance(notes, Call) else notes   # `EasyDict` is a call with items
-        if not isinstance(entries, dict) or key not in entries: raise UserError(f"has no entry {key!r}{_entries(entries)}")
-        return make(entries[key])
+    try: return _read(path, key)
     except FileNotFoundError: raise UserError(f"{path}: no such file; give the path of a generator") from None
-    except UserError as e: raise UserError(f"{path}: {f'its {key} ' if key and not str(e).startswith('has') else ''}{e}; nothing in it was run. This reader knows the files of StyleGAN-XL and StyleGAN3: report it with the name of the program that wrote the file") from None
-    except Exception as e: raise UserError(f"{path}: is no complete pickle ({type(e).__name__}); download it again") from None
+    except UserError as e:
+        of = f"its {key} " if key and not str(e).startswith("has") else ""
+        raise UserError(f"{path}: {of}{e}; nothing in it was run. This reader knows the files of StyleGAN-XL and "
+                        "StyleGAN3: report it with the name of the program that wrote the file") from None
+    except Exception as e:   # every kind of broken or hostile file ends here
+        raise UserError(f"{path}: is no complete pickle ({type(e).__name__}); download it again") from None
+
+def _read(path, key):
+    machine = Notes()
+    with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as stream:
+        notes = machine.read(stream)
+    make = Resolver(machine.odd)
+    if key is None: return make(notes)
+    entries = notes.items if isinstance(notes, Call) else notes   # `EasyDict` is a call with items
+    if not isinstance(entries, dict) or key not in entries: raise UserError(f"has no entry {key!r}{_entries(entries)}")
+    return make(entries[key])
 
 def _entries(entries):
-    "What a file holds instead of the entry that was asked for."
+    "The names of the entries that a file has, to be listed beside the one that is missing."
     names = [k for k in entries if isinstance(k, str)][:9] if isinstance(entries, dict) else []
     return f"; it has {', '.join(names)}" if names else ""
