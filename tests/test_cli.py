@@ -137,7 +137,7 @@ def test_an_interrupted_run_says_that_it_is_one(call, photos):
     assert not os.path.exists("set")
     def full(*args): raise RunError("the disk is full")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sr_distill.distill.start_images", full)
+        patch.setattr("sr_distill.plan.start_images", full)
         assert call("distill", photos, "set", *TINY)[0] == 1
     assert "unfinished distillation, 0 of 2 steps" in call("inspect", "set")[1]
     refused(call("train", "set", "m2"), "unfinished distillation")

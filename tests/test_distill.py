@@ -22,7 +22,7 @@ from sr_distill.data import Photos
 from sr_distill.distill import DistilledSet, Trace, describe, distill, open_photos, set_files, snapshot_steps
 from sr_distill.models import save_model
 from sr_distill.parallel import precision
-from sr_distill.pixel import PixelSpace
+from sr_distill.pixel import PixelSpace, start_images
 from sr_distill.recipe import Recipe, RunError, RunOptions, UserError
 
 RECIPE = Recipe(size=24, steps=12, networks=2, real=4, init="random", pool="random")
@@ -185,7 +185,7 @@ def test_features_ask_no_pool(folder, tmp_path, pool):
 
 
 def test_apples_gpu_is_refused_before_any_work(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "pick_device", lambda name: torch.device("mps"))
+    monkeypatch.setattr("sr_distill.plan.pick_device", lambda name: torch.device("mps"))
     with pytest.raises(UserError, match="--device mps"): distill(Photos.open(folder), RECIPE, tmp_path / "out", replace(OPTIONS, device="mps"))
     assert not (tmp_path / "out").exists()
 
@@ -271,10 +271,10 @@ def test_parts_of_one_process_change_nothing(folder, tmp_path, monkeypatch, ipc)
     photos, recipe = Photos.open(folder), replace(RECIPE, ipc=ipc)
     whole = files(distill(photos, recipe, tmp_path / "whole", OPTIONS).folder)
     monkeypatch.setattr(room, "PART_BYTES", ipc * 4 * 4 * 3 * 24**2)   # one group
-    monkeypatch.setattr(room, "TRACE_IMAGES", 2)
+    monkeypatch.setattr("sr_distill.plan.TRACE_IMAGES", 2)
     parts = []
     step = room._run_part
-    monkeypatch.setattr(room, "_run_part", lambda part, *a: parts.append(part) or step(part, *a))
+    monkeypatch.setattr(room, "_run_part", lambda plan, part, *a: parts.append(part) or step(plan, part, *a))
     s = distill(photos, recipe, tmp_path / "parts", OPTIONS)
     assert [(p.first, p.last) for p in parts] == [(0, 1), (1, 2), (2, 3)]
     made = files(s.folder)
@@ -327,7 +327,7 @@ def test_cuda_never_waits_and_agrees_with_the_cpu(folder, tmp_path):
     photos, recipe = Photos.open(folder), replace(RECIPE, size=48, steps=4)
     groups = room.Groups(photos, "image", 48, 24)
     banks = {d: matching.GradientBank(groups, recipe, matching.network_pool(recipe, photos), device=d).build() for d in ("cpu", "cuda")}
-    runs = {d: room.Run(PixelSpace(room.start_images(groups, recipe), d), recipe, matching.BankSource(bank), d) for d, bank in banks.items()}
+    runs = {d: room.Run(PixelSpace(start_images(groups, recipe), d), recipe, matching.BankSource(bank), d) for d, bank in banks.items()}
     for run in runs.values(): run.step()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -436,6 +436,6 @@ def test_refused_before_any_work(folder, tmp_path, monkeypatch, changes, words):
     def never(*a, **k): raise AssertionError("work has begun")
     monkeypatch.chdir(tmp_path)
     save_model(matching.make_model("vdsr", 2, 2, 4), tmp_path / "net")
-    for name in ("network_pool", "start_images", "GradientBank"): monkeypatch.setattr(room, name, never)
+    for name in ("distill.network_pool", "plan.start_images", "distill.GradientBank"): monkeypatch.setattr(f"sr_distill.{name}", never)
     with pytest.raises(UserError, match=words): distill(Photos.open(folder), replace(RECIPE, **changes), tmp_path / "out", OPTIONS)
     assert not (tmp_path / "out").exists()

@@ -113,7 +113,7 @@ def test_parts_and_threads_change_nothing(photos, tmp_path, monkeypatch):
         parts = distill(photos, recipe, tmp_path / "parts", OPTIONS)
     finally: torch.set_num_threads(threads)
     assert (parts.images == whole.images).all() and len(Latents.load(tmp_path / "parts/latents.safetensors", priors.load_prior("embedded", photos))) == 3
-    assert room.cut_parts(3, recipe, 1) == [(0, 1), (1, 3)] and room.cut_parts(3, RECIPE, 3) == [(0, 3)]
+    assert room.cut_parts(3, recipe, 1, room.PART_BYTES) == [(0, 1), (1, 3)] and room.cut_parts(3, RECIPE, 3) == [(0, 3)]
 
 
 def test_the_embedded_prior_is_the_same_on_any_number_of_threads_and_trained_once(photos, tmp_path, monkeypatch):
@@ -142,7 +142,7 @@ def test_parts_report_the_classes_and_seconds_of_all(tmp_path):
 
 
 def test_what_does_not_fit_is_said_before_any_work(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "start_images", lambda *args: pytest.fail("work came first"))
+    monkeypatch.setattr("sr_distill.plan.start_images", lambda *args: pytest.fail("work came first"))
     for changes, message in [(dict(size=30), "multiples of 8"), (dict(prior="nothing", init="loss"), "neither a file nor a known prior"), (dict(layer=2), "no layers to start from")]:
         with pytest.raises(UserError, match=message): distill(photos, replace(RECIPE, **changes), tmp_path / message.split()[0], OPTIONS)
         assert not list((tmp_path / message.split()[0]).rglob("pool.pt"))
