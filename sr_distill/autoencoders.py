@@ -102,13 +102,14 @@ class Prior(Invertible, ABC):
         return h, w
 
 # %% ../nbs/09a_autoencoders.ipynb #0000000f
-def _conv(i, o, **kw): return nn.Conv2d(i, o, 3, padding=1, **kw)
+def _conv3(i, o, **kw): return nn.Conv2d(i, o, 3, padding=1, **kw)
 
 class TinyBlock(nn.Module):
     "conv-ReLU-conv-ReLU-conv plus a skip; with `side`, a 1×1 path with group normalisation comes first."
     def __init__(self, width: int = 64, side: bool = False):
         super().__init__()
-        self.conv = nn.Sequential(_conv(width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), _conv(width, width))
+        convs = [_conv3(width, width) for _ in range(3)]
+        self.conv = nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.ReLU(), convs[2])
         self.pool = nn.Sequential(nn.Conv2d(width, 4*width, 1, bias=False), nn.GroupNorm(4, 4*width), nn.ReLU(),
                                   nn.Conv2d(4*width, width, 1, bias=False)) if side else None
 
@@ -133,13 +134,13 @@ class TinyAutoencoder(Prior):
     ):
         super().__init__()
         self.name, self.channels = name, channels
-        def conv(**kw): return _conv(width, width, bias=False, **kw)
+        def conv(**kw): return _conv3(width, width, bias=False, **kw)
         def blocks(n, side=False): return [TinyBlock(width, side) for _ in range(n)]
         def up(): return [nn.Upsample(scale_factor=2), conv()]
-        self.encoder = nn.Sequential(_conv(3, width), *blocks(1), conv(stride=2), *blocks(3), conv(stride=2),
-                                     *blocks(3), conv(stride=2), *blocks(3, side), _conv(width, channels))
-        self.decoder = nn.Sequential(SoftClamp(), _conv(channels, width), nn.ReLU(), *blocks(3, side), *up(),
-                                     *blocks(3), *up(), *blocks(3), *up(), *blocks(1), _conv(width, 3))
+        self.encoder = nn.Sequential(_conv3(3, width), *blocks(1), conv(stride=2), *blocks(3), conv(stride=2),
+                                     *blocks(3), conv(stride=2), *blocks(3, side), _conv3(width, channels))
+        self.decoder = nn.Sequential(SoftClamp(), _conv3(channels, width), nn.ReLU(), *blocks(3, side), *up(),
+                                     *blocks(3), *up(), *blocks(3), *up(), *blocks(1), _conv3(width, 3))
 
     def latent_shape(self, size: int | tuple) -> tuple: return (self.channels, *(s // 8 for s in self.check_size(size)))
     def encode(self, images: torch.Tensor) -> torch.Tensor:
@@ -239,9 +240,9 @@ class SquareNet(nn.Module):
     "A linear map of every position plus a correction by its neighbourhood, zero at the start."
     def __init__(self, n_in: int, n_out: int, width: int, depth: int):
         super().__init__()
-        self.linear, self.first = nn.Conv2d(n_in, n_out, 1), _conv(n_in, width)
-        self.middle = nn.ModuleList(_conv(width, width) for _ in range(depth))
-        self.last = _conv(width, n_out)
+        self.linear, self.first = nn.Conv2d(n_in, n_out, 1), _conv3(n_in, width)
+        self.middle = nn.ModuleList(_conv3(width, width) for _ in range(depth))
+        self.last = _conv3(width, n_out)
         nn.init.zeros_(self.last.weight); nn.init.zeros_(self.last.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -289,7 +290,7 @@ class SmallAutoencoder(Prior):
         return self
 
 # %% ../nbs/09a_autoencoders.ipynb #0000002b
-def _crops(photos, n, seed, size=64):
+def _training_crops(photos, n, seed, size=64):
     "`n` random crops [n,3,size,size]; every second one from a photo reduced by 2 to 4."
     if small := next((name for name, sides in zip(photos.names, photos.sizes) if min(sides) < size), None):
         raise UserError(f"photo {small}: the embedded prior learns from crops of {size}² and it is smaller; "
@@ -313,7 +314,7 @@ def train_autoencoder(
     device: torch.device | str = "cpu",
 ) -> SmallAutoencoder:
     "Principal components of the photos, then Adam on the squared error."
-    crops = _crops(photos, config.crops, config.seed)
+    crops = _training_crops(photos, config.crops, config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = SmallAutoencoder(config, f"embedded autoencoder trained on {len(photos)} photos")

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['SHORT_LIST', 'Distance', 'choose_classes', 'InvertConfig', 'ramp', 'toward', 'random_latents', 'start_latents',
-           'inversion_stages', 'Stages', 'inversion_loss', 'space_psnr', 'Inversion', 'Inverted', 'invert',
-           'check_prior', 'make_space']
+           'inversion_stages', 'Stages', 'inversion_loss', 'space_psnr', 'Inversion', 'inversion_state',
+           'restore_inversion', 'Inverted', 'invert', 'check_prior', 'make_space']
 
 # %% ../nbs/10b_inversion.ipynb #00000003
 import hashlib, math, time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 import numpy as np, torch
 from tqdm.auto import tqdm
 from .autoencoders import Prior
@@ -18,6 +20,7 @@ from .data import resize
 from .job import Job, saving
 from .latent import Chunks, Latents, LatentSpace, Rates, check_layer, generator_weights, render_latents, with_features
 from .metrics import LPIPS, psnr
+from .patches import Groups
 from .pixel import PixelSpace
 from .priors import describe_prior, load_prior
 from .recipe import Recipe, RunError, Settings, UserError, check_options, option
@@ -26,21 +29,26 @@ from .recipe import Recipe, RunError, Settings, UserError, check_options, option
 class Distance:
     "MSE plus LPIPS of two batches in [0,1], one value per image; `note` says which backbone, or why there is none."
     def __init__(self,
-        size: int,           # side of the images
-        net: str = "auto",   # backbone of LPIPS as in `metrics.LPIPS`; none for MSE alone
-        like=torch.zeros(0), # a tensor of the device and float type to use
-        mse: float = 10.,    # weight μ of the MSE beside LPIPS
+        size: int,                           # side of the images
+        net: str = "auto",                   # backbone of LPIPS as in `metrics.LPIPS`; none for MSE alone
+        like: torch.Tensor = torch.zeros(0), # a tensor of the device and float type to use
+        mse: float = 10.,                    # weight μ of the MSE beside LPIPS
     ):
         learned = LPIPS(net if size >= LPIPS.smallest else "none", like.device)
-        reason = learned.reason if size >= LPIPS.smallest else f"images of {size}² are below its {LPIPS.smallest} pixels"
-        self.mse = mse if learned.net else 1.
-        self.net, self.note = learned.net, f"{mse:g}·MSE + LPIPS ({learned.net})" if learned.net else f"MSE alone, no LPIPS: {reason}"
-        self.model = learned._model.to(like).requires_grad_(False) if learned.net else None
+        self.net, self.mse, self.model = learned.net, mse if learned.net else 1., None
+        if learned.net:
+            self.note = f"{mse:g}·MSE + LPIPS ({learned.net})"
+            self.model = learned._model.to(like).requires_grad_(False)
+        else:
+            small = f"images of {size}² are below its {LPIPS.smallest} pixels"
+            self.note = f"MSE alone, no LPIPS: {learned.reason if size >= LPIPS.smallest else small}"
 
-    def __call__(self, x, y):   # [n,3,H,W] -> [n]
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        "Distances [n] of `x` and `y` [n,3,H,W]."
         error = 4 * (x - y).square().flatten(1).mean(1)   # 4: from 0..1 to -1..1
         return error if self.model is None else self.mse * error + self.perceptual(x, y)
-    def perceptual(self, x, y):
+    def perceptual(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        "LPIPS [n] of `x` and `y` [n,3,H,W], reduced to at most 256²."
         if max(x.shape[2:]) > 256: x, y = (resize(a, (256, 256)) for a in (x, y))
         return self.model(x * 2 - 1, y * 2 - 1).flatten()
 
@@ -49,36 +57,38 @@ SHORT_LIST = 20   # classes that LPIPS decides among
 
 @torch.no_grad()
 def choose_classes(
-    images,                # uint8 [N,s,s,3]
+    images: np.ndarray,    # uint8 [N,s,s,3]
     prior: Prior,          # with `classes`
     distance: Distance,
     samples: int = 100,    # random latents that the mean of a class is taken over
     seed: int = 0,
-) -> list:                 # N class numbers
+) -> list[int]:            # N class numbers
     "The class whose mean image is nearest to each photo."
-    like, size = prior.like, images.shape[1]
+    size = images.shape[1]
     middle = prior.mean_latents(prior.resolution or size, range(prior.classes), samples, seed, single=True)
-    paint = torch.no_grad()(lambda rows: render_latents(prior, middle[rows], size).cpu())   # each thread has a mode of its own
+    @torch.no_grad()   # each thread has a mode of its own
+    def paint(rows): return render_latents(prior, middle[rows], size).cpu()
     means = torch.cat(Chunks(prior, size).run(len(middle), paint))
-    small = lambda x: resize(x, (32, 32)).flatten(1)
-    thumbs = small(means)
+    def thumb(x): return resize(x, (32, 32)).flatten(1)
+    thumbs, most = thumb(means), min(SHORT_LIST, len(means))
     def choose(image):
         x = to_tensor(image).to(means)
-        best = (thumbs - small(x)).square().mean(1).topk(min(SHORT_LIST, len(means)), largest=False).indices
-        return int(best[distance(means[best].to(like), x.to(like).expand(len(best), -1, -1, -1)).argmin()])
-    return [choose(image) for image in tqdm(images, desc="choosing classes", leave=False, disable=None if len(images) >= 20 else True)]
+        best = (thumbs - thumb(x)).square().mean(1).topk(most, largest=False).indices
+        return int(best[distance(means[best].to(prior.like), x.to(prior.like).expand(most, -1, -1, -1)).argmin()])
+    quiet = None if len(images) >= 20 else True
+    return [choose(image) for image in tqdm(images, desc="choosing classes", leave=False, disable=quiet)]
 
 # %% ../nbs/10b_inversion.ipynb #00000013
 @dataclass(frozen=True)
 class InvertConfig(Settings):
     "Settings of inversion and pivotal tuning."
-    steps: int       = option(1000, "steps of the latents; 0 keeps what the encoder says, or the mean style", low=0)
-    lr: float        = option(None, "highest rate of the latents; the prior's own if not given: 0.1, behind an encoder 0.03", low=0)
+    steps: int       = option(1000, "steps of the latents; 0 keeps the encoder's answer, or the mean latent", low=0)
+    lr: float        = option(None, "highest rate of the latents; if not given 0.1, behind an encoder 0.03", low=0)
     space: str       = option("w+", "one style per layer of a StyleGAN-XL, or one for all", ("w", "w+"))
     layer: int       = option(None, "also free the features of this layer of a StyleGAN-XL, for `steps` more steps")
     lr_features: float = option(0.1, "highest rate of the features", low=0)
     tune: int        = option(350, "steps of pivotal tuning; 0 for none", low=0)
-    tune_lr: float   = option(None, "highest rate of the generator's weights; the prior's own if not given: 3e-5, of a StyleGAN-XL 3e-4", low=0)
+    tune_lr: float   = option(None, "highest rate of the weights; if not given 3e-5, of a StyleGAN-XL 3e-4", low=0)
     locality: float  = option(10., "weight λ of the locality term", low=0)
     alpha: float     = option(30., "distance α from the pivot that locality is asked for", low=0)
     mse: float       = option(10., "weight μ of the MSE beside LPIPS", low=0)
@@ -89,8 +99,8 @@ class InvertConfig(Settings):
 
     def __post_init__(self): check_options(self)
     @classmethod
-    def few(cls, **changes):
-        "A tenth of the steps, which the paper hints at."
+    def few(cls, **changes: object) -> "InvertConfig":
+        "A tenth of the steps, which the paper hints at, with `changes` laid over them."
         return cls(**{"steps": 100, "tune": 35, **changes})
 
 # %% ../nbs/10b_inversion.ipynb #00000016
@@ -128,40 +138,51 @@ def random_latents(
 def start_latents(
     images: np.ndarray,      # uint8 [N,s,s,3]
     prior: Prior,
-    config: "InvertConfig" = InvertConfig(),
+    config: InvertConfig = InvertConfig(),
     classes: list = None,    # N class numbers
 ) -> Latents:
-    "What the encoder says, or the mean latent of each image's class."
+    "The encoder's answer, or the mean latent of each image's class."
     size = images.shape[1]
     side = prior.resolution or size
     if prior.encodes:
-        encode = torch.no_grad()(lambda rows: prior.encode(_sized(to_tensor(images[rows]).to(prior.like), side)))
+        @torch.no_grad()   # each thread has a mode of its own
+        def encode(rows):
+            x = to_tensor(images[rows]).to(prior.like)
+            return prior.encode(x if side == size else resize(x, (side, side)).clamp(0, 1))
         return Latents(prior, torch.cat(Chunks(prior, size).run(len(images), encode)), size)
     kinds = None if classes is None else sorted(set(classes))
     means = prior.mean_latents(side, kinds, seed=config.seed, single=config.space == "w")
-    return Latents(prior, means[[0] * len(images) if kinds is None else [kinds.index(c) for c in classes]], size)
-
-def _sized(x, side): return x if x.shape[2] == side else resize(x, (side, side)).clamp(0, 1)
+    which = [0] * len(images) if kinds is None else [kinds.index(c) for c in classes]
+    return Latents(prior, means[which], size)
 
 # %% ../nbs/10b_inversion.ipynb #00000020
-def inversion_stages(prior: Prior, config: InvertConfig) -> list:   # (name, steps, rates)
+def inversion_stages(prior: Prior, config: InvertConfig) -> list[tuple]:   # (name, steps, rates)
     "What is optimised, one after the other: latents, perhaps features, perhaps the generator."
-    c = config
-    rate, tune_rate = (usual if given is None else given for given, usual in zip((c.lr, c.tune_lr), prior.rates))
+    c, (rate, tune_rate) = config, prior.rates
+    if c.lr is not None: rate = c.lr
+    if c.tune_lr is not None: tune_rate = c.tune_lr
     deep = [("features", c.steps, Rates(rate, c.lr_features))] if c.layer is not None else []
-    return [("latents", c.steps, Rates(rate)), *deep, *([("tuning", c.tune, Rates(0, 0, tune_rate))] if c.tune else [])]
+    tuning = [("tuning", c.tune, Rates(0, 0, tune_rate))] if c.tune else []
+    return [("latents", c.steps, Rates(rate)), *deep, *tuning]
 
 class Stages:
-    "Where in its stages an inversion stands."
-    def __init__(self, stages): self.stages, self.stage, self.done = stages, 0, 0   # (name, steps, rates) of each; `done` steps of the stage at hand
-    name = property(lambda self: self.stages[self.stage][0])
-    steps = property(lambda self: self.stages[self.stage][1])
-    total = property(lambda self: sum(s for _, s, _ in self.stages))
-    past = property(lambda self: sum(s for _, s, _ in self.stages[:self.stage]) + self.done)
-    finished = property(lambda self: self.stage == len(self.stages) - 1 and self.done == self.steps)
+    "Which of its stages an inversion is in, and how many steps of it are `done`."
+    def __init__(self, stages: list[tuple]):   # as `inversion_stages` gives them
+        self.stages, self.stage, self.done = stages, 0, 0
+
+    @property
+    def name(self) -> str: return self.stages[self.stage][0]
+    @property
+    def steps(self) -> int: return self.stages[self.stage][1]
+    @property
+    def total(self) -> int: return sum(s for _, s, _ in self.stages)
+    @property
+    def past(self) -> int: return sum(s for _, s, _ in self.stages[:self.stage]) + self.done
+    @property
+    def finished(self) -> bool: return self.stage == len(self.stages) - 1 and self.done == self.steps
 
 # %% ../nbs/10b_inversion.ipynb #00000023
-def _target(work, numbers): return to_tensor(work.images[numbers.numpy()]).to(work.prior.like)
+def _goal(work, numbers): return to_tensor(work.images[numbers.numpy()]).to(work.prior.like)
 
 def _held(work, index):
     "The locality term of a tuning step over the images `index`: a function of rows, one value per image."
@@ -173,24 +194,31 @@ def _held(work, index):
         return work.distance(render_latents(work.space.prior, near[rows], size), before)
     return held
 
-def inversion_loss(work, index):
-    "The objective of the stage at hand: a function of images and their rows in `index`."
-    held = _held(work, index) if work.name == "tuning" and work.config.locality else lambda rows: 0.
-    return lambda x, rows: (work.distance(x, _target(work, index[rows])) + work.config.locality * held(rows)).sum()
+def inversion_loss(
+    work: "Inversion",
+    index: torch.Tensor,   # numbers of the images in this step
+) -> Callable:             # of images [n,3,s,s] and their rows in `index`
+    "The objective of the stage that `work` is in."
+    weight = work.config.locality if work.name == "tuning" else 0
+    held = _held(work, index) if weight else None
+    def loss(x, rows):
+        found = work.distance(x, _goal(work, index[rows]))
+        return (found + weight * held(rows) if held else found).sum()
+    return loss
 
-def space_psnr(space, images: np.ndarray) -> list:
+def space_psnr(space: LatentSpace, images: np.ndarray) -> list[float]:
     "RGB PSNR of every rendered image against 8-bit originals, in blocks to spare memory."
     blocks = [slice(k, k + 16) for k in range(0, len(images), 16)]
     return [psnr(a, b, 0, "rgb") for k in blocks for a, b in zip(to_uint8(space.render(k)), images[k])]
 
 # %% ../nbs/10b_inversion.ipynb #00000024
 class Inversion(Stages):
-    "The state of one inversion; `step` moves it, `state_dict` keeps it."
+    "One inversion: `step` moves it; `state_dict` says where it stands, and `load_state_dict` goes on from there."
     def __init__(self,
         images: np.ndarray,    # uint8 [N,s,s,3]
         prior: Prior,
-        config=InvertConfig(),
-        classes=None,          # N class numbers for a class-conditional generator; None to choose
+        config: InvertConfig = InvertConfig(),
+        classes: list = None,  # N class numbers, if the prior has classes; None to choose
     ):
         self.images, self.prior, self.config = images, prior, config
         self.distance = Distance(images.shape[1], config.lpips, prior.like, config.mse)
@@ -224,20 +252,37 @@ class Inversion(Stages):
         if not self.finished: self._enter(self.stage + 1, self.space.latents)
     def _batch(self):
         n, most = len(self.images), self.config.batch
-        return torch.arange(n) if self.name != "tuning" or n <= most else torch.randperm(n, generator=rng(self.config.seed, "tuning batch", self.done))[:most]
-    def state_dict(self) -> dict:
-        return dict(stage=self.stage, done=self.done, classes=self.classes, psnr=self.psnr, losses=self.losses, space=self.space.state_dict(), optimizer=self.optimizer.state_dict())
-    def load_state_dict(self, state: dict):
-        like, parts = self.prior.like, state["space"]
-        check_like({k: state[k] for k in ("stage", "done", "psnr", "losses")}, dict(stage=0, done=0, psnr={k: [0.] * len(self.images) for k in state["psnr"]}, losses={k: [0.] * len(v) for k, v in state["losses"].items()}))
-        if not 0 <= state["stage"] < len(self.stages) or not 0 <= state["done"] <= self.stages[state["stage"]][1]: raise ValueError("a step that this inversion does not have")
-        features = parts["features"].to(like) if "features" in parts else None
-        self.classes = state["classes"]
-        self._enter(state["stage"], Latents(self.prior, parts["latents"].to(like), self.images.shape[1], features, self.config.layer if features is not None else None))
-        check_like(parts, self.space.state_dict())
-        self.space.load_state_dict(parts)
-        restore_optimizer(self.optimizer, state["optimizer"])
-        self.done, self.psnr, self.losses = state["done"], state["psnr"], state["losses"]
+        if self.name != "tuning" or n <= most: return torch.arange(n)
+        return torch.randperm(n, generator=rng(self.config.seed, "tuning batch", self.done))[:most]
+
+# %% ../nbs/10b_inversion.ipynb #db4e2253
+def _check_state(state, work):
+    "`ValueError` for a stage, step or report that the inversion `work` cannot have."
+    like = dict(stage=0, done=0, psnr={k: [0.] * len(work.images) for k in state["psnr"]},
+                losses={k: [0.] * len(v) for k, v in state["losses"].items()})
+    check_like({k: state[k] for k in like}, like)
+    if not 0 <= state["stage"] < len(work.stages) or not 0 <= state["done"] <= work.stages[state["stage"]][1]:
+        raise ValueError("a step that this inversion does not have")
+
+def inversion_state(work: Inversion) -> dict:
+    "Where an inversion stands, and all that moves."
+    return dict(stage=work.stage, done=work.done, classes=work.classes, psnr=work.psnr, losses=work.losses,
+                space=work.space.state_dict(), optimizer=work.optimizer.state_dict())
+
+def restore_inversion(work: Inversion, state: dict):
+    "Let `work` go on from the `state` of the same inversion; `ValueError` for any other."
+    _check_state(state, work)
+    like, parts = work.prior.like, state["space"]
+    features = parts["features"].to(like) if "features" in parts else None
+    values, layer = parts["latents"].to(like), None if features is None else work.config.layer
+    work.classes = state["classes"]
+    work._enter(state["stage"], Latents(work.prior, values, work.images.shape[1], features, layer))
+    check_like(parts, work.space.state_dict())
+    work.space.load_state_dict(parts)
+    restore_optimizer(work.optimizer, state["optimizer"])
+    work.done, work.psnr, work.losses = state["done"], state["psnr"], state["losses"]
+
+Inversion.state_dict, Inversion.load_state_dict = inversion_state, restore_inversion
 
 # %% ../nbs/10b_inversion.ipynb #00000029
 @dataclass(repr=False)
@@ -253,73 +298,96 @@ class Inverted:
     @property
     def report(self) -> dict:
         "Ready for JSON."
-        plain = lambda dB: [round(min(v, 99.), 3) for v in dB]
-        return dict(psnr={k: plain(v) for k, v in self.psnr.items()}, mean={k: round(float(np.mean(plain(v))), 3) for k, v in self.psnr.items()},
-                    distance=self.note, classes=self.classes, tuned=bool(self.latents.base), seconds=round(self.seconds, 1))
-    def __repr__(self):
-        return f"Inverted({len(self.latents)} images, RGB PSNR " + ", ".join(f"{k} {v:.2f}" for k, v in self.report["mean"].items()) + f" dB; {self.note})"
+        each = {k: [round(min(v, 99.), 3) for v in dB] for k, dB in self.psnr.items()}
+        return dict(psnr=each, mean={k: round(float(np.mean(dB)), 3) for k, dB in each.items()}, distance=self.note,
+                    classes=self.classes, tuned=bool(self.latents.base), seconds=round(self.seconds, 1))
+    def __repr__(self) -> str:
+        means = ", ".join(f"{k} {v:.2f}" for k, v in self.report["mean"].items())
+        return f"Inverted({len(self.latents)} images, RGB PSNR {means} dB; {self.note})"
 
 # %% ../nbs/10b_inversion.ipynb #0000002a
-def _check_inversion(images, prior, config, classes):
-    "`UserError` for what cannot be inverted."
-    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
-        raise UserError(f"inversion takes square 8-bit images [N,size,size,3], not {images.dtype} {list(images.shape)}; cut them first")
-    if not prior.resolution: prior.check_size(images.shape[1])
-    if prior.like.dtype == torch.float16: raise UserError(f"the prior {prior.name} is in float16, too coarse for the steps of Adam; give it in float32 or bfloat16")
+def _check_settings(prior, config):
+    "`UserError` for settings that mean nothing, or nothing to `prior`."
     check_layer(prior, config.layer)
     if config.tune: generator_weights(prior)
     if config.steps and config.lr == 0: raise UserError("lr 0 moves no latents; give a rate above 0, or steps 0")
     if config.tune and config.tune_lr == 0: raise UserError("tune_lr 0 tunes nothing; give a rate above 0, or tune 0")
-    if config.space == "w" and not prior.layerwise: raise UserError(f"space w gives all layers one style, and the prior {prior.name} has no styles; leave it out")
+    if config.space == "w" and not prior.layerwise:
+        raise UserError(f"space w gives all layers one style, and the prior {prior.name} has no styles; leave it out")
+
+def _check_inversion(images, prior, config, classes):
+    "`UserError` for what cannot be inverted."
+    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
+        raise UserError(f"inversion takes square 8-bit images [N,size,size,3], "
+                        f"not {images.dtype} {list(images.shape)}; cut them first")
+    if not prior.resolution: prior.check_size(images.shape[1])
+    if prior.like.dtype == torch.float16:
+        raise UserError(f"the prior {prior.name} is in float16, too coarse for the steps of Adam; "
+                        "give it in float32 or bfloat16")
+    _check_settings(prior, config)
+    if classes is None: return
     n = prior.classes
-    if classes is not None and not n: raise UserError(f"the prior {prior.name} knows no classes; leave them out")
-    if classes is not None and (len(classes) != len(images) or not all(0 <= c < n for c in classes)):
+    if not n: raise UserError(f"the prior {prior.name} knows no classes; leave them out")
+    if len(classes) != len(images) or not all(0 <= c < n for c in classes):
         raise UserError(f"{len(images)} images need as many classes from 0 to {n - 1}; got {str(list(classes))[:60]}")
 
 def _job(images, prior, config, classes, folder):
-    "The folder of an inversion. What makes two inversions the same: images, prior, classes, settings."
-    identity = dict(settings=config, images=hashlib.sha256(images.tobytes()).hexdigest(), shape=list(images.shape), prior=prior.identity, given=classes)
+    "The folder of an inversion. Two inversions are the same if images, prior, classes and settings are."
+    identity = dict(settings=config, images=hashlib.sha256(images.tobytes()).hexdigest(), shape=list(images.shape),
+                    prior=prior.identity, given=classes)
     other = dict(images="other images", shape="images of another size", prior="another prior", given="other classes")
-    words = {k: f"belongs to an inversion of {what}; delete inversion.pt there, or give another folder" for k, what in other.items()}
-    return Job(folder, identity, words, but=("checkpoint",), checkpoint="inversion.pt")   # how often to save changes nothing
+    words = {k: f"belongs to an inversion of {what}; delete inversion.pt there, or give another folder"
+             for k, what in other.items()}
+    return Job(folder, identity, words, but=("checkpoint",), checkpoint="inversion.pt")   # saving changes nothing
 
 def _same_distance(path, state, work):
     "`UserError` when a checkpoint has minimised another distance than the one that can be had here."
     before, here = state.get("distance", work.distance.note), work.distance.note
-    if before != here: raise UserError(f"{path}: has minimised {before} so far, and here it would be {here}; bring the weights of LPIPS back, or delete it")
+    if before != here:
+        raise UserError(f"{path}: has minimised {before} so far, and here it would be {here}; "
+                        "bring the weights of LPIPS back, or delete it")
 
 # %% ../nbs/10b_inversion.ipynb #0000002b
+def _begin(images, prior, config, classes, job):
+    "The inversion at its start, or where the checkpoint in `job` says."
+    state = job and job.load()
+    if not state: return Inversion(images, prior, config, classes)
+    with restoring(job.checkpoint): _check_inversion(images, prior, config, state["classes"])
+    work = Inversion(images, prior, config, state["classes"])
+    _same_distance(job.checkpoint, state, work)
+    with restoring(job.checkpoint): work.load_state_dict(state)
+    return work
+
 def invert(
-    images: np.ndarray,    # uint8 [N,s,s,3]
-    prior: Prior,          # runs where it is, in its float type
-    config=InvertConfig(),
-    classes=None,          # N class numbers for a class-conditional generator; None to choose
-    folder=None,           # for the checkpoint; the same call goes on from it
-    callback=None,         # called with (stage, step, loss)
+    images: np.ndarray,          # uint8 [N,s,s,3]
+    prior: Prior,                # runs where it is, in its float type
+    config: InvertConfig = InvertConfig(),
+    classes: list = None,        # N class numbers, if the prior has classes; None to choose
+    folder: Path | str = None,   # for the checkpoint; the same call goes on from it
+    callback: Callable = None,   # called with (step, loss, None); `callback.stopped` ends the run, saved
 ) -> Inverted:
     "Latents whose images are near `images`, and a prior tuned to them if the settings ask for it."
     _check_inversion(images, prior, config, classes)
     classes, began = None if classes is None else [int(c) for c in classes], time.perf_counter()
     job = _job(images, prior, config, classes, folder) if folder is not None else None
-    state = job and job.load()
-    if state:
-        with restoring(job.checkpoint): _check_inversion(images, prior, config, state["classes"])
-    work = Inversion(images, prior, config, state["classes"] if state else classes)
-    if state:
-        _same_distance(job.checkpoint, state, work)
-        with restoring(job.checkpoint): work.load_state_dict(state)
+    work = _begin(images, prior, config, classes, job)
     def save():
         if job: make_folder(job.out), job.save(**work.state_dict(), distance=work.distance.note)
-    with saving(save, config.checkpoint, callback) as after, tqdm(total=work.total, initial=work.past, desc="invert", unit="step", leave=False, disable=None if work.total else True) as bar:
+    bar = tqdm(total=work.total, initial=work.past, desc="invert", unit="step", leave=False,
+               disable=None if work.total else True)
+    with saving(save, config.checkpoint, callback) as after, bar:
         while not work.finished:
-            stage = work.name
+            step, stage = work.past + 1, work.name
             work.step()
             loss = work.losses[stage][-1]
-            if not math.isfinite(loss): raise RunError(f"the inversion loss is {loss} at step {work.past}; use a smaller rate, the last checkpoint is kept")
+            if not math.isfinite(loss):
+                raise RunError(f"the inversion loss is {loss} at step {step}; use a smaller rate, "
+                               "the last checkpoint is kept")
             bar.update(); bar.set_postfix(stage=stage, loss=f"{loss:.4g}")
-            if callback: callback(stage, len(work.losses[stage]), loss)
-            after(work.past, work.finished)
-    return Inverted(work.space.latents, work.psnr, work.losses, work.classes, work.distance.note, time.perf_counter() - began)
+            if callback: callback(step, loss, None)
+            after(step, work.finished)
+    seconds = time.perf_counter() - began
+    return Inverted(work.space.latents, work.psnr, work.losses, work.classes, work.distance.note, seconds)
 
 # %% ../nbs/10b_inversion.ipynb #0000003f
 def check_prior(prior: Prior, recipe: Recipe):
@@ -330,13 +398,13 @@ def check_prior(prior: Prior, recipe: Recipe):
 
 def make_space(
     recipe: Recipe,
-    groups,            # `patches.Groups`; the embedded prior is trained on their photos
-    start: np.ndarray, # uint8 [groups·ipc,size,size,3], the start images
-    device="cpu",
-    folder=None,       # for the inversion's checkpoint and result
-    prior=None,        # in place of the recipe's, already on the device
-):
-    "The `PixelSpace` or `LatentSpace` of a recipe; a latent one has a `report` on prior and inversion."
+    groups: Groups,             # a prior that is made of photos is made of theirs
+    start: np.ndarray,          # uint8 [groups·ipc,size,size,3], the start images
+    device: torch.device | str = "cpu",
+    folder: Path | str = None,  # for the inversion's checkpoint
+    prior: Prior = None,        # in place of the recipe's, already on the device
+) -> PixelSpace | LatentSpace:
+    "The space of a recipe; a latent one has a `report` on prior and inversion."
     if recipe.space == "pixel": return PixelSpace(start, device)
     prior = load_prior(recipe.prior, groups.photos, device) if prior is None else prior
     settings = InvertConfig(steps=recipe.invert, tune=recipe.tune, layer=recipe.layer, seed=recipe.seed)

@@ -332,7 +332,7 @@ def read_pickle(
     key: str | None = None,  # which entry of the dict in it; all if not given
 ) -> object:
     "Tensors, settings and `Persistent` objects of a pickle; nothing in the file is executed."
-    try: return _read(path, key)
+    try: return _resolved(path, key)
     except FileNotFoundError: raise UserError(f"{path}: no such file; give the path of a generator") from None
     except UserError as e:
         of = f"its {key} " if key and not str(e).startswith("has") else ""
@@ -341,7 +341,7 @@ def read_pickle(
     except Exception as e:   # every kind of broken or hostile file ends here
         raise UserError(f"{path}: is no complete pickle ({type(e).__name__}); download it again") from None
 
-def _read(path, key):
+def _resolved(path, key):
     machine = Notes()
     with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as stream:
         notes = machine.read(stream)

@@ -194,8 +194,8 @@ def test_an_interrupted_inversion_ends_in_the_same_bits(kind, at, request, hr, t
     config = InvertConfig(steps=4, tune=4, layer=2 if kind == "gan" else None, batch=2, checkpoint=2, **FAST)
     total = 12 if kind == "gan" else 8
     whole, seen = invert(goal, prior, config, classes), []
-    def stop(stage, step, loss):
-        seen.append(stage)
+    def stop(step, loss, images):
+        seen.append(step)
         if len(seen) == min(at, total - 1): raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): invert(goal, prior, config, classes, tmp_path, stop)
     again = invert(goal, prior, config, classes, tmp_path)
@@ -402,7 +402,7 @@ def test_an_image_that_is_met_exactly_counts_99(tiny, hr):
 
 def test_an_inversion_goes_on_where_it_may(tiny, hr, tmp_path, monkeypatch):
     class Stop(Exception): pass
-    def stop(stage, step, loss):
+    def stop(step, loss, images):
         if step == 3: raise Stop
     config = InvertConfig(steps=6, tune=0, checkpoint=2, **FAST)
     with pytest.raises(Stop): invert(hr, tiny, config, folder=tmp_path / "new" / "one", callback=stop)
