@@ -167,7 +167,7 @@ def _without_damaged_chunks(data, file):
     log.warning("%s: its part %s is damaged and is ignored; the pixels are whole", file, ", ".join(n.decode("latin1") for n in dropped))
     return b"".join(kept)
 
-def _decode(data, file):
+def decode(data, file):
     with _naming(file): return _pixels(_open_image(data, file), file)
 
 # %% ../nbs/02_data.ipynb #0000001b
@@ -175,7 +175,7 @@ def decode_image(
     file,  # path of an image file, of a format in `readable()`
 ) -> np.ndarray:  # uint8 [H,W,3], or [H,W] when the file is true grey
     "The photo as a viewer shows it; `UserError` naming the file when it cannot be decoded."
-    return _decode(_read(file), file)
+    return decode(_read(file), file)
 
 # %% ../nbs/02_data.ipynb #00000025
 def encode_png(
@@ -368,17 +368,17 @@ class _Secure(urllib.request.HTTPRedirectHandler):
         if req.type == "https" and not newurl.startswith("https://"): raise urllib.error.URLError(f"it redirects to {newurl}, which is no https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
-def _open_url(request):
+def open_url(request):
     if request.type not in ("https", "http"): raise urllib.error.URLError(f"{request.type} is no way to download")
     return urllib.request.build_opener(_Secure).open(request, timeout=60)
 
-def _fetch(url, path, size):
+def fetch(url, path, size):
     "Add to `path` what is missing of the `size` bytes at `url`."
     have = path.stat().st_size if path.exists() else 0
     if have >= size: return   # it ended between the last byte and what comes next
     try:
         request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-        with _open_url(request) as reply, open(path, "ab" if reply.status == 206 else "wb") as f:
+        with open_url(request) as reply, open(path, "ab" if reply.status == 206 else "wb") as f:
             with tqdm(total=size, initial=f.tell(), desc=path.name, unit="B", unit_scale=True, disable=None if size >= 1 << 20 else True) as bar:
                 while f.tell() < size and (piece := reply.read(min(1 << 20, size - f.tell()))): bar.update(f.write(piece))
             have = f.tell()
@@ -446,7 +446,7 @@ def download(
         have = archive.stat().st_size if archive.exists() else 0
         if shutil.disk_usage(archive.parent).free < (need := 2 * record["size"] - have):
             raise UserError(f"{archive.parent}: {name} needs {need / 1e9:.1f} GB of free space; set SR_DISTILL_CACHE to a folder with more")
-        if have < record["size"]: _fetch(base_url.rstrip("/") + "/" + record["file"], archive, record["size"])
+        if have < record["size"]: fetch(base_url.rstrip("/") + "/" + record["file"], archive, record["size"])
         if file_sha256(archive) != record["sha256"]:
             archive.unlink()
             raise RunError(f"{archive}: was not what {name} should be (its sha256 differs) and is deleted; run the same command again to download it anew")
@@ -498,7 +498,7 @@ class _Photo:
     def _decode_again(self):
         data = _read(self.file)
         if hashlib.sha256(data).hexdigest() != self.sha256: raise RunError(f"{self.file}: has changed since it was opened; start again, the run resumes if the photo is put back")
-        return _decode(data, self.file)
+        return decode(data, self.file)
 
     def pixels(self): return self._get("hr", self._decode_again, self.shape)
     def lr(self, scale):
@@ -516,7 +516,7 @@ def _open_photo(file):
             opened = _open_image(data, file)
             size, frames = sorted(opened.size), getattr(opened, "n_frames", 1)
         if frames > 1 and opened.format != "MPO": log.warning("%s: has %d pages or frames; the first one is read", file, frames)
-        a = photo_cache().get(f"{digest}-{DECODER}.hr", lambda: _decode(data, file), lambda a: a.dtype == np.uint8 and sorted(a.shape[:2]) == size)
+        a = photo_cache().get(f"{digest}-{DECODER}.hr", lambda: decode(data, file), lambda a: a.dtype == np.uint8 and sorted(a.shape[:2]) == size)
         return _Photo("", file, digest, a.shape)
     except RunError: raise
     except UserError as e: return e

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from .autoencoders import (KLAutoencoder, Prior, SmallAutoencoder, SmallConfig, TinyAutoencoder, embedded_prior, load_kl, load_tiny)
 from .core import cache_dir, file_lock, file_sha256, log, make_folder, read_json
-from .data import _fetch, _open_url
+from .data import fetch, open_url
 from .recipe import RunError, UserError
 from .stylegan import StyleGANXL, load_stylegan, save_stylegan
 
@@ -39,7 +39,7 @@ PRIORS = ("embedded", *TINY, *STYLEGANS)
 def _size_at(url):
     "Bytes of the file at `url`, as the server says."
     try:
-        with _open_url(urllib.request.Request(url, method="HEAD")) as reply: size = reply.headers.get("Content-Length")
+        with open_url(urllib.request.Request(url, method="HEAD")) as reply: size = reply.headers.get("Content-Length")
     except OSError as e: raise UserError(f"{url}: cannot be reached ({e}); go online, or download it elsewhere and give the path of the file") from None
     if not size: raise UserError(f"{url}: the server does not say how large the file is; download it yourself and give the path of the file")
     return int(size)
@@ -56,7 +56,7 @@ def fetch_weights(
     with file_lock(path):
         if here(): return path   # another process was faster
         if path.exists(): log.warning("%s: is not what was downloaded any more, downloaded again", path)
-        _fetch(url, part, _size_at(url))
+        fetch(url, part, _size_at(url))
         found = file_sha256(part)
         if sha256 and found != sha256:
             part.unlink()

@@ -79,7 +79,7 @@ def test_no_redirection_leaves_https(monkeypatch):
     for url in ("http://example.invalid/x", "ftp://example.invalid/x", "file:///etc/passwd"):
         with pytest.raises(urllib.error.URLError): handler.redirect_request(request, None, 302, "moved", {}, url)
     assert handler.redirect_request(request, None, 302, "moved", {}, "https://other.invalid/x").full_url == "https://other.invalid/x"
-    with pytest.raises(urllib.error.URLError): data._open_url(urllib.request.Request("file:///etc/passwd"))
+    with pytest.raises(urllib.error.URLError): data.open_url(urllib.request.Request("file:///etc/passwd"))
 
 
 # ---- strange names
