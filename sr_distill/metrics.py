@@ -160,14 +160,24 @@ def _exact(network):
 
 def _device(model): return next((p.device for p in model.parameters()), "cpu") if isinstance(model, torch.nn.Module) else "cpu"
 
+def upscale_tensor(
+    model: torch.nn.Module | str,  # a model of `sr_distill.models`, or "bicubic"
+    x: torch.Tensor,    # [1,3,h,w] in [0,1], on any device
+    scale: int,
+    tile: int = 512,    # largest side of a tile in HR pixels; fewer need less memory
+) -> torch.Tensor:      # [1,3,scale·h,scale·w] on the CPU, neither clamped nor rounded
+    "Enlarge `x` in tiles, where the model is; `RunError` for a model that answers with NaN or infinity."
+    def bicubic(x): return upscale(x, scale)
+    network, margin = (bicubic, 2) if model == "bicubic" else (model, getattr(model, "margin", None))   # the cubic kernel reaches 2 pixels
+    size = max(x.shape) if margin is None else max(1, tile // scale)
+    with _exact(model): sr = _in_tiles(network, x.to(_device(model)), scale, margin or 0, size)
+    if not sr.isfinite().all(): raise RunError("the model answers with values that are no numbers; train it again with a lower --lr")
+    return sr
+
 def _enlarge(model, lr, scale, tile):
     "SR as a float tensor [1,3,H,W], or [1,1,H,W] for a grey LR image: the mean of the output's channels."
-    network = (lambda x: upscale(x, scale)) if model == "bicubic" else model
-    margin = 2 if model == "bicubic" else getattr(model, "margin", None)   # the cubic kernel reaches 2 pixels
-    size = max(lr.shape) if margin is None else max(1, tile // scale)
-    x = to_tensor(np.broadcast_to(lr.reshape(*lr.shape[:2], -1), (*lr.shape[:2], 3))).to(_device(model))
-    with _exact(model): sr = _in_tiles(network, x, scale, margin or 0, size)
-    if not sr.isfinite().all(): raise RunError("the model answers with values that are no numbers; train it again with a lower --lr")
+    x = to_tensor(np.broadcast_to(lr.reshape(*lr.shape[:2], -1), (*lr.shape[:2], 3)))
+    sr = upscale_tensor(model, x, scale, tile)
     return sr if lr.ndim == 3 else sr.mean(1, keepdim=True)
 
 # %% ../nbs/05_metrics.ipynb #0000003b
