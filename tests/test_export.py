@@ -1,0 +1,67 @@
+"""Exported files, opened by the programs that they are for; what is not installed here is skipped by name."""
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from sr_distill import export as room
+from sr_distill.core import rng
+from sr_distill.export import CLOSE, export_model
+from sr_distill.models import make_model, save_model
+from sr_distill.recipe import RunError, UserError
+
+MODELS = {"srcnn": {}, "vdsr": dict(depth=3, width=8), "edsr": dict(depth=2, width=8)}
+
+def net(name, scale=2): return make_model(name, scale, **MODELS[name], generator=rng(0, "net")).eval()
+
+@pytest.fixture
+def picture(): return torch.rand(3, 3, 13, 29, generator=rng(0, "picture"))
+
+
+@pytest.mark.parametrize("scale", (2, 3, 4))
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("exporter", ("dynamo", "torchscript"))
+def test_onnx_gives_the_same_pictures(name, scale, exporter, tmp_path, picture):
+    for package in ("onnx", "onnxruntime", *(["onnxscript"] if exporter == "dynamo" else [])): pytest.importorskip(package)
+    import onnxruntime
+    model = net(name, scale)
+    file = export_model(model, tmp_path / "m.onnx", exporter=exporter)
+    (answer,) = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]).run(None, {"lr": picture.numpy()})
+    with torch.no_grad(): assert np.abs(answer - model(picture).numpy()).max() < CLOSE
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+@pytest.mark.parametrize("name", MODELS)
+def test_torchscript_gives_the_same_pictures(name, tmp_path, picture):
+    save_model(net(name), tmp_path / "model")
+    file = export_model(tmp_path / "model", tmp_path / "m.pt")
+    with torch.no_grad(): assert (torch.jit.load(str(file))(picture) - net(name)(picture)).abs().max() < CLOSE
+
+@pytest.mark.parametrize("scale", (2, 3, 4))
+def test_basicsr_opens_its_file(scale, tmp_path, picture):
+    arch = pytest.importorskip("basicsr.archs.edsr_arch", reason="basicsr is missing (pip install basicsr)", exc_type=ImportError)
+    model = net("edsr", scale)
+    _, settings = room.to_basicsr(model)
+    theirs = arch.EDSR(**{k: v for k, v in settings.items() if k != "type"})
+    theirs.load_state_dict(torch.load(export_model(model, tmp_path / "m.pth"), weights_only=True)["params"])
+    with torch.no_grad(): assert (theirs(picture) - model(picture)).abs().max() < CLOSE
+
+def test_a_file_that_differs_is_deleted(tmp_path):
+    with pytest.raises(RunError, match="is deleted"):
+        (tmp_path / "m.pt").touch()
+        room._compare(net("edsr"), lambda x: np.full((1, 3, 34, 62), np.nan), tmp_path / "m.pt")
+    assert not [*tmp_path.iterdir()]
+
+def test_what_is_not_installed_is_named(tmp_path, monkeypatch):
+    real = room.importlib.util.find_spec
+    monkeypatch.setattr(room.importlib.util, "find_spec", lambda name: None if name.startswith("onnx") else real(name))
+    with pytest.raises(UserError, match=r"needs onnx: pip install 'sr_distill\[export\]'"): export_model(net("edsr"), tmp_path / "m.onnx")
+    with pytest.raises(UserError, match="onnxscript"): export_model(net("edsr"), tmp_path / "m.onnx", exporter="dynamo")
+    with pytest.raises(UserError, match="--exporter other"): export_model(net("edsr"), tmp_path / "m.onnx", exporter="other")
+    assert not [*tmp_path.iterdir()]
+
+def test_training_mode_and_logging_are_left_alone(tmp_path):
+    before = logging.root.manager.disable
+    model = net("vdsr").train()
+    export_model(model, tmp_path / "m.pt")
+    assert model.training and logging.root.manager.disable == before and room.models.upscale is not room.portable_upscale
