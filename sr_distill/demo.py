@@ -14,7 +14,7 @@ from .core import atomic_write, data_uri, write_json
 from .distill import DistilledSet, summary
 from .metrics import LPIPS, psnr, upscale_image
 from .models import load_model
-from .recipe import RANKED, Recipe, TrainConfig, UserError
+from .recipe import INITS, Recipe, TrainConfig, UserError
 from .study import Model, Results, Study, TrainingSet, run_study
 from .widgets import Html, before_after, busiest_crop, contact_sheet, html_page, player
 
@@ -24,7 +24,7 @@ def line_up(
 ) -> dict:           # row name → recipe, None for all photos
     "All photos, three selection baselines of the same budget, and `recipe` itself."
     shared = {k: getattr(recipe, k) for k in ("grouping", "clusters", "scale", "size", "ipc", "budget", "labels", "teacher_steps", "seed")}   # a selection stores pixels, whatever the recipe does
-    still = lambda init: Recipe(init=init, steps=0, **shared, trim=recipe.trim if init in RANKED else 0.)
+    still = lambda init: Recipe(init=init, steps=0, **shared, trim=recipe.trim if INITS.about(init).get("ranked") else 0.)
     return {"all photos": None, "downscaled": still("downscaled"), "random crops": still("random"),
             "hardest crops": still("hardest"), "distilled": recipe}
 

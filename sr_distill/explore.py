@@ -231,8 +231,8 @@ def _controls(recipe):
     w, wide = _ipywidgets(), dict(style={"description_width": "5rem"})
     row = lambda *widgets: w.HBox(widgets, layout=w.Layout(flex_flow="row wrap"))
     c = SimpleNamespace(
-        init=w.Dropdown(options=INITS, value=recipe.init, description="start", **wide),
-        objective=w.Dropdown(options=[o for o in OBJECTIVES if (o == "features") == (recipe.objective == "features")], value=recipe.objective, description="objective", **wide),
+        init=w.Dropdown(options=[*INITS], value=recipe.init, description="start", **wide),
+        objective=w.Dropdown(options=[o for o in OBJECTIVES if replace(recipe, objective=o, outer=1, inner=0).learns == recipe.learns], value=recipe.objective, description="objective", **wide),
         steps=w.IntSlider(recipe.steps, min(10, recipe.steps), max(500, recipe.steps), 10, description="steps", **wide),
         lr=w.SelectionSlider(options=[(f"{r:g}", r) for r in sorted({*RATES, recipe.lr})], value=recipe.lr, description="rate", **wide),
         go=w.Button(description="Distil", icon="play", button_style="primary"), halt=w.Button(description="Stop", icon="stop", disabled=True),

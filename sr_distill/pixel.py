@@ -16,7 +16,7 @@ from .data import downscale, resize
 from .matching import flatten, fresh_network, gradient
 from .parallel import in_parallel
 from .patches import kmeans, sub_image_features, window_errors, window_means, windows
-from .recipe import RANKED, Recipe, TrainConfig, UserError
+from .recipe import INITS, Recipe, TrainConfig, UserError
 from .train import helper_network
 
 # %% ../nbs/08_pixel.ipynb #00000007
@@ -90,7 +90,7 @@ def _enough(groups, g, recipe, found, what="sub-images"):
 def check_starts(groups, recipe: Recipe):
     "`UserError` listing the groups that have fewer sub-images than `ipc`; asked before any score is computed."
     if recipe.init in ("noise", "downscaled"): return
-    apart = recipe.init in RANKED and recipe.grouping != "cluster"   # these take windows that do not overlap
+    apart = INITS.about(recipe.init).get("ranked") and recipe.grouping != "cluster"   # these take windows that do not overlap
     fit = lambda g: sum((h // recipe.size) * (w // recipe.size) for h, w in (groups.photos.sizes[p] for p in groups.photos_of(g)))
     short = {groups.name(g): n for g in range(len(groups)) if (n := fit(g) if apart else len(groups.members[g])) < recipe.ipc}
     what = f"sub-images{' that do not overlap' if apart else ''} of {recipe.size}²"
