@@ -85,7 +85,7 @@ def readable() -> tuple:  # names of formats; nothing that Pillow would hand to 
 def extensions() -> tuple: return tuple(end for end, kind in KINDS.items() if kind in readable())
 
 # %% ../nbs/02_data.ipynb #00000013
-def _upright(im):
+def upright(im):
     "Turned as the EXIF data says; unreadable EXIF data says nothing."
     try: return ImageOps.exif_transpose(im)
     except Exception as e:
@@ -105,7 +105,7 @@ def _on_white(im):
     return Image.alpha_composite(white, im.convert("RGBA")).convert("L" if im.mode in ("1", "L", "LA") else "RGB")
 
 # %% ../nbs/02_data.ipynb #00000015
-def _to_srgb(im, profile, name):
+def to_srgb(im, profile, name):
     "The colours as sRGB when the file's profile (bytes) says that they are something else."
     try:
         theirs = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -122,16 +122,16 @@ def _pixels(im, name):
     "An opened image as a uint8 array [H,W,3], or [H,W] for true grey."
     im.load()
     white_is_zero = getattr(im, "tag_v2", {}).get(262) == 0   # a TIFF; Pillow turns it round itself where it has 8 bits
-    profile, im = im.info.get("icc_profile"), _upright(im)
+    profile, im = im.info.get("icc_profile"), upright(im)
     if im.mode[0] in "IF": im = _eight_bit(im, white_is_zero)
     if im.mode[-1] in "Aa" or "transparency" in im.info: im = _on_white(im)
     if im.mode not in ("L", "RGB", "CMYK"): im = im.convert("L" if im.mode == "1" else "RGB")
-    if profile: im = _to_srgb(im, profile, name)
+    if profile: im = to_srgb(im, profile, name)
     return np.array(im if im.mode == "L" else im.convert("RGB"))
 
 # %% ../nbs/02_data.ipynb #00000019
 @contextlib.contextmanager
-def _naming(file):
+def naming(file):
     "Turn any decoding failure into a `UserError` about `file`."
     try: yield
     except UserError: raise
@@ -140,14 +140,14 @@ def _naming(file):
     except Exception as e: raise UserError(f"{file}: cannot be decoded ({str(e) or type(e).__name__}); replace or remove it") from e
 
 # %% ../nbs/02_data.ipynb #0000001a
-def _read(file):
+def read_file(file):
     "The bytes of a file that must be there and not be empty."
     try: data = Path(file).read_bytes()
     except OSError as e: raise UserError(f"{file}: cannot be read ({e.strerror}); check the path and its permissions") from None
     if not data: raise UserError(f"{file}: is empty; replace or remove it")
     return data
 
-def _open_image(data, file=""):
+def open_image(data, file=""):
     "The opened image; a PNG whose damage lies beside its pixels is opened without the damaged part."
     try: return Image.open(io.BytesIO(data), formats=readable())
     except (UnidentifiedImageError, SyntaxError):
@@ -168,14 +168,14 @@ def _without_damaged_chunks(data, file):
     return b"".join(kept)
 
 def decode(data, file):
-    with _naming(file): return _pixels(_open_image(data, file), file)
+    with naming(file): return _pixels(open_image(data, file), file)
 
 # %% ../nbs/02_data.ipynb #0000001b
 def decode_image(
     file,  # path of an image file, of a format in `readable()`
 ) -> np.ndarray:  # uint8 [H,W,3], or [H,W] when the file is true grey
     "The photo as a viewer shows it; `UserError` naming the file when it cannot be decoded."
-    return decode(_read(file), file)
+    return decode(read_file(file), file)
 
 # %% ../nbs/02_data.ipynb #00000025
 def encode_png(
@@ -496,7 +496,7 @@ class _Photo:
         return self.memory[kind]
 
     def _decode_again(self):
-        data = _read(self.file)
+        data = read_file(self.file)
         if hashlib.sha256(data).hexdigest() != self.sha256: raise RunError(f"{self.file}: has changed since it was opened; start again, the run resumes if the photo is put back")
         return decode(data, self.file)
 
@@ -510,10 +510,10 @@ class _Photo:
 def _open_photo(file):
     "The photo in `file`, decoded into the cache; a `UserError` comes back as the result."
     try:
-        data = _read(file)
+        data = read_file(file)
         digest = hashlib.sha256(data).hexdigest()
-        with _naming(file):
-            opened = _open_image(data, file)
+        with naming(file):
+            opened = open_image(data, file)
             size, frames = sorted(opened.size), getattr(opened, "n_frames", 1)
         if frames > 1 and opened.format != "MPO": log.warning("%s: has %d pages or frames; the first one is read", file, frames)
         a = photo_cache().get(f"{digest}-{DECODER}.hr", lambda: decode(data, file), lambda a: a.dtype == np.uint8 and sorted(a.shape[:2]) == size)
@@ -590,7 +590,7 @@ def _strip(photos, height=72):
 def _as_array(a):
     "An image from memory as a uint8 array; `UserError` with the remedy for its kind."
     if isinstance(a, Image.Image):
-        with _naming("an image from memory"): return _pixels(a, "an image from memory")
+        with naming("an image from memory"): return _pixels(a, "an image from memory")
     if torch.is_tensor(a): a = (a.float() if a.is_floating_point() else a).detach().cpu().numpy()   # NumPy has no bfloat16
     if not isinstance(a, np.ndarray): raise UserError(f"a photo in memory is a uint8 array [H,W,3] or [H,W], a PIL image or such a tensor, not {type(a).__name__}; convert it")
     got = f"got {a.dtype} {list(a.shape)}"
@@ -667,8 +667,8 @@ def _lr_stems(stem, scale, template):
 
 def _image_size(file):
     "(height, width) of an image as it is decoded, turned as its EXIF data says."
-    with _naming(file):
-        opened = _open_image(_read(file), file)
+    with naming(file):
+        opened = open_image(read_file(file), file)
         turned = opened.getexif().get(0x112) in (5, 6, 7, 8)
         return opened.size if turned else opened.size[::-1]
 
