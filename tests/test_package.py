@@ -42,7 +42,7 @@ def test_requirements(metadata):
 def test_readme_on_the_package_index_has_no_relative_links(metadata):
     text = metadata.get_payload()
     assert text.startswith("<!-- Written by tools/readme.py")
-    assert "](nbs/" not in text and "/nbs/00_recipe.ipynb)" in text
+    assert "](nbs/" not in text and "/nbs/tutorials/01_first_set.ipynb)" in text
 
 
 def test_command_runs_from_the_wheel_in_an_empty_directory(wheel, tmp_path):

@@ -52,7 +52,7 @@ def test_readme_links_and_names_every_notebook():
     linked = set(re.findall(r"\]\((?!\w+:|#)([^)\s#]+)", text))
     dead = sorted(link for link in linked if not (REPO / link).exists())
     assert not dead, f"README.md links to what is not there: {dead}"
-    pages = {p.relative_to(REPO).as_posix() for p in [*REPO.glob("nbs/[0-9]*.ipynb"), *REPO.glob("nbs/tutorials/*.ipynb")]}
+    pages = {p.relative_to(REPO).as_posix() for p in REPO.glob("nbs/**/[0-9]*.ipynb") if ".ipynb_checkpoints" not in p.parts}
     assert pages <= linked, f"run nbs/index.ipynb again, README.md leaves out: {sorted(pages - linked)}"
 
 

@@ -20,12 +20,15 @@ def source(cell: dict) -> str: return "".join(cell["source"])
 
 def name(path: Path) -> str: return path.relative_to(REPO).as_posix()
 
+ROOMS = ("nbs", "engine", "method", "tools", "evidence")   # a module imports from its own room and those before it, which is not the order for readers
+
 def room_numbers() -> dict:
-    "Module name to the number of the notebook that exports it."
+    "Module name to the place of the notebook that exports it: its room, and its number there."
     found = {}
     for path in NOTEBOOKS:
         for cell in cells(path, "code"):
-            if export := re.search(r"^#\|\s*default_exp\s+(\S+)", source(cell), re.M): found[export[1]] = path.name.split("_")[0]  # 09a sorts behind 08 and before 10
+            if export := re.search(r"^#\|\s*default_exp\s+(\S+)", source(cell), re.M):
+                found[export[1]] = ROOMS.index(path.parent.name), path.name.split("_")[0]  # 09a sorts behind 08 and before 10
     return found
 
 def imported(path: Path) -> set:
@@ -83,7 +86,7 @@ def test_module_imports(path):
     assert not {n for n in names if n.split(".")[0] in ("nbdev", "fastcore", "execnb")}, "nbdev and fastcore are not there at run time"
     mine = number.get(path.stem)
     higher = {room for room, n in number.items() if f"sr_distill.{room}" in names and mine is not None and n >= mine and room != path.stem}
-    assert not higher, f"room {mine} imports rooms with a higher number: {higher}"
+    assert not higher, f"{path.stem} ({mine}) imports what comes after it: {higher}"
 
 
 if __name__ == "__main__":

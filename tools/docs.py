@@ -103,12 +103,26 @@ class Page:
         return [[self.title, plain(text), self.address.as_posix() + anchor, plain(words)] for text, anchor, words in parts]
 
 
+# the folders of nbs/ in the order a reader needs, and what each is called in the sidebar
+ROOMS = {
+    "tutorials": "tutorials",
+    ".": "the library",
+    "method": "the method",
+    "tools": "tools",
+    "engine": "the engine",
+    "evidence": "evidence",
+}
+
+
 def write_sidebar() -> list:
-    "nbs/sidebar.yml, which Quarto reads too: the tutorials before the rooms of the library, each in reading order."
+    "nbs/sidebar.yml, which Quarto reads too: the first page, then each of `ROOMS` with its notebooks by number."
     nbs = REPO / "nbs"
-    listed = lambda pattern: [p.relative_to(nbs).as_posix() for p in sorted(nbs.glob(pattern))]
-    contents = ["index.ipynb", dict(section="tutorials", contents=listed("tutorials/[0-9]*.ipynb")), dict(section="the library", contents=listed("[0-9]*.ipynb"))]
-    (nbs / "sidebar.yml").write_text(yaml.safe_dump(dict(website=dict(sidebar=dict(contents=contents))), sort_keys=False), encoding="utf-8")
+    contents = ["index.ipynb"]
+    for folder, title in ROOMS.items():
+        found = [p.relative_to(nbs).as_posix() for p in sorted(nbs.joinpath(folder).glob("[0-9]*.ipynb"))]
+        if found: contents.append(dict(section=title, contents=found))
+    text = yaml.safe_dump(dict(website=dict(sidebar=dict(contents=contents))), sort_keys=False)
+    (nbs / "sidebar.yml").write_text(text, encoding="utf-8")
     return contents
 
 def in_order(entries: list) -> list:
@@ -169,10 +183,38 @@ def llms_txt():
     (SITE / "llms.txt").write_text(f"# {cfg.title}\n\n> {cfg.description}\n\n{''.join(rows)}", encoding="utf-8")
 
 
+# pages that had the address NAME.html before the notebooks went into folders
+FORMER = """recipe core parallel job data patches models metrics train fourier convolution matching pixel procedural
+    autoencoders safe_pickle kernels stylegan priors latent inversion labels distill widgets explore progress study demo cli
+    speed prior_study paper_tables leaderboard survives""".split()
+REDIRECT = Template("""<!doctype html>
+<html lang="en-GB">
+<meta charset="utf-8">
+<title>$name has moved</title>
+<link rel="canonical" href="$site/$new">
+<meta http-equiv="refresh" content="0; url=$new">
+<script>location.replace("$new" + location.hash)</script>
+<p>This page has moved to <a href="$new">$new</a>.</p>
+</html>
+""")
+
+
+def write_redirects():
+    "At each address of `FORMER` that no page has any more, a page that leads to the one of the same name."
+    cfg = get_config()
+    for name in FORMER:
+        if (SITE / f"{name}.html").exists(): continue
+        found = [p.relative_to(SITE).as_posix() for p in SITE.glob(f"*/{name}.html")]
+        if len(found) != 1: raise SystemExit(f"{name}.html: {len(found)} pages have this name now; see FORMER in tools/docs.py")
+        text = REDIRECT.substitute(name=name, new=found[0], site=f"{cfg.doc_host}{cfg.doc_baseurl}")
+        (SITE / f"{name}.html").write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
     os.chdir(REPO)
     os.environ["PYTHONWARNINGS"] = "ignore:Found cells containing imports:UserWarning"  # hidden set-up cells may
     readme.write()  # else nbdev_docs writes its own
     write_sidebar()
     nbdev_docs() if shutil.which("quarto") and "--nbconvert" not in sys.argv else nbconvert_docs()
+    write_redirects()
     llms_txt()
