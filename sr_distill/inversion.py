@@ -195,7 +195,7 @@ def _held(work, index):
     return held
 
 def inversion_loss(
-    work: "Inversion",
+    work: object,   # an `Inversion`
     index: torch.Tensor,   # numbers of the images in this step
 ) -> Callable:             # of images [n,3,s,s] and their rows in `index`
     "The objective of the stage that `work` is in."
