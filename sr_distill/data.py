@@ -167,7 +167,7 @@ def _without_damaged_chunks(data, file):
     log.warning("%s: its part %s is damaged and is ignored; the pixels are whole", file, ", ".join(n.decode("latin1") for n in dropped))
     return b"".join(kept)
 
-def decode(data, file):
+def decode_bytes(data, file):
     with naming(file): return _pixels(open_image(data, file), file)
 
 # %% ../nbs/02_data.ipynb #0000001b
@@ -175,7 +175,7 @@ def decode_image(
     file,  # path of an image file, of a format in `readable()`
 ) -> np.ndarray:  # uint8 [H,W,3], or [H,W] when the file is true grey
     "The photo as a viewer shows it; `UserError` naming the file when it cannot be decoded."
-    return decode(read_file(file), file)
+    return decode_bytes(read_file(file), file)
 
 # %% ../nbs/02_data.ipynb #00000025
 def encode_png(
@@ -498,7 +498,7 @@ class _Photo:
     def _decode_again(self):
         data = read_file(self.file)
         if hashlib.sha256(data).hexdigest() != self.sha256: raise RunError(f"{self.file}: has changed since it was opened; start again, the run resumes if the photo is put back")
-        return decode(data, self.file)
+        return decode_bytes(data, self.file)
 
     def pixels(self): return self._get("hr", self._decode_again, self.shape)
     def lr(self, scale):
@@ -516,7 +516,7 @@ def _open_photo(file):
             opened = open_image(data, file)
             size, frames = sorted(opened.size), getattr(opened, "n_frames", 1)
         if frames > 1 and opened.format != "MPO": log.warning("%s: has %d pages or frames; the first one is read", file, frames)
-        a = photo_cache().get(f"{digest}-{DECODER}.hr", lambda: decode(data, file), lambda a: a.dtype == np.uint8 and sorted(a.shape[:2]) == size)
+        a = photo_cache().get(f"{digest}-{DECODER}.hr", lambda: decode_bytes(data, file), lambda a: a.dtype == np.uint8 and sorted(a.shape[:2]) == size)
         return _Photo("", file, digest, a.shape)
     except RunError: raise
     except UserError as e: return e

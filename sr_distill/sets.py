@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import save as pack_arrays
 from .core import (atomic_path, atomic_write, check_like, data_uri, file_sha256, load_state, log,
                              make_folder, read_json, restoring, write_json)
-from .data import Photos, decode, decode_image, encode_png, make_lr
+from .data import Photos, decode_bytes, decode_image, encode_png, make_lr
 from .models import count_parameters, load_model
 from .patches import Budget, explain_budget
 from .recipe import Recipe, UserError
@@ -75,7 +75,7 @@ class Trace:
     def frame(self, k: int) -> np.ndarray:
         "Snapshot `k` as uint8 [N,size,size,3]."
         with _reading(self.path):
-            tall = decode(self.read(_frame_name(self.steps[k])), _frame_name(self.steps[k]))
+            tall = decode_bytes(self.read(_frame_name(self.steps[k])), _frame_name(self.steps[k]))
             images = tall.reshape(len(self.names), -1, *tall.shape[1:])
             self.shape = self.shape or images.shape
             if images.shape != self.shape or images.ndim != 4: raise ValueError("frames of another size")
