@@ -10,6 +10,7 @@ __all__ = ['Invertible', 'Prior', 'TinyBlock', 'SoftClamp', 'TinyAutoencoder', '
 # %% ../nbs/09a_autoencoders.ipynb #00000003
 import itertools, re, zipfile
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch, torch.nn.functional as F
@@ -71,6 +72,7 @@ class Prior(Invertible, ABC):
     name: str = "prior"            # how reports call it
     resolution: int | None = None  # the only image side it makes, in pixels; None for any
     multiple: int = 1              # image sides must be a multiple of this
+    from_weights: Callable = None  # a class method of (weights, name): makes the decoder of its weights
 
     @abstractmethod
     def latent_shape(self, size: int | tuple) -> tuple:

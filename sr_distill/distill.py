@@ -32,7 +32,7 @@ from .parallel import ranks
 from .patches import Budget, Groups
 from .plan import (PART_BYTES, PLACES, Part, Plan, check_run, cut_parts, footprint, image_names, make_plan,
                              named_weights, needs, together)
-from .priors import load_prior
+from .priors import load_prior, needs_photos
 from .recipe import Recipe, RunError, RunOptions, UserError
 from .sets import (DistilledSet, Trace, TraceFolder, about_latents, card, describe, learnt_from, on_disk,
                              open_photos, read_manifest, remarks, set_bytes, set_files, snapshot_steps, summary)
@@ -281,14 +281,16 @@ def _run_part(plan, part, source, prior, callback, began):
 # %% ../nbs/11_distill.ipynb #1616bf02
 def _named_prior(plan):
     "The prior of a recipe, unless it has to learn from the photos first."
-    if plan.recipe.space != "latent" or plan.recipe.prior == "embedded": return None
+    if plan.recipe.space != "latent" or needs_photos(plan.recipe.prior): return None
     with plan.team.one_by_one(): prior = load_prior(plan.recipe.prior, plan.photos, plan.device)
     check_prior(prior, plan.recipe)
     return prior
 
 def _learnt_prior(plan):
     if plan.recipe.space != "latent": return None
-    with plan.team.one_by_one(): return load_prior(plan.recipe.prior, plan.photos, plan.device)
+    with plan.team.one_by_one(): prior = load_prior(plan.recipe.prior, plan.photos, plan.device)
+    check_prior(prior, plan.recipe)
+    return prior
 
 def _pool(plan):
     "The networks to match in, made once for all processes and all restarts."

@@ -22,7 +22,7 @@ from .data import encode_png, resize
 from .matching import memory_for
 from .metrics import psnr
 from .parallel import in_parallel
-from .priors import PRIORS, load_prior
+from .priors import PRIORS, load_prior, needs_photos
 from .recipe import RunError, UserError
 
 # %% ../nbs/10a_latent.ipynb #00000007
@@ -309,10 +309,10 @@ class SmallDecoder(SmallAutoencoder):
 DECODERS = {"TinyAutoencoder": TinyDecoder, "SmallAutoencoder": SmallDecoder}   # by the class of the prior
 
 def decoder_kind(prior: Prior) -> str:
-    "The key in `DECODERS` of a prior whose decoder can travel with latents; empty for any other."
+    "What a file calls the kind of a decoder that can travel with latents; empty for any other prior."
     found = [kind for kind, decoder in DECODERS.items() if type(prior) in (decoder, decoder.__mro__[1])]
+    if not found and prior.from_weights and PRIORS.get(prior.name) is type(prior): return prior.name
     return found[0] if found else ""
-
 
 # %% ../nbs/10a_latent.ipynb #00000038
 def _packed(latents, bits):
@@ -392,22 +392,26 @@ def _retuned(prior, weights, path):
 
 def _own_decoder(about, weights, path):
     "The decoder that came in the file; None if there is none."
-    if about.get("decoder") not in DECODERS: return None
+    kind = about.get("decoder")
+    build = DECODERS.get(kind) or getattr(PRIORS.get(kind), "from_weights", None)
+    if not build: return None
     with restoring(path, "restore it or distil again"):
-        decoder = DECODERS[about["decoder"]]({k: w.float() for k, w in weights.items()}, about["prior"])
-        return decoder.eval().requires_grad_(False)
+        decoder = build({k: w.float() for k, w in weights.items()}, about["prior"])
+    decoder.name = about["prior"]
+    return decoder.eval().requires_grad_(False)
 
 def _fitting(about, prior, weights, path):
     "The prior that the latents belong to: the one given, or the one that the file names."
     name, wanted = about["prior"], about["base"] or about["identity"]
     if prior is None:
-        missing = (f"{path}: these latents need the prior {name[:80]!r} with the hash {wanted[:12]}, "
-                   "whose decoder is not in the file; ")
-        if name.startswith("embedded"):
-            raise UserError(missing + "it was trained on photos, so give "
-                            "load_prior('embedded', photos) with the same ones")
-        if name not in PRIORS: raise UserError(missing + "load that prior yourself and give it")
-        prior = load_prior(name)
+        known = name.partition(" ")[0]   # "embedded autoencoder trained on …"
+        lacking = "class is not registered here" if about.get("decoder") else "decoder is not in the file"
+        missing = f"{path}: these latents need the prior {name[:80]!r} with the hash {wanted[:12]}, whose {lacking}; "
+        if known not in PRIORS: raise UserError(missing + "load that prior yourself and give it, or register it")
+        if needs_photos(known):
+            raise UserError(missing + "it was made of photos, so give "
+                            f"load_prior({known!r}, photos) with the same ones")
+        prior = load_prior(known)
     if prior.identity not in (wanted, about["identity"]):
         raise UserError(f"{path}: its latents belong to the prior {name} ({wanted[:12]}), not to {prior.name} "
                         f"({prior.identity[:12]}); give that prior, with the very same weights")
@@ -416,12 +420,13 @@ def _fitting(about, prior, weights, path):
 # %% ../nbs/10a_latent.ipynb #0c422530
 def load_latents(
     path: Path | str,
-    prior: Prior = None,   # as it was before tuning; None takes the decoder in the file, or loads the prior by its name
+    prior: Prior | str = None,   # the prior before tuning; None takes the decoder in the file, or loads it by its name
 ) -> Latents:
     "Latents that `save_latents` wrote; those of another prior are refused."
     about, tensors = _open_latents(path)
     weights = {k.removeprefix("weights."): t for k, t in tensors.items() if k.startswith("weights.")}
     decoder = _own_decoder(about, weights, path) if prior is None else None
+    if isinstance(prior, str): prior = load_prior(prior)
     prior = decoder or _fitting(about, prior, weights, path)
     if not _sound(prior, about):
         raise UserError(f"{path}: the weights in it were changed or cut; restore it or distil again")

@@ -190,7 +190,9 @@ STATISTICS = Registry("statistic", dict(gradient="matching", features=("matching
 OBJECTIVES = Registry("objective", {name: ("matching", dict(statistic=what)) for name, what in
                                     dict(whole="gradient", layerwise="gradient", magnitude="gradient", features="features").items()})
 MODELS     = Registry("model", {name: "models" for name in ("srcnn", "srcnn-955", "vdsr", "edsr")})
-PRIORS     = Registry("prior", {}, home="priors")
+_xl        = [f"stylegan-xl-{kind}{side}" for kind, least in (("imagenet", 16), ("ffhq", 256), ("pokemon", 256))
+              for side in (16, 32, 64, 128, 256, 512, 1024) if side >= least]
+PRIORS     = Registry("prior", {name: "priors" for name in ("embedded", "taesd", "taesdxl", "taesd3", "taef1", "taef2", *_xl)})
 METRICS    = Registry("metric", {name: "metrics" for name in ("psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb", "lpips")})
 REGISTRIES = (INITS, STATISTICS, OBJECTIVES, MODELS, PRIORS, METRICS)
 register_start, register_statistic, register_objective, register_model, register_prior, register_metric = (r.register for r in REGISTRIES)

@@ -479,9 +479,9 @@ def test_generator_by_name(site, tmp_path, monkeypatch, official):
     g = StyleGANXL(xl_config(16, c_dim=0, layers=(3, 3), channel_max=4))
     (folder / "tiny.pkl").write_bytes(pickle.dumps(snapshot(official, generator(g.config, g.state_dict()))))
     monkeypatch.setitem(priors.STYLEGANS, "tiny", (f"{address}/tiny.pkl", "tiny.pkl", None))
-    assert priors.load_prior("tiny").identity == g.identity
+    assert priors._stylegan_by_name("tiny").identity == g.identity
     (folder / "tiny.pkl").unlink()
-    assert priors.load_prior("tiny").identity == g.identity   # kept, as safetensors only
+    assert priors._stylegan_by_name("tiny").identity == g.identity   # kept, as safetensors only
     assert [p.suffix for p in (tmp_path / "cache/priors").iterdir() if p.name[0] != "."] == [".safetensors"]
     (folder / "imagenet512.pkl").write_bytes(pickle.dumps(snapshot(official, generator(g.config, g.state_dict()))))
     monkeypatch.setitem(priors.STYLEGANS, "stylegan-xl-imagenet512", (f"{address}/imagenet512.pkl", "imagenet512.pkl", None))

@@ -1,0 +1,149 @@
+"""Entries of one's own, from outside the package: each is one file of a stranger, and nothing in sr_distill is touched."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sr_distill.data import Photos
+from sr_distill.recipe import Recipe, RunOptions, UserError
+
+OPTIONS = RunOptions(device="cpu", held_out=0, snapshots=0)
+
+
+@pytest.fixture
+def photos(): return Photos.open("embedded").subset([0, 1])
+
+@pytest.fixture
+def theirs(tmp_path, monkeypatch):
+    "A function that imports the source of a stranger's module; what it registered is forgotten afterwards."
+    from sr_distill import recipe
+    before = [(r, dict(r._entries), {k: dict(v) for k, v in r._about.items()}) for r in recipe.REGISTRIES]
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nowhere"))   # no LPIPS
+    def write(name, source):
+        (tmp_path / f"{name}.py").write_text(source)
+        return __import__(name)
+    yield write
+    for registry, entries, about in before: registry._entries, registry._about = entries, about
+    for name in [p.stem for p in tmp_path.glob("*.py")]: sys.modules.pop(name, None)
+
+
+# ---------------------------------------------------------------- a prior
+
+COSINES = '''
+import torch
+from torch import nn
+from sr_distill.priors import Prior, register_prior
+
+@register_prior("cosines")
+class Cosines(Prior):
+    multiple = 8
+    def __init__(self, keep=4):
+        super().__init__()
+        waves = torch.cos(torch.pi / 8 * torch.arange(keep)[:, None] * (torch.arange(8) + .5))
+        self.squares = nn.Parameter(torch.einsum("ay,bx->abyx", waves, waves).reshape(-1, 1, 8, 8).repeat(3, 1, 1, 1))
+    def latent_shape(self, size): return len(self.squares), *(s // 8 for s in self.check_size(size))
+    def paint(self, latents): return nn.functional.conv_transpose2d(latents, self.squares, stride=8, groups=3) + .5
+    @classmethod
+    def from_weights(cls, weights, name):
+        prior = cls(round((len(weights["squares"]) / 3)**.5))
+        prior.load_state_dict(weights)
+        return prior
+
+class Squares(Prior):
+    "One colour per square, and the mean of the photos beneath: made of photos, cannot be tuned."
+    multiple = 8
+    def __init__(self, mean):
+        super().__init__()
+        self.register_buffer("mean", torch.as_tensor(mean).view(3, 1, 1))
+    def latent_shape(self, size): return 3, *(s // 8 for s in self.check_size(size))
+    def paint(self, latents): return (latents + self.mean).repeat_interleave(8, 2).repeat_interleave(8, 3)
+
+@register_prior("squares")
+def squares(photos, device):
+    assert str(device) == "cpu"
+    return Squares(sum(p.mean((0, 1)) / 255 for p in photos) / len(photos))
+'''
+LATENT = dict(space="latent", size=32, steps=3, networks=1, pool="random", real=4, invert=20)
+
+
+def test_a_prior_of_ones_own(theirs, photos, tmp_path):
+    from sr_distill.distill import DistilledSet, distill
+    from sr_distill.latent import Latents
+    from sr_distill.priors import PRIORS, load_prior
+    from test_contracts import test_a_prior_paints_what_it_says, test_the_identity_of_a_prior_is_that_of_its_weights
+    mine = theirs("their_prior", COSINES)
+    assert list(PRIORS)[0] == "embedded" and list(PRIORS)[-2:] == ["cosines", "squares"]
+    prior = load_prior("cosines")
+    test_a_prior_paints_what_it_says(prior)
+    test_the_identity_of_a_prior_is_that_of_its_weights(load_prior("cosines"))
+    made = distill(photos, Recipe(**LATENT, prior="cosines", tune=3), tmp_path / "set", OPTIONS)
+    about = made.manifest["report"]["latent"]
+    assert about["prior"]["kind"] == "Cosines" and about["inversion"]["tuned"] and about["stored"]["decoder_inside"]
+    assert all(np.diff([about["inversion"]["mean"][k] for k in ("start", "latents", "tuning")]) > 0)
+    assert (DistilledSet.load(tmp_path / "set").images == made.images).all()
+    stored = Latents.load(tmp_path / "set/latents.safetensors")   # its decoder came along
+    assert type(stored.prior) is mine.Cosines and stored.base == prior.identity != stored.prior.identity
+    assert np.abs(stored.render().astype(int) - made.images).max() <= 1
+    again = tmp_path / "again.safetensors"
+    stored.save(again)
+    assert (Latents.load(again).render() == Latents.load(again, "cosines").render()).all()
+
+
+def test_a_prior_made_of_photos(theirs, photos, tmp_path):
+    from sr_distill.distill import distill
+    from sr_distill.latent import Latents
+    from sr_distill.priors import load_prior
+    theirs("their_prior", COSINES)
+    prior = load_prior("squares", photos)
+    made = distill(photos, Recipe(**LATENT, prior="squares"), tmp_path / "set", OPTIONS)
+    path = tmp_path / "set/latents.safetensors"
+    assert made.manifest["report"]["latent"]["prior"]["identity"] == prior.identity and prior.name == "squares"
+    assert np.abs(Latents.load(path, prior).render().astype(int) - made.images).max() <= 1
+    with pytest.raises(UserError, match=rf"'squares' with the hash {prior.identity[:12]}.*load_prior\('squares', photos\)"): Latents.load(path)
+    with pytest.raises(UserError, match="belong to the prior squares"): Latents.load(path, load_prior("squares", photos.subset([0])))
+    with pytest.raises(UserError, match="made of photos"): load_prior("squares")
+    for changes, message in ((dict(size=36), "multiples of 8"), (dict(tune=3), "no weights that could be tuned"), (dict(layer=1), "no layers")):
+        with pytest.raises(UserError, match=message): distill(photos, Recipe(**{**LATENT, **changes}, prior="squares"), tmp_path / "other", OPTIONS)
+
+
+def test_a_reader_without_the_prior_is_told(theirs, photos, tmp_path):
+    "The stranger's file names the prior; whoever has not registered it learns what to do."
+    from sr_distill.latent import Latents
+    from sr_distill.priors import PRIORS, load_prior
+    theirs("their_prior", COSINES)
+    prior = load_prior("cosines")
+    import torch
+    Latents(prior, torch.randn(2, 48, 2, 2), 16).save(tmp_path / "l.safetensors")
+    del PRIORS._entries["cosines"]
+    with pytest.raises(UserError, match=f"prior 'cosines' with the hash {prior.identity[:12]}, whose class is not registered here"): Latents.load(tmp_path / "l.safetensors")
+    assert len(Latents.load(tmp_path / "l.safetensors", prior)) == 2
+
+
+def test_what_is_no_prior_is_told(theirs):
+    from sr_distill.priors import Prior, load_prior, register_prior
+    theirs("their_wrong_prior", "from sr_distill.priors import register_prior\n@register_prior('wrong')\ndef wrong(): return {}\n")
+    with pytest.raises(UserError, match="'wrong' is a dict; register a function that returns a Prior"): load_prior("wrong")
+    with pytest.raises(UserError, match="comes with sr_distill"): register_prior("taesd")(dict)
+    with pytest.raises(TypeError, match="abstract"): type("Half", (Prior,), dict(paint=lambda self, z: z))()
+
+
+def test_a_prior_of_an_installed_package(tmp_path):
+    "The command line knows it by its entry point; nothing was imported by hand."
+    (tmp_path / "their_prior.py").write_text(COSINES)
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[sr_distill.priors]\ncosines = their_prior:Cosines\n")
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])]), TORCH_HOME=str(tmp_path))
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(Photos.open("embedded")[0][:64, :64]).save(tmp_path / "photos/one.png")
+    asked = [f"--{k.replace('_', '-')}={v}" for k, v in dict(LATENT, steps=1, invert=2).items()]
+    command = [sys.executable, "-m", "sr_distill", "distill", str(tmp_path / "photos"), str(tmp_path / "set"), "--prior=cosines", "--device=cpu", *asked]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "set/latents.safetensors").exists()
