@@ -14,7 +14,7 @@ from .core import atomic_write, data_uri, write_json
 from .distill import DistilledSet, summary
 from .metrics import LPIPS, psnr, upscale_image
 from .models import load_model
-from .recipe import INITS, Recipe, TrainConfig, UserError
+from .recipe import INITS, Recipe, TrainConfig, UserError, verb
 from .study import Model, Results, Study, TrainingSet, run_study
 from .widgets import Html, before_after, busiest_crop, contact_sheet, html_page, player
 
@@ -118,6 +118,7 @@ def write_report(
 DEMO_RECIPE = Recipe(size=64, steps=120, networks=6, real=16)
 DEMO_TRAINING = TrainConfig.for_model("vdsr", depth=8, width=16, steps=400, patch=32)
 
+@verb
 def demo(
     out,           # folder for sets, models, table and report
     source="embedded",

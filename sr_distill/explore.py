@@ -17,7 +17,7 @@ from .distill import Run, how_far, image_names, snapshot_steps
 from .matching import BankSource, GradientBank, dc_loss, fresh_network, gradient, mean_gradient, network_pool, sample_real, unflatten
 from .patches import Groups, ipc_for_budget
 from .pixel import PixelSpace, start_images
-from .recipe import INITS, OBJECTIVES, Recipe, UserError
+from .recipe import INITS, OBJECTIVES, Recipe, UserError, verb
 from .widgets import EvolutionPlayer, Html, LiveView, Recorder, _ipywidgets, _show_over, _static, _widget, check_trace, live_here, log_spaced, player
 
 # %% ../nbs/12b_explore.ipynb #00000007
@@ -300,6 +300,7 @@ class RecipeExplorer:
         if self.display is None: self.display = _show_over(self.controls.box, self.controls.hide, "<p>The explorer needs a running kernel: run this cell.</p>")
 
 # %% ../nbs/12b_explore.ipynb #0000002e
+@verb
 def explore(
     photos,                  # `data.Photos`; few
     recipe: Recipe = QUICK,  # where the controls stand at first

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KNOWN', 'SELECTION', 'TrainingSet', 'Model', 'Cell', 'StudyOptions', 'Study', 'expand', 'overlaid', 'study_from',
            'load_study', 'make_set', 'run_cell', 'score', 'run_study', 'done', 'Rows', 't_limit', 'finding',
-           'table_markdown', 'spread', 'Comparisons', 'Results', 'plot_results', 'write_tables']
+           'table_markdown', 'spread', 'Comparisons', 'Results', 'plot_results', 'write_tables', 'study']
 
 # %% ../nbs/13a_study.ipynb #00000003
 import csv, html, io, itertools, math, multiprocessing, os, platform, re, statistics, sys, threading, time, traceback
@@ -25,7 +25,7 @@ from .metrics import BACKBONES, COLUMNS, LPIPS, evaluate, from_json, to_json
 from .models import make_model
 from .patches import ipc_for_budget
 from .progress import Progress, Share, distillation_work, duration, machine_speed, multiply_adds, teacher_work, training_work
-from .recipe import KINDS, Recipe, RunError, RunOptions, TrainConfig, UserError, check_options, option
+from .recipe import KINDS, Recipe, RunError, RunOptions, TrainConfig, UserError, check_options, option, verb
 from .train import train
 from .widgets import Html, html_page
 try: import tomllib
@@ -755,3 +755,19 @@ def write_tables(results: Results, folder, metrics=("psnr_y", "psnr_rgb", "ssim_
     atomic_write(folder/"report.html", html_page(title, *results.state(), Html(svg[svg.index("<svg"):]), *(Html(results.html((m,))) for m in known), *(Html(table_html(*t, caption=k)) for k, t in compared.items())))
     import matplotlib.pyplot as plt
     plt.close(figure)
+
+# %% ../nbs/13a_study.ipynb #9a2f7454
+@verb
+def study(
+    what: Study | dict | Path | str,  # a `Study`, its data, a TOML file, or the name of a study of the package
+    out: Path | str,                  # folder for sets, models, scores, results and report
+    scale: str = "",                  # one of the scales that a file names
+    jobs: int = 0,                    # processes; 0 for one per CPU core, or a single one where a GPU computes
+    minutes: float = 0,               # begin nothing after so long; 0 for no limit
+    device: str = "cpu",
+) -> Results:                         # complete or as far as it came
+    "Carry out a study and write its tables and report into `out`; the same call goes on where it was stopped."
+    if not isinstance(what, Study): what = study_from(what, scale=scale) if isinstance(what, dict) else load_study(what, scale)
+    results = run_study(what, out, jobs, minutes, device)
+    write_tables(results, out)
+    return results

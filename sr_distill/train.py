@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from tqdm.auto import tqdm
 import sr_distill
-from .recipe import MODELS, RunError, TrainConfig, UserError
+from .recipe import MODELS, RunError, TrainConfig, UserError, verb
 from .core import atomic_write, check_like, log, pick_device, policy, read_json, restore_optimizer, restoring, rng, state_sha256, to_tensor
 from .job import Job, cache_key, cached, saving
 from .models import count_parameters, model_settings, load_into, save_model
@@ -383,6 +383,7 @@ def _finish(trainer, job, photos, val):
 
 # %% ../nbs/06_train.ipynb #0000003d
 @precision()
+@verb
 def train(
     model,                # `models.SRCNN`, `VDSR` or `EDSR`; trained in place
     photos,               # `data.Photos` to learn from: real photos or the images of a distilled set

@@ -17,7 +17,7 @@ from .data import find_files, open_image, naming, read_file, to_srgb, upright
 from .data import upscale as bicubic
 from .metrics import upscale_tensor
 from .models import load_model
-from .recipe import RunError, UserError
+from .recipe import RunError, UserError, verb
 from .train import symmetry
 
 # %% ../nbs/13c_upscale.ipynb #00000007
@@ -145,6 +145,7 @@ def write_picture(
     atomic_write(file, buffer.getvalue())
 
 # %% ../nbs/13c_upscale.ipynb #00000019
+@verb
 def upscale(
     model: torch.nn.Module | Path | str,   # a trained model, its folder, or "bicubic"
     source: Path | str | np.ndarray,       # a picture, a folder or zip of pictures, or an array [H,W,3] or [H,W], uint8 or uint16
