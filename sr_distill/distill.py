@@ -33,7 +33,7 @@ from .patches import Budget, Groups
 from .plan import (PART_BYTES, PLACES, Part, Plan, check_run, cut_parts, footprint, image_names, make_plan,
                              named_weights, needs, together)
 from .priors import load_prior, needs_photos
-from .recipe import Recipe, RunError, RunOptions, UserError
+from .recipe import Recipe, RunError, RunOptions, UserError, verb
 from .sets import (DistilledSet, Trace, TraceFolder, about_latents, card, describe, learnt_from, on_disk,
                              open_photos, read_manifest, remarks, set_bytes, set_files, snapshot_steps, summary)
 
@@ -234,6 +234,7 @@ def _go_on(run, part, options):
     if options.chunk: run.chunk = options.chunk
 
 # %% ../nbs/11_distill.ipynb #00000038
+@verb
 def distill(
     photos: Photos,
     recipe: Recipe,                      # every choice that decides the result

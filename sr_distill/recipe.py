@@ -6,11 +6,11 @@
 __all__ = ['KINDS', 'SCALES', 'SPACES', 'GROUPINGS', 'TARGETS', 'POOLS', 'LABELS', 'INITS', 'STATISTICS', 'OBJECTIVES', 'MODELS',
            'PRIORS', 'METRICS', 'REGISTRIES', 'register_start', 'register_statistic', 'register_objective',
            'register_model', 'register_prior', 'register_metric', 'DEVICE_HELP', 'RATES', 'GOOD_SETTINGS', 'UserError',
-           'RunError', 'expect_error', 'Unknown', 'Registry', 'option', 'check_options', 'Settings', 'ranked_starts',
-           'Recipe', 'RunOptions', 'TrainConfig']
+           'RunError', 'expect_error', 'verb', 'Unknown', 'Registry', 'option', 'check_options', 'Settings',
+           'ranked_starts', 'Recipe', 'RunOptions', 'TrainConfig']
 
 # %% ../nbs/00_recipe.ipynb #00000003
-import difflib, importlib, importlib.metadata, os, re, sys
+import difflib, functools, importlib, importlib.metadata, inspect, os, re, sys, types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, asdict, replace, InitVar
 from numbers import Integral, Real
@@ -34,6 +34,17 @@ def expect_error(
     try: fn(*args, **kwargs)
     except kind as e: return e
     raise AssertionError(f"{getattr(fn, '__name__', fn)} did not raise {kind.__name__}")
+
+# %% ../nbs/00_recipe.ipynb #b4bdb409
+def verb(fn):
+    "Decorator of a function that bears its module's name: calling the module calls the function."
+    module = sys.modules[fn.__module__]
+    if fn.__module__.rpartition(".")[2] != fn.__name__: return fn   # a notebook, which is no module of that name
+    @functools.wraps(fn)
+    def call(self, *args, **kwargs): return fn(*args, **kwargs)
+    module.__class__ = type("Verb", (types.ModuleType,), {"__call__": call, "__doc__": module.__doc__})
+    module.__signature__ = inspect.signature(fn)
+    return fn
 
 # %% ../nbs/00_recipe.ipynb #e5725556
 class Unknown(UserError, KeyError):
