@@ -38,7 +38,7 @@ class Distance:
         self.net, self.mse, self.model = learned.net, mse if learned.net else 1., None
         if learned.net:
             self.note = f"{mse:g}·MSE + LPIPS ({learned.net})"
-            self.model = learned._model.to(like).requires_grad_(False)
+            self.model = learned.model.to(like).requires_grad_(False)
         else:
             small = f"images of {size}² are below its {LPIPS.smallest} pixels"
             self.note = f"MSE alone, no LPIPS: {learned.reason if size >= LPIPS.smallest else small}"

@@ -116,7 +116,7 @@ class LPIPS:
             import lpips
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")   # lpips calls torchvision in an outdated way
-                self._model = lpips.LPIPS(net=net, verbose=False).to(self.device)
+                self.model = lpips.LPIPS(net=net, verbose=False).to(self.device)
             self.net, self.reason = net, ""
         except ImportError as e: self.reason = f"the package lpips cannot be imported ({e}); install it anew"
         except Exception as e: self.reason = f"the weights {file} {had} ({str(e).splitlines()[0] if str(e) else type(e).__name__})"
@@ -127,7 +127,7 @@ class LPIPS:
         if sr.shape != hr.shape or min(hr.shape[:2]) < self.smallest:
             raise ValueError(f"LPIPS needs two images of one shape and at least {self.smallest} pixels per side, got {list(sr.shape)} and {list(hr.shape)}")
         rgb = lambda a: np.broadcast_to(a.reshape(*a.shape[:2], -1), (*a.shape[:2], 3))
-        return _lpips(self._model, *(to_tensor(rgb(a)).to(self.device) * 2 - 1 for a in (sr, hr)))
+        return _lpips(self.model, *(to_tensor(rgb(a)).to(self.device) * 2 - 1 for a in (sr, hr)))
 
 # %% ../nbs/05_metrics.ipynb #00000037
 def _cuts(length, size):

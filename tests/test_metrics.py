@@ -138,7 +138,7 @@ def squeeze(shared):
 
 def test_lpips_equals_the_package(squeeze):
     a, b = picture(130, 141), noisy(picture(130, 141))
-    with torch.no_grad(): reference = squeeze._model(to_tensor(b) * 2 - 1, to_tensor(a) * 2 - 1).item()
+    with torch.no_grad(): reference = squeeze.model(to_tensor(b) * 2 - 1, to_tensor(a) * 2 - 1).item()
     assert math.isclose(squeeze(b, a), reference, rel_tol=1e-4) and squeeze(a, a) == 0
 
 
