@@ -13,6 +13,7 @@ if TYPE_CHECKING:   # what editors and type checkers see
     from .export import export_model
     from .metrics import evaluate
     from .models import load_model, make_model, save_model
+    from .priors import Prior
     from .recipe import (Recipe, RunError, RunOptions, TrainConfig, UserError, register_metric, register_model,
                          register_objective, register_prior, register_start, register_statistic)
     from .sets import DistilledSet
@@ -22,7 +23,7 @@ if TYPE_CHECKING:   # what editors and type checkers see
 
 _MODULES = {   # name → the module that it lies in
     "rng": "core", "Photos": "data", "DistilledSet": "sets", "evaluate": "metrics", "export_model": "export",
-    "load_model": "models", "make_model": "models", "save_model": "models", "load_study": "study",
+    "load_model": "models", "make_model": "models", "save_model": "models", "Prior": "priors", "load_study": "study",
     **dict.fromkeys(("Recipe", "RunOptions", "TrainConfig", "UserError", "RunError", "register_metric", "register_model",
                      "register_objective", "register_prior", "register_start", "register_statistic"), "recipe"),
 }

@@ -1,6 +1,7 @@
 """What every entry of a registry must keep: a new model, objective, start, prior or space is covered here without a new test."""
 import copy
 import dataclasses
+import functools
 import inspect
 
 import numpy as np
@@ -18,7 +19,8 @@ from sr_distill.metrics import upscale_image
 from sr_distill.models import init_weights, load_model, make_model, save_model
 from sr_distill.patches import Groups
 from sr_distill.pixel import PixelSpace, start_images
-from sr_distill.recipe import INITS, MODELS, SCALES, Recipe, UserError
+from sr_distill.priors import load_prior, needs_photos
+from sr_distill.recipe import INITS, MODELS, PRIORS, SCALES, Recipe, UserError
 from sr_distill.stylegan import StyleGANXL, xl_config
 
 GPU = dataclasses.replace(POLICIES["cuda"], pinned=False, record=None, fused=False, free=lambda device: (16 << 30, 16 << 30), forget=lambda: None)
@@ -258,6 +260,9 @@ KINDS = {
     "decoder of a tiny one": lambda: TinyDecoder(generator_weights(KINDS["tiny"]()), "tiny"),
     "stylegan": lambda: StyleGANXL(xl_config(16, c_dim=0, layers=(3, 3), channel_max=2)),
 }
+
+def others(registry): return [name for name in registry if not getattr(registry[name], "__module__", "").startswith("sr_distill.")]
+KINDS |= {name: functools.partial(load_prior, name) for name in others(PRIORS) if not needs_photos(name)}   # of installed packages
 
 def test_every_class_of_prior_is_here():
     def below(cls): return {cls, *(c for sub in cls.__subclasses__() for c in below(sub))}

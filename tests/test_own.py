@@ -147,3 +147,6 @@ def test_a_prior_of_an_installed_package(tmp_path):
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "set/latents.safetensors").exists()
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", "prior and cosines", str(Path(__file__).with_name("test_contracts.py"))]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0 and "2 passed" in ended.stdout, ended.stdout   # the contract tests pick it up
