@@ -384,6 +384,13 @@ def test_plain_data_like_pickle():
 # ---------------------------------------------------------------- the generator
 
 
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 def test_a_batch_never_mixes_and_chunks_change_nothing(monkeypatch):
     torch.manual_seed(0)
     g = StyleGANXL(xl_config(32, c_dim=0, layers=(4, 4), channel_max=8)).double()
@@ -393,6 +400,34 @@ def test_a_batch_never_mixes_and_chunks_change_nothing(monkeypatch):
     for n in range(3): assert (whole[n] - gradient(ws[n:n+1])[0]).norm() / whole[n].norm() < 1e-9
     monkeypatch.setattr(stylegan, "PART", 3000)
     assert (gradient(ws) - whole).norm() / whole.norm() < 1e-9
+
+
+@pytest.mark.parametrize("inputs, outputs, side, tiles", [(3, 5, 4, 1024), (100, 130, 17, 8), (7, 600, 21, 12), (96, 96, 30, 1)])
+def test_a_convolution_in_tiles_is_a_convolution(inputs, outputs, side, tiles, monkeypatch):
+    monkeypatch.setattr(stylegan, "TILES", tiles)   # bands of few rows, the last one smaller
+    x, weight = torch.randn(2, inputs, side, side + 3, dtype=torch.float64), torch.randn(outputs, inputs, 3, 3, dtype=torch.float64)
+    for padding in range(3):
+        exact = torch.nn.functional.conv2d(x, weight, padding=padding)
+        ours = stylegan.conv_in_tiles(x, weight, padding)
+        assert ours.allclose(exact, atol=1e-9) and stylegan.conv_in_tiles(x[1:], weight, padding).equal(ours[1:])
+        off = stylegan.conv_in_tiles(x.float(), weight.float(), padding) - exact
+        assert off.norm() < 1e-5 * exact.norm()
+
+
+def test_wide_layers_give_the_same_bits_on_any_cores(threads):
+    "Image and gradient; wide enough for tiles, and equal to a generator in float64, which takes none."
+    g = StyleGANXL(xl_config(16, c_dim=0, layers=(3, 3), channel_max=stylegan.WIDE)).eval().requires_grad_(False)
+    ws = g.map(torch.randn(2, 64)).clone()
+    def run(g, ws):
+        leaf = ws.clone().requires_grad_()
+        image = g.synthesize(leaf)
+        return image.detach(), torch.autograd.grad(image.square().sum(), leaf)[0]
+    runs = []
+    for n in (1, 2, 3):
+        threads(n)
+        runs.append(run(g, ws))
+    assert all(a.equal(b) for other in runs[1:] for a, b in zip(runs[0], other))
+    for ours, exact in zip(runs[0], run(g.double(), ws.double())): assert (ours - exact).norm() < 1e-4 * exact.norm()
 
 
 @pytest.mark.parametrize("layer", [-1, 12, 99])
