@@ -167,7 +167,7 @@ def rates(photos, out, device, rounds=5):
     groups = Groups(photos, "image", recipe.size, recipe.stride)
     bank = GradientBank(groups, recipe, network_pool(recipe, photos), "rates", device).build()
     run = Run(PixelSpace(start_images(groups, recipe), device), replace(recipe, steps=10**6), BankSource(bank), device)
-    net, crops = bank.network(0), groups.cut(groups.sample(0, 32, rng(0, "crops")), device)
+    net, crops = bank.networks[0], groups.cut(groups.sample(0, 32, rng(0, "crops")), device)
     numbers, n = np.arange(32), len(groups)
     target = [t[:1] for t in bank.targets(0, slice(0, 1))]
     one = run.space.render(slice(0, 1)).unsqueeze(0)

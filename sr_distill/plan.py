@@ -17,12 +17,13 @@ from .data import Photos, store_array, stored_array
 from .inversion import check_prior
 from .job import Job
 from .labels import get_teacher
-from .matching import check_networks, choose_chunk, fresh_network, image_bytes, shapes
+from .matching import check_networks, code_sha256, fresh_network, pool_size, statistic_of
+from .memory import choose_chunk, image_bytes
 from .parallel import Ranks, precision, ranks
 from .patches import Groups, ipc_for_budget
 from .pixel import check_starts, start_images
 from .priors import PRIORS, SmallAutoencoder, SmallConfig
-from .recipe import LABELS, POOLS, Recipe, RunOptions, UserError
+from .recipe import INITS, LABELS, OBJECTIVES, POOLS, Recipe, RunOptions, UserError
 from .sets import read_manifest, snapshot_steps
 
 # %% ../nbs/10e_plan.ipynb #ca668f1b
@@ -116,10 +117,12 @@ def image_names(groups: Groups, recipe: Recipe) -> list[str]:
 PLACES = ("prior", "labels", "pool")   # settings of a recipe that may be a file or a folder
 
 def named_weights(recipe: Recipe) -> dict[str, str]:   # setting → sha256
-    "A hash of the files at each path that a recipe names."
+    "A hash of the files at each path that a recipe names, and of the code of an objective or a start of your own."
     known = (*LABELS, *POOLS, *PRIORS)
     found = {k: Path(getattr(recipe, k)).expanduser() for k in PLACES if getattr(recipe, k) not in known}
-    return {k: json_sha256([file_sha256(f) for f in _weights(p)]) for k, p in found.items() if p.exists()}
+    weights = {k: json_sha256([file_sha256(f) for f in _weights(p)]) for k, p in found.items() if p.exists()}
+    yours = [(k, r, getattr(recipe, k)) for k, r in dict(init=INITS, objective=OBJECTIVES).items()]
+    return {**weights, **{k: code_sha256(r[name]) for k, r, name in yours if name not in r.own}}
 
 def _weights(path):
     "The files of weights in a folder, or a file and, of an encoder and a decoder, the other."
@@ -131,7 +134,7 @@ def _weights(path):
 # %% ../nbs/10e_plan.ipynb #0000002a
 def _job(plan):
     "The folder of a distillation. Two runs are the same if recipe, photos, and the weights that the recipe names are."
-    other = "belongs to a run with other weights in --{} {}; give another folder, or put the model back that was there"
+    other = "belongs to a run with other weights or code of --{} {}; give another folder, or put back what was there"
     words = {k: other.format(k, getattr(plan.recipe, k)) for k in plan.weights}
     words["photos"] = "was made of other photos; give another folder"
     identity = dict(recipe=plan.recipe, photos=plan.photos.fingerprint, **plan.weights)
@@ -247,12 +250,11 @@ def footprint(plan: Plan) -> dict[str, int]:   # bytes of `images`, `work`, `ban
     image, largest = 3 * recipe.size**2, max(part.last - part.first for part in plan.parts)
     at_once = plan.options.chunk or choose_chunk(net, recipe.size)
     if policy(plan.device).cores: at_once = torch.get_num_threads() * min(at_once, per)
-    own = recipe.objective == "features"
-    fixed = recipe.networks if own or recipe.pool in POOLS else 1   # a folder holds one network
-    banked = (own or recipe.pool != "fresh") and recipe.outer == 1 and recipe.steps
+    statistic = statistic_of(recipe.objective)
+    rows = pool_size(recipe) * groups if recipe.outer == 1 and recipe.steps else 0   # else targets are computed live
     return dict(images=largest * per * image * 4 * (4 if recipe.optimizer == "adam" else 3),
                 work=min(at_once, largest * per) * image_bytes(net, recipe.size),
-                bank=4 * fixed * groups * sum(s.numel() for s in shapes(net)) if banked else 0,
+                bank=4 * rows * sum(s.numel() for s in statistic.shapes(net)),
                 photos=int(3 * plan.photos.pixels * (1 + 1 / recipe.scale**2)))
 
 def needs(

@@ -14,13 +14,13 @@ from sr_distill.autoencoders import KLAutoencoder, Prior, SmallAutoencoder, Smal
 from sr_distill.core import POLICIES, rng
 from sr_distill.data import Photos
 from sr_distill.latent import Latents, LatentSpace, Rates, SmallDecoder, TinyDecoder, generator_weights
-from sr_distill.matching import DISTANCES, dc_loss, gradient, group_gradients, match, obstacle
+from sr_distill.matching import dc_loss, gradient, group_gradients, match, obstacle, statistic_of
 from sr_distill.metrics import upscale_image
 from sr_distill.models import init_weights, load_model, make_model, save_model
 from sr_distill.patches import Groups
 from sr_distill.pixel import PixelSpace, start_images
 from sr_distill.priors import load_prior, needs_photos
-from sr_distill.recipe import INITS, MODELS, PRIORS, SCALES, Recipe, UserError
+from sr_distill.recipe import INITS, MODELS, OBJECTIVES, PRIORS, SCALES, Recipe, UserError
 from sr_distill.stylegan import StyleGANXL, xl_config
 
 GPU = dataclasses.replace(POLICIES["cuda"], pinned=False, record=None, fused=False, free=lambda device: (16 << 30, 16 << 30), forget=lambda: None)
@@ -187,34 +187,44 @@ def test_a_layer_that_no_generator_can_draw_is_refused_by_name():
 
 # ---- objectives
 
-def statistics(groups, seed=0):
-    net = small("srcnn")
-    images = torch.rand(groups, 1, 3, 16, 16, generator=rng(seed, "objective"))
-    return net, images, [g.detach() for g in group_gradients(net, images)]
+def statistics(name, groups, per=1, dtype=torch.float32):
+    "A network of an objective's own kind, images of some groups, and the statistic of each group in it."
+    statistic = statistic_of(name)
+    net = statistic.network(Recipe(network="srcnn"), "contract").to(dtype)
+    images = torch.rand(groups, per, 3, 16, 16, generator=rng(0, "objective")).to(dtype)
+    found = [statistic.of(net, x) for x in images]
+    assert [t.shape for t in found[0]] == [*statistic.shapes(net)]
+    return net, images, [torch.stack(same).detach() for same in zip(*found)]
 
-@pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_objective_is_smallest_at_equality(name):
-    _, _, found = statistics(2)
+    _, _, found = statistics(name, 2)
     one, other = ([g[k] for g in found] for k in (0, 1))
     assert float(dc_loss(one, one, name)) <= float(dc_loss(other, one, name))
     scaled = [torch.nn.functional.normalize(g.flatten(1), dim=1).view_as(g) if g.ndim > 1 else g for g in one]
     alive = [g + (g.flatten(1).norm(dim=1).view(-1, *[1] * (g.ndim - 1)) == 0) if g.ndim > 1 else g for g in scaled]   # a filter that does not move has no direction
-    assert abs(float(dc_loss(alive, alive, name))) < 1e-4
+    if name in OBJECTIVES.own: assert abs(float(dc_loss(alive, alive, name))) < 1e-4
 
-@pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_objective_of_many_groups_is_that_of_each(name):
-    net, images, found = statistics(4)
+    _, _, found = statistics(name, 4)
     target = [g.roll(1, 0) for g in found]
     together = torch.vmap(lambda s, r: dc_loss(s, r, name))(found, target)
     alone = torch.stack([dc_loss([g[k] for g in found], [t[k] for t in target], name) for k in range(4)])
     assert torch.allclose(together, alone, rtol=1e-4, atol=1e-6)
 
-@pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_statistic_of_two_batches_is_the_mean_of_theirs(name):
+    net, images, found = statistics(name, 2, 3, torch.float64)
+    both = statistic_of(name).of(net, images.flatten(0, 1))
+    for one, two in zip(both, found): assert relative(one, two.mean(0)) < 1e-9
+
+@pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("way", ["cpu", "gpu"])
 def test_the_chunk_does_not_change_an_objective(name, way, monkeypatch):
     if way == "gpu": monkeypatch.setitem(POLICIES, "cpu", GPU)
-    net, images = small("srcnn").double(), torch.rand(2, 4, 3, 16, 16, generator=rng(0)).double()
-    targets = [g.detach().flip(0) for g in group_gradients(net, images)]
+    net, images, found = statistics(name, 2, 4, torch.float64)
+    targets = [g.flip(0) for g in found]
     results = [match(net, images, targets, name, chunk) for chunk in (1, 3, 4, 8)]
     for r in results[1:]: assert relative(r[0], results[0][0]) < 1e-9 and relative(r[1], results[0][1]) < 1e-6
 
@@ -225,13 +235,13 @@ class Waits(TorchDispatchMode):
         self.count += func._schema.name in ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::masked_select")
         return func(*args, **(kwargs or {}))
 
-@pytest.mark.parametrize("name", DISTANCES)
+@pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("chunk", [8, 2, 1])   # all groups in one pass, in two, and each group in pieces
 def test_an_objective_never_waits_for_a_gpu(name, chunk, monkeypatch):
     monkeypatch.setitem(POLICIES, "cpu", GPU)
-    net, images = small("srcnn"), torch.rand(4, 2, 3, 16, 16, generator=rng(0))
-    targets = [g.detach().flip(0) for g in group_gradients(net, images)]
-    assert not obstacle(net)   # a network is looked at once
+    net, images, found = statistics(name, 4, 2)
+    targets = [g.flip(0) for g in found]
+    statistic_of(name).one_pass(net)   # a network is looked at once
     with Waits() as waits: match(net, images, targets, name, chunk)
     assert waits.count == 0
     with waits: float(images.sum())

@@ -333,7 +333,7 @@ def test_cuda_never_waits_and_agrees_with_the_cpu(folder, tmp_path):
     try:
         for _ in range(2): runs["cuda"].step()
     finally: torch.cuda.set_sync_debug_mode("default")
-    assert np.allclose(banks["cpu"].rows, banks["cuda"].rows, atol=1e-5)
+    assert np.allclose(banks["cpu"].file.rows, banks["cuda"].file.rows, atol=1e-5)
     for _ in range(2): runs["cpu"].step()
     assert torch.allclose(runs["cpu"].losses[:3], runs["cuda"].losses[:3].cpu(), rtol=1e-3)
 

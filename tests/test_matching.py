@@ -155,15 +155,15 @@ def small(tmp_path, monkeypatch):
 def test_bank_is_resumed_and_repaired(small, monkeypatch):
     groups, recipe, states = small
     whole = GradientBank(groups, recipe, states).build()
-    rows, folder = whole.rows.copy(), whole.folder
+    rows, folder = whole.file.rows.copy(), whole.file.folder
     done = np.lib.format.open_memmap(folder / "done.npy", mode="r+")
-    done[1, 0] = 0; whole.rows[1, 0] = 7; done.flush(); whole.rows.flush()
+    done[1, 0] = 0; whole.file.rows[1, 0] = 7; done.flush(); whole.file.rows.flush()
     calls = []
     row = GradientBank._row
     monkeypatch.setattr(GradientBank, "_row", lambda bank, k, g: calls.append((k, g)) or row(bank, k, g))
-    assert (GradientBank(groups, recipe, states).build().rows == rows).all() and calls == [(1, 0)]
+    assert (GradientBank(groups, recipe, states).build().file.rows == rows).all() and calls == [(1, 0)]
     (folder / "rows.npy").write_bytes(b"half")
-    assert (GradientBank(groups, recipe, states).build().rows == rows).all(), "a damaged file was taken for whole"
+    assert (GradientBank(groups, recipe, states).build().file.rows == rows).all(), "a damaged file was taken for whole"
 
 
 def test_a_bias_counts_with_a_kernel_for_each_group():
@@ -181,7 +181,7 @@ def test_bank_that_does_not_fit_on_the_disk_is_refused_first(small, monkeypatch)
 def test_processes_fill_in_rows_of_their_own(small):
     groups, recipe, states = small
     bank = GradientBank(groups, recipe, states).build(1, 2)
-    assert (bank.done > 0).tolist() == [[False, True], [False, True]] and (bank.rows[:, 0] == 0).all() and (bank.rows[:, 1] != 0).any()
+    assert (bank.file.done > 0).tolist() == [[False, True], [False, True]] and (bank.file.rows[:, 0] == 0).all() and (bank.file.rows[:, 1] != 0).any()
     source = BankSource(bank, first=1)
     source.start(0)
     assert source.targets(slice(0, 1))[0].equal(bank.targets(source.k, slice(1, 2))[0])
@@ -229,7 +229,7 @@ def test_sources_agree_on_the_first_visit(small):
     groups, recipe, states = small
     live = LiveSource(groups, Recipe(size=16, real=0, pool="random", networks=2, outer=2, inner=1), states)
     bank = BankSource(GradientBank(groups, Recipe(size=16, real=0, pool="random", networks=2), states).build())
-    live.start(0); bank.k = 0; bank.bank.network(0)
+    live.start(0); bank.k = 0; bank.bank.networks[0]
     assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(live.targets(slice(0, 2)), bank.targets(slice(0, 2))))
 
 
@@ -268,7 +268,7 @@ def test_held_out_loss_takes_a_group_in_pieces(small, monkeypatch):
     "However many images a group has, a CPU core takes one at a time, and a GPU without room fewer."
     groups, recipe, states = small
     bank, x = GradientBank(groups, recipe, states).build(), torch.rand(2, 5, 3, 16, 16, generator=rng(0))
-    whole = {m: np.mean([float(dc_loss(gradient(bank.network(k), x[g]), [t[g] for t in bank.targets(k)], m)) for k in range(2) for g in range(2)]) for m in ("whole", "layerwise")}
+    whole = {m: np.mean([float(dc_loss(gradient(bank.networks[k], x[g]), [t[g] for t in bank.targets(k)], m)) for k in range(2) for g in range(2)]) for m in ("whole", "layerwise")}
     sizes, plain, room = [], matching.gradient, 9
     def narrow(net, hr, create_graph=False):
         sizes.append(len(hr))
@@ -278,7 +278,7 @@ def test_held_out_loss_takes_a_group_in_pieces(small, monkeypatch):
     assert matching.held_out_loss(x, bank) == pytest.approx(whole, rel=1e-4) and set(sizes) == {1}
     one = matching.held_out_loss(x[:1], bank)   # a single group, as --grouping all has it
     mean, room = matching.mean_gradient, 2
-    monkeypatch.setattr(matching, "mean_gradient", lambda net, numbers, load: mean(net, numbers, load, Pieces("cpu", 32)))
+    monkeypatch.setattr(matching, "mean_gradient", lambda net, numbers, load, statistic: mean(net, numbers, load, Pieces("cpu", 32), statistic))
     sizes.clear()
     assert matching.held_out_loss(x[:1], bank) == pytest.approx(one, rel=1e-4) and {5, 2} <= set(sizes)
 
@@ -293,7 +293,7 @@ def test_a_bank_remembers_that_the_memory_was_full(small, monkeypatch, caplog):
     monkeypatch.setattr(matching, "gradient", narrow)
     bank = GradientBank(groups, recipe, states)
     bank.pieces = Pieces("cuda")
-    assert bank.build().rows.any() and bank.pieces.size == 1
+    assert bank.build().file.rows.any() and bank.pieces.size == 1
     assert sum(n > 1 for n in sizes) < 6 and len(caplog.records) < 8   # 32, 16, … 2, once
 
 
@@ -305,7 +305,7 @@ def test_a_trajectory_has_as_many_networks_as_were_asked_for():
 
 
 def test_memory_is_what_the_container_allows(tmp_path, monkeypatch):
-    monkeypatch.setattr(matching, "CONTAINER", tmp_path / "memory.max")
+    monkeypatch.setattr("sr_distill.memory.CONTAINER", tmp_path / "memory.max")
     host = matching.machine_memory()
     for limit, memory in (("max", host), ("1000000", 10**6), (str(2 * host), host)):
         (tmp_path / "memory.max").write_text(limit + "\n")
@@ -317,7 +317,7 @@ def test_memory_is_what_the_container_allows(tmp_path, monkeypatch):
 def test_old_banks_make_room(small, monkeypatch):
     groups, recipe, states = small
     old, new = (GradientBank(groups, recipe, states, stream).build() for stream in ("old", "new"))
-    os.utime(old.folder, (1, 1))
-    monkeypatch.setenv("SR_DISTILL_CACHE_GB", str(1.5 * new.nbytes / 1e9))
+    os.utime(old.file.folder, (1, 1))
+    monkeypatch.setenv("SR_DISTILL_CACHE_GB", str(1.5 * new.file.nbytes / 1e9))
     third = GradientBank(groups, recipe, states, "third").build()
-    assert not old.folder.exists() and new.folder.exists() and third.folder.exists() and (third.rows != 0).any()
+    assert not old.file.folder.exists() and new.file.folder.exists() and third.file.folder.exists() and (third.file.rows != 0).any()

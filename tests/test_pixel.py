@@ -53,5 +53,5 @@ def test_the_largest_seeds(tall):
 def test_clusters_share_the_map_of_a_photo(monkeypatch, init):
     groups, recipe, seen = Groups(Photos.open("embedded").subset([0, 1]), "cluster", 48, 24, 3), Recipe(init=init, grouping="cluster", clusters=3, size=48), []
     plain = lambda groups, recipe: lambda p, ys, xs: seen.append(p) or np.outer(np.arange(len(ys)) + 1., np.arange(len(xs)) + p + 1.)
-    monkeypatch.setitem(pixel.SCORES, init, plain)
+    monkeypatch.setitem(pixel.INITS._entries, init, plain)
     assert len(start_images(groups, recipe)) == 3 and sorted(seen) == sorted(set(seen))
