@@ -25,8 +25,9 @@ from .inversion import check_prior, make_space
 from .job import saving
 from .labels import get_teacher, redraw
 from .latent import Latents, latent_budget
-from .matching import (BankSource, GradientBank, LiveSource, choose_chunk, fresh_network, held_out_loss, match,
-                                 network_pool, trajectories)
+from .matching import (BankSource, GradientBank, LiveSource, fresh_network, held_out_loss, match,
+                                 network_pool, pool_size, statistic_of, trajectories)
+from .memory import choose_chunk
 from .metrics import psnr
 from .parallel import ranks
 from .patches import Budget, Groups
@@ -167,7 +168,8 @@ def held_out_report(
     def loss(images):
         of_group = [to_tensor(images[g * recipe.ipc:(g + 1) * recipe.ipc], device) for g in chosen]
         return held_out_loss(torch.stack(of_group), bank, metrics)
-    metrics = dict.fromkeys(["whole", "layerwise", *({recipe.objective} - {"features"})])   # features are no gradients
+    own = [recipe.objective] if statistic_of(recipe.objective).name == bank.statistic.name else []
+    metrics = dict.fromkeys(["whole", "layerwise", *own])
     before, after = loss(start), loss(end)
     losses = {m: dict(before=before[m], after=after[m]) for m in metrics}
     return dict(networks=len(states), groups=len(chosen), **losses)
@@ -306,9 +308,7 @@ def _pool(plan):
 def _read_pool(path, recipe):
     "The networks in a file; `UserError` when they are not those that a recipe asks for."
     states = load_state(path).get("states")
-    n = {"fresh": 0, "random": recipe.networks, "trajectory": None}.get(recipe.pool, 1)
-    if recipe.objective == "features": n = recipe.networks   # whatever the pool
-    with restoring(path): check_like(states, [fresh_network(recipe).state_dict()] * (len(states) if n is None else n))
+    with restoring(path): check_like(states, [fresh_network(recipe).state_dict()] * pool_size(recipe))
     return states
 
 def _sources(plan):

@@ -85,6 +85,11 @@ class Registry(Mapping):
         return self._about[name]
 
     @property
+    def own(self) -> list:
+        "The names that come with this package."
+        return list(self._own)
+
+    @property
     def modules(self) -> list:
         "The modules that registered entries from outside this package; a new process imports them to know the same names."
         return sorted({entry.__module__ for name, entry in self._entries.items() if name not in self._own and hasattr(entry, "__module__")})
