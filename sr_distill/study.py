@@ -21,11 +21,11 @@ from .data import Photos
 from .distill import PLACES, check_run, distill, named_weights
 from .job import Job, cache_key
 from .labels import get_teacher, redraw_photos
-from .metrics import BACKBONES, COLUMNS, LPIPS, evaluate, from_json, to_json
+from .metrics import BACKBONES, LPIPS, evaluate, from_json, metric_about, to_json
 from .models import make_model
 from .patches import ipc_for_budget
 from .progress import Progress, Share, distillation_work, duration, machine_speed, multiply_adds, teacher_work, training_work
-from .recipe import KINDS, Recipe, RunError, RunOptions, TrainConfig, UserError, check_options, option, verb
+from .recipe import METRICS, KINDS, Recipe, RunError, RunOptions, TrainConfig, UserError, check_options, option, verb
 from .train import train
 from .widgets import Html, html_page
 try: import tomllib
@@ -270,7 +270,8 @@ def _head(study, cell):
 def score(study: Study, out, test: str, scale: int, name: str, model, device="cpu") -> dict:
     "What a model scores on one test; `model` is a function that gives it, called when it is not known yet."
     photos = _test_photos(study, test)
-    file = Path(out)/"scores"/f"{name}-{cache_key(photos.fingerprint, scale, study.lpips, study.ssim)[:10]}.json"
+    key = cache_key(photos.fingerprint, scale, study.lpips, study.ssim, *METRICS.added)
+    file = Path(out)/"scores"/f"{name}-{key[:10]}.json"
     if not file.exists():
         make_folder(file.parent)
         write_json(file, to_json(evaluate(model(), photos, scale, lpips=study.lpips, device=device, ssim=study.ssim).mean))
@@ -447,13 +448,13 @@ def _known_rows(old, about, cells):
     def same(c):
         pairs = [(kind, old.about[kind].get(name), about[kind][name]) for kind, name in (("sets", c.set), ("models", c.model))]
         return all(_filled(kind, a) == _filled(kind, b) for kind, a, b in pairs) and content(c.set)
-    if any(old.about.get(k) != about[k] for k in ("photos_sha256", "tests_sha256", "lpips")) or old.about.get("ssim", True) != about["ssim"]: return {}
+    if any(old.about.get(k) != about[k] for k in ("photos_sha256", "tests_sha256", "lpips")) or old.about.get("ssim", True) != about["ssim"] or old.about.get("metrics", []) != about.get("metrics", []): return {}
     rows = {c: [r for r in old.rows if (r["set"], r["model"], r["seed"]) == (c.set, c.model, c.seed)] for c in cells if same(c)}
     return {c: r for c, r in rows.items() if r}
 
 def _about(study, photos):
     plain = lambda recipe: recipe and {k: Path(v).name if k in PLACES and not v.startswith("kl:") else v for k, v in recipe.to_dict().items()}   # no path of this machine
-    return dict(title=study.title, photos=len(photos), pixels=photos.pixels, **_content(study), names=photos.names, seeds=study.seeds, tests=list(study.tests), lpips=study.lpips, ssim=study.ssim,
+    return dict(title=study.title, photos=len(photos), pixels=photos.pixels, **_content(study), names=photos.names, seeds=study.seeds, tests=list(study.tests), lpips=study.lpips, ssim=study.ssim, **({"metrics": METRICS.added} if METRICS.added else {}),
                 sets={n: dict(recipe=plain(s.recipe), sampling=s.sampling, once=s.once, **({"labels": plain(s.labels)} if s.labels else {})) for n, s in study.sets.items()}, models={n: m.config.to_dict() for n, m in study.models.items()},
                 contents={n: named_weights(recipe) if (recipe := s.recipe or s.labels) else {} for n, s in study.sets.items()},
                 versions=dict(sr_distill=__version__, torch=torch.__version__, python=platform.python_version()))
@@ -535,13 +536,13 @@ class Rows:
         "seed → value; the test `mean` is the unweighted mean of all tests."
         found = {}
         for r in self.rows:
-            if r["set"] == set and r["model"] == model and test in (r["test"], "mean") and r[metric] is not None: found.setdefault(r["seed"], []).append(r[metric])
+            if r["set"] == set and r["model"] == model and test in (r["test"], "mean") and r.get(metric) is not None: found.setdefault(r["seed"], []).append(r[metric])
         return {seed: statistics.mean(v) for seed, v in found.items() if test != "mean" or len(v) == len(self.about["tests"])}
 
     def below_bicubic(self, name: str, model: str, test: str = "mean", metric: str = "psnr_rgb") -> bool:
         "Has a model that learnt from the set `name` not yet learnt to enlarge? Then it is no yardstick for another."
         mean = lambda n: statistics.mean(v) if (v := list(self.values(n, model, test, metric).values())) else math.nan
-        return name not in (None, "bicubic") and (mean(name) > mean("bicubic") if metric == "lpips" else mean(name) < mean("bicubic"))
+        return name not in (None, "bicubic") and (mean(name) > mean("bicubic") if metric_about(metric)["lower"] else mean(name) < mean("bicubic"))
 
     def paired(self, a: str, b: str, model: str, test: str = "mean", metric: str = "psnr_rgb") -> dict:
         "How much `a` is above `b`, over the seeds that both have: mean, standard deviation, standard error, seeds."
@@ -575,7 +576,7 @@ def table_markdown(head, *rows) -> str:
 
 def spread(values: list, metric: str = "psnr_rgb") -> str:
     "Mean ± standard deviation, as text."
-    digits, sd = 2 if "psnr" in metric else 4, _deviation(values)
+    digits, sd = metric_about(metric)["digits"], _deviation(values)
     if not values: return "–"
     return f"{statistics.mean(values):.{digits}f}" + ("" if math.isnan(sd) else f" ± {sd:.{digits}f}")
 
@@ -588,7 +589,7 @@ class Comparisons(Rows):
     def rival(self, model: str, test: str = "mean", metric: str = "psnr_rgb"):
         "All the photos with their own pixels, drawn the way that does most for a model; None where the study has no such row."
         rows = {n: statistics.mean(v.values()) for n, s in self.about["sets"].items() if not s["recipe"] and not s.get("labels") and (v := self.values(n, model, test, metric))}
-        return (min if metric == "lpips" else max)(rows, key=rows.get, default=None)
+        return (min if metric_about(metric)["lower"] else max)(rows, key=rows.get, default=None)
 
     def start(self, name: str):
         "The set of no steps that a distilled one began as, by what both chose; None where the study has none."
@@ -610,7 +611,7 @@ class Comparisons(Rows):
 
     def _line(self, name, other, model, test, metric):
         p = self.paired(name, other, model, test, metric)
-        error, better = f" ± {p['se']:.3f}" * (p["n"] > 1), {**p, "mean": -p["mean"]} if metric == "lpips" else p   # lower is better there
+        error, better = f" ± {p['se']:.3f}" * (p["n"] > 1), {**p, "mean": -p["mean"]} if metric_about(metric)["lower"] else p
         said = finding(better)
         if said == "better" and self.below_bicubic(other, model, test, metric): said = f"no finding: {other} is below bicubic"   # no triumph over what has not learnt to enlarge
         return [name, other or "–", f"{p['mean']:+.3f}{error}" if math.isfinite(p["mean"]) else "–", str(p["n"]), said]
@@ -622,7 +623,7 @@ class Results(Comparisons):
     def grid(self, model: str, metrics=("psnr_rgb",)) -> list:
         "Rows of text: set, pixels, bytes, one column per test and metric, and the mean of the tests."
         tests = [*self.about["tests"], *(["mean"] if len(self.about["tests"]) > 1 else [])]
-        columns = [(t, m) for t in tests for m in metrics if any(r[m] is not None for r in self.rows)]
+        columns = [(t, m) for t in tests for m in metrics if any(r.get(m) is not None for r in self.rows)]
         label = lambda t, m: t if len(metrics) == 1 else self.column(m) if len(tests) == 1 else f"{t} {self.column(m)}"
         def line(name):
             one = next(r for r in self.rows if r["set"] == name and r["model"] == model)
@@ -654,7 +655,7 @@ class Results(Comparisons):
     def column(self, metric: str) -> str:
         "What a metric is called; LPIPS with its backbone."
         net = self.about.get("lpips")
-        return COLUMNS[metric] + f" ({net})" * (metric == "lpips" and net in BACKBONES)
+        return metric_about(metric)["title"] + f" ({net})" * (metric == "lpips" and net in BACKBONES)
 
     def caption(self, model: str, metrics=("psnr_rgb",)) -> str:
         one = next(r for r in self.rows if r["model"] == model)
@@ -731,7 +732,7 @@ def _plot_curves(ax, results, model, metric, against):
     ax.set_xscale("log"); ax.margins(x=.12); ax.grid(alpha=.25); ax.spines[["top", "right"]].set_visible(False)
     if len(marks) < 8: ax.set_xticks(sorted(marks)); ax.minorticks_off()   # the budgets themselves
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g} %"); ax.tick_params(labelsize=8)
-    ax.set_xlabel(f"stored {against}, of the photos'", fontsize=8); ax.set_ylabel(f"{COLUMNS[metric]}, dB, mean of the tests" if "psnr" in metric else results.column(metric), fontsize=8)
+    ax.set_xlabel(f"stored {against}, of the photos'", fontsize=8); ax.set_ylabel(f"{metric_about(metric)['title']}, dB, mean of the tests" if "psnr" in metric else results.column(metric), fontsize=8)
 
 def _label(ax, ends):
     "Names at the right end of lines, at least a line of text apart."
@@ -742,11 +743,11 @@ def _label(ax, ends):
         ax.annotate(name, (1.01, last), xycoords=("axes fraction", "data"), color=color, fontsize=8, va="center")
 
 # %% ../nbs/13a_study.ipynb #0000002f
-def write_tables(results: Results, folder, metrics=("psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb", "lpips")):
+def write_tables(results: Results, folder, metrics=METRICS):
     "tables.md, and report.html with the same tables and the figure, nothing beside it."
     figure, image, folder = plot_results(results), io.BytesIO(), Path(folder)
     figure.savefig(image, format="svg")
-    known = [m for m in metrics if any(r[m] is not None for r in results.rows)]
+    known = [m for m in metrics if any(r.get(m) is not None for r in results.rows)]
     title = results.about["title"] or "A study"
     kinds = {"beside all the photos": results.beside_all, "what the steps added": results.gains}
     compared = {f"{m}: {what}, PSNR-RGB, dB, mean of the tests ± standard error": t for m in results.unique("model") for what, of in kinds.items() if len(t := of(m)) > 1}

@@ -10,9 +10,9 @@ from hypothesis import given, settings, strategies as st
 
 from sr_distill.core import rng, to_tensor, to_uint8
 from sr_distill.data import Photos, make_lr, upscale
-from sr_distill.metrics import COLUMNS, LPIPS, Evaluation, _cuts, backbone_file, evaluate, luma, psnr, ssim, upscale_image
+from sr_distill.metrics import LPIPS, Evaluation, _cuts, backbone_file, evaluate, luma, psnr, ssim, upscale_image
 from sr_distill.models import make_model
-from sr_distill.recipe import RunError, UserError
+from sr_distill.recipe import METRICS, RunError, UserError
 
 
 def picture(h=60, w=72, seed=0, channels=3):
@@ -276,7 +276,7 @@ def test_json_layout(tmp_path):
     e.save(tmp_path/"e.json")
     d = json.loads((tmp_path/"e.json").read_text())
     assert set(d) == {"dataset", "scale", "border", "lr_source", "lpips_net", "mean", "notes", "images"}
-    assert set(d["mean"]) == set(COLUMNS) and set(d["images"][0]) == {"name", *COLUMNS}
+    assert set(d["mean"]) == set(METRICS) and set(d["images"][0]) == {"name", *METRICS}
     assert d["mean"]["psnr_y"] == "inf" and d["mean"]["lpips"] is None and d["lpips_net"] is None
 
 

@@ -21,14 +21,14 @@ def photos(): return Photos.open("embedded").subset([0, 1])
 def theirs(tmp_path, monkeypatch):
     "A function that imports the source of a stranger's module; what it registered is forgotten afterwards."
     from sr_distill import recipe
-    before = [(r, dict(r._entries), {k: dict(v) for k, v in r._about.items()}) for r in recipe.REGISTRIES]
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nowhere"))   # no LPIPS
     def write(name, source):
         (tmp_path / f"{name}.py").write_text(source)
         return __import__(name)
     yield write
-    for registry, entries, about in before: registry._entries, registry._about = entries, about
+    for registry in recipe.REGISTRIES:
+        for name in registry.added: registry.forget(name)
     for name in [p.stem for p in tmp_path.glob("*.py")]: sys.modules.pop(name, None)
 
 
@@ -119,7 +119,7 @@ def test_a_reader_without_the_prior_is_told(theirs, photos, tmp_path):
     prior = load_prior("cosines")
     import torch
     Latents(prior, torch.randn(2, 48, 2, 2), 16).save(tmp_path / "l.safetensors")
-    del PRIORS._entries["cosines"]
+    PRIORS.forget("cosines")
     with pytest.raises(UserError, match=f"prior 'cosines' with the hash {prior.identity[:12]}, whose class is not registered here"): Latents.load(tmp_path / "l.safetensors")
     assert len(Latents.load(tmp_path / "l.safetensors", prior)) == 2
 
@@ -150,3 +150,59 @@ def test_a_prior_of_an_installed_package(tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", "prior and cosines", str(Path(__file__).with_name("test_contracts.py"))]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0 and "2 passed" in ended.stdout, ended.stdout   # the contract tests pick it up
+
+
+# ---------------------------------------------------------------- a metric
+
+WORST = '''
+import numpy as np
+import sr_distill as sd
+
+@sd.register_metric("worst", title="worst error", lower=True, digits=0)
+def worst(sr, hr):
+    assert sr.shape == hr.shape and sr.shape[2:] == (3,) and sr.dtype == np.uint8
+    return np.abs(sr.astype(int) - hr).max()
+'''
+
+def test_a_metric_of_ones_own(theirs, photos, tmp_path):
+    "A column of `evaluate`, of its file, and of every row and table of a study; lower is better there too."
+    import sr_distill as sd
+    from sr_distill.study import Model, Study, TrainingSet, run_study, write_tables
+    grey = Photos.from_arrays(["grey"], [np.ascontiguousarray(photos[0][:64, :64, 0])], "grey")
+    before = sd.evaluate("bicubic", photos, lpips="none")
+    theirs("their_metric", WORST)
+    found = sd.evaluate("bicubic", photos, lpips="none", beside=True)
+    assert list(found.mean) == [*before.mean, "worst"] and found.to_dict()["images"][0]["worst"] > 1
+    assert "worst error" in str(found) and "worst error" in found._repr_html_() and "worst" not in str(before)
+    assert sd.evaluate("bicubic", grey, lpips="none").mean["worst"] > 0
+    config = sd.TrainConfig("srcnn", width=4, steps=2, batch=2, patch=16)
+    study = Study("embedded", {"all": TrainingSet(None)}, {"small": Model(config)}, {"held out": ""}, seeds=1, held_out=1, lpips="none")
+    results = run_study(study, tmp_path / "study", jobs=1)
+    write_tables(results, tmp_path / "study")
+    assert all(row["worst"] > 0 for row in results.rows) and "worst error" in (tmp_path / "study/tables.md").read_text()
+    assert results.rival("small", metric="worst") == "all"
+
+
+def test_a_metric_that_fails(theirs, photos):
+    import sr_distill as sd
+    theirs("their_metric", "import sr_distill as sd\n@sd.register_metric('bad')\ndef bad(sr, hr): return sr / 0 @ hr\n")
+    with pytest.raises(UserError, match="the metric 'bad' fails"): sd.evaluate("bicubic", photos, lpips="none")
+
+
+def test_a_metric_of_an_installed_package(tmp_path):
+    "The command line shows it; one that cannot be loaded is named with its package."
+    (tmp_path / "their_metric.py").write_text(WORST)
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    points = info / "entry_points.txt"
+    points.write_text("[sr_distill.metrics]\nworst = their_metric:worst\n")
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])]), TORCH_HOME=str(tmp_path))
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(Photos.open("embedded")[0][:64, :64]).save(tmp_path / "photos/one.png")
+    command = [sys.executable, "-m", "sr_distill", "evaluate", "bicubic", str(tmp_path / "photos"), "--lpips=none", "--device=cpu"]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0 and "worst error" in ended.stdout, ended.stderr
+    points.write_text("[sr_distill.metrics]\nworst = their_metric:worse\n")
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 2 and "metric 'worst' of the package theirs cannot be loaded" in ended.stderr, ended.stderr

@@ -163,7 +163,7 @@ def test_several_models_side_by_side(small_photos, tmp_path, capsys):
     said = capsys.readouterr().out
     assert [line.split()[0] for line in said.splitlines()[-3:]] == ["bicubic", *models] and "gain, PSNR-Y" in said and " dB" in said and f"Below bicubic: " in said
     stored = read_json(tmp_path / "x.json")
-    assert set(stored["models"]) == set(models) and stored["models"][models[0]]["gain"].keys() == metrics.COLUMNS.keys()
+    assert set(stored["models"]) == set(models) and stored["models"][models[0]]["gain"].keys() == metrics.METRICS.keys()
     assert main(["evaluate", *models, folder, "--lpips", "none", "--json", str(tmp_path / "x.json")]) == 0   # its own scores may be replaced
 
 def test_models_of_two_scales_are_refused(small_photos, tmp_path, capsys):
