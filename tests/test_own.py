@@ -185,7 +185,7 @@ def test_a_metric_of_ones_own(theirs, photos, tmp_path):
 
 def test_a_metric_that_fails(theirs, photos):
     import sr_distill as sd
-    theirs("their_metric", "import sr_distill as sd\n@sd.register_metric('bad')\ndef bad(sr, hr): return sr / 0 @ hr\n")
+    theirs("their_metric", "import sr_distill as sd\n@sd.register_metric('bad')\ndef bad(sr, hr): return len(sr) / 0\n")
     with pytest.raises(UserError, match="the metric 'bad' fails"): sd.evaluate("bicubic", photos, lpips="none")
 
 
@@ -203,6 +203,6 @@ def test_a_metric_of_an_installed_package(tmp_path):
     command = [sys.executable, "-m", "sr_distill", "evaluate", "bicubic", str(tmp_path / "photos"), "--lpips=none", "--device=cpu"]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0 and "worst error" in ended.stdout, ended.stderr
-    points.write_text("[sr_distill.metrics]\nworst = their_metric:worse\n")
+    points.write_text("[sr_distill.metrics]\nworst = no_such_module:worst\n")
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 2 and "metric 'worst' of the package theirs cannot be loaded" in ended.stderr, ended.stderr
