@@ -7,38 +7,46 @@ __all__ = ['Job', 'saving', 'cache_key', 'cache_folder', 'cache_limit', 'prune',
 
 # %% ../nbs/01c_job.ipynb #33420306
 import contextlib, os, shutil
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from filelock import FileLock, Timeout
-from .core import cache_dir, file_lock, folder_lock, interruptible, json_sha256, load_state, log, make_folder, refuse_strangers, restoring, save_state, sweep
+from .core import cache_dir, file_lock, folder_lock, interruptible, json_sha256, load_state, log, make_folder
+from .core import refuse_strangers, restoring, save_state, sweep
 from .recipe import RunError, Settings, UserError
 
 # %% ../nbs/01c_job.ipynb #04156c4b
 class Job:
     "A folder that belongs to one run: `identity` says which, and any other run is refused."
     def __init__(self,
-        out,             # the folder; made when it is missing
-        identity: dict,  # name → `Settings`, or a value that JSON can hold, such as a hash
-        words=None,      # name → what to tell when such a value differs, with the remedy
-        but=(),          # settings that may differ, such as how often to save
+        out: Path | str,                     # the folder; made if it is missing
+        identity: dict,                      # name → `Settings`, or a value that JSON can hold, such as a hash
+        words: dict | None = None,           # name → the message if such a value differs, with the remedy
+        but: Collection[str] = (),           # settings that may differ, such as how often to save
         checkpoint: str = "checkpoint.pt",   # name of the file, or of the folder, for the step at hand
-    ): self.out, self.identity, self.words, self.but, self.checkpoint = Path(out), identity, words or {}, but, Path(out)/checkpoint
+    ):
+        self.out, self.identity, self.words, self.but = Path(out), identity, words or {}, but
+        self.checkpoint = self.out/checkpoint
 
     @property
     def stored(self) -> dict:
         "The identity as JSON can hold it."
         return {k: v.to_dict() if isinstance(v, Settings) else v for k, v in self.identity.items()}
 
-    def held(self, here: bool = True):
-        "A block in which no other process writes to the folder; `here` is False in all but one of the processes that share a run."
+    def held(self, here: bool = True) -> contextlib.AbstractContextManager:
+        "A block in which no other process writes to the folder. Processes that share a run: one gives `here=True`."
         return folder_lock(self.out) if here else contextlib.nullcontext(self.out)
 
-    def check(self, found: dict):
-        "`UserError` with the first difference between this run and the identity `found`. A value that `found` lacks was not noted by an older version, and counts as equal."
+    def check(self, found: dict) -> None:
+        "`UserError` with the first difference between this run and the identity `found`."
         for name, mine in self.identity.items():
             if isinstance(mine, Settings):
-                if not isinstance(found.get(name), dict): raise UserError(f"{self.out}: does not say which run it holds; give another folder")
-                if said := mine.difference(found[name], self.but): raise UserError(f"{self.out}: {said}; give another folder, or the same options to go on")
-            elif found.get(name, mine) != mine: raise UserError(f"{self.out}: {self.words.get(name, f'belongs to a run with another {name}; give another folder')}")
+                if not isinstance(found.get(name), dict):
+                    raise UserError(f"{self.out}: does not say which run it holds; give another folder")
+                if said := mine.difference(found[name], self.but):
+                    raise UserError(f"{self.out}: {said}; give another folder, or the same options to go on")
+            elif found.get(name, mine) != mine:   # a name that is missing there was not noted by an older version
+                said = self.words.get(name, f"belongs to a run with another {name}; give another folder")
+                raise UserError(f"{self.out}: {said}")
 
     def is_same(self, found: dict) -> bool:
         "Whether `found` is the identity of this run."
@@ -46,38 +54,44 @@ class Job:
         except UserError: return False
         return True
 
-    def claim(self, found=None, own=()):
-        "Make the folder this run's: `found` is the identity that it holds. Without one, nothing but the names in `own` may lie there."
+    def claim(
+        self,
+        found: dict | None = None,   # the identity that the folder holds
+        own: Collection[str] = (),   # without one, names of files that may lie there
+    ) -> None:
+        "Make the folder this run's and sweep it; `UserError` if it is another run's or holds other files."
         if found is None: refuse_strangers(self.out, *own)
         else: self.check(found)
         sweep(self.out)
 
-    def save(self, **state):
-        "Store the step at hand in one piece, with the identity."
+    def save(self, **state: object) -> None:
+        "Write `state`, tensors and plain values, to the checkpoint in one piece, with the identity."
         save_state(self.checkpoint, dict(state, identity=self.stored))
 
-    def load(self):
-        "The state that was saved last, None where there is none; `UserError` when it is damaged or belongs to another run."
+    def load(self) -> dict | None:
+        "The state that was saved last, None if there is none; `UserError` if it is damaged or belongs to another run."
         if not self.checkpoint.exists(): return None
         state = load_state(self.checkpoint)
-        if not isinstance(state.get("identity"), dict): raise UserError(f"{self.checkpoint}: does not say which run this is; delete it to start this run again from the beginning")
+        if not isinstance(state.get("identity"), dict):
+            raise UserError(f"{self.checkpoint}: does not say which run this is; "
+                            "delete it to start this run again from the beginning")
         with restoring(self.checkpoint): self.check(state["identity"])
         return state
 
-    def finish(self):
-        "Remove the checkpoint: the results are stored."
+    def finish(self) -> None:
+        "Delete the checkpoint; call it when the results are stored."
         if self.checkpoint.is_dir(): shutil.rmtree(self.checkpoint, ignore_errors=True)
         else: self.checkpoint.unlink(missing_ok=True)
 
 # %% ../nbs/01c_job.ipynb #4bcb184a
 @contextlib.contextmanager
 def saving(
-    save,             # stores the step at hand
-    every: int,       # steps between two checkpoints
-    callback=None,    # its attribute `stopped` ends the run, if it has one
-    again="start the same run again to go on",   # what to tell whoever stopped it so
-):
-    "A block of steps: it yields `after(step, last)`, which saves when that is due, and ends the run when that was asked for."
+    save: Callable[[], None],             # stores the step at hand
+    every: int,                           # steps between two checkpoints
+    callback: Callable | None = None,     # ends the run if it has an attribute `stopped` that is true
+    again: str = "start the same run again to go on",   # ends the message of a run that `callback` stopped
+) -> Iterator[Callable[[int, bool], None]]:   # `after(step, last)`, to be called after each step
+    "A block of steps: `after` calls `save` when that is due; it ends the run on Ctrl-C, SIGTERM or `callback.stopped`."
     with interruptible() as interrupted:
         def after(step: int, last: bool):
             asked, stopped = interrupted(), getattr(callback, "stopped", False)
@@ -88,44 +102,49 @@ def saving(
         yield after
 
 # %% ../nbs/01c_job.ipynb #b6a9035d
-def cache_key(*parts) -> str:
-    "Hex sha256 of all that something in the cache depends on: `Settings` and values that JSON can hold."
+def cache_key(*parts: object) -> str:
+    "Hex sha256 of everything that a cached result depends on: `Settings`, and values that JSON can hold."
     return json_sha256([p.key() if isinstance(p, Settings) else p for p in parts])
 
 def cache_folder(kind: str, key: str) -> Path:
-    "Where the cache keeps what has this key; `kind` is a folder such as `teachers`."
+    "The folder of the cache for `key`, below the folder `kind`, such as `teachers`."
     return cache_dir()/kind/key[:20]
 
 # %% ../nbs/01c_job.ipynb #f6d654c7
 def cache_limit() -> int:
-    "Bytes that each kind may take: $SR_DISTILL_CACHE_GB, 20 when it is not set."
+    "Bytes that each kind may take: $SR_DISTILL_CACHE_GB in gigabytes, 20 if it is not set."
     setting = os.environ.get("SR_DISTILL_CACHE_GB", "20")
     try: return int(float(setting) * 1e9)
-    except (ValueError, OverflowError): raise UserError(f"SR_DISTILL_CACHE_GB={setting!r} is no number; give the size of the cache in gigabytes") from None
+    except (ValueError, OverflowError):
+        raise UserError(f"SR_DISTILL_CACHE_GB={setting!r} is no number; give the size of the cache in "
+                        "gigabytes") from None
 
 def _use(folder):
-    "When a folder was used last, and its bytes without what is half-written; None where another process is deleting it."
-    with contextlib.suppress(FileNotFoundError): return folder.stat().st_mtime, sum(f.stat().st_size for f in folder.iterdir() if not f.name.startswith("."))
+    "When a folder was used last, and the bytes of its complete files; None if another process is deleting it."
+    with contextlib.suppress(FileNotFoundError):
+        return folder.stat().st_mtime, sum(f.stat().st_size for f in folder.iterdir() if not f.name.startswith("."))
 
 def prune(
-    keep,        # the folder that is needed now
-    limit: int,  # bytes
-):
-    "Delete the folders beside `keep` that were used longest ago, until the others take at most `limit` bytes."
-    others = [(*use, folder) for folder in keep.parent.iterdir() if folder.is_dir() and folder != keep and (use := _use(folder))]
+    keep: Path,  # the folder that is needed now
+    limit: int,  # bytes that the folders beside it may take together
+) -> None:
+    "Delete folders beside `keep`, those first that were used longest ago, until the rest takes at most `limit` bytes."
+    beside = [folder for folder in keep.parent.iterdir() if folder.is_dir() and folder != keep]
+    others = [(*use, folder) for folder in beside if (use := _use(folder))]
     total = 0
     for _, size, folder in sorted(others, reverse=True):
         total += size
         if total > limit:
-            with contextlib.suppress(Timeout, OSError), FileLock(folder.parent/f".{folder.name}.lock", timeout=0): shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(Timeout, OSError), FileLock(folder.parent/f".{folder.name}.lock", timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../nbs/01c_job.ipynb #3cce703b
 def cached(
-    kind: str,  # what it is, such as `teachers`
-    key: str,   # from `cache_key`
-    make,       # a function of the folder: it reads what is there, or makes it
-):              # what `make` gives
-    "What `make` gives, made by one process at a time and kept in the cache."
+    kind: str,        # a folder of the cache, such as `teachers`
+    key: str,         # from `cache_key`
+    make: Callable,   # a function of the folder for `key`: reads the result there, or makes and stores it
+) -> object:          # the value of `make`
+    "Call `make` in one process at a time, in a folder of the cache; a damaged folder is made anew."
     folder = cache_folder(kind, key)
     with file_lock(folder):
         there = folder.is_dir()

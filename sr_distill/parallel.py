@@ -7,9 +7,11 @@ __all__ = ['PATIENCE', 'in_parallel', 'ahead', 'Ranks', 'ranks', 'precision', 'a
 
 # %% ../nbs/01b_parallel.ipynb #00000003
 import atexit, contextlib, datetime, os, socket, threading, time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-import torch, torch.distributed as dist, torch.distributed.nn   # imported late, as DDP does, its default arguments would keep the group open for ever
+# torch.distributed.nn now: imported late, as DDP does, its default arguments would keep the group open for ever
+import torch, torch.distributed as dist, torch.distributed.nn
 from .core import policy
 from .recipe import RunError, UserError
 
@@ -17,11 +19,13 @@ from .recipe import RunError, UserError
 _mine = threading.local()   # `cores`: how many this thread may share its work with
 
 def in_parallel(
-    fn,            # a function of one item
-    items,
-    device="cpu",  # where `fn` computes; any other device than the CPU takes one item after another
-) -> list:         # `[fn(item) for item in items]`
-    "All results, one CPU core for each item: they do not depend on how many cores there are. Cores that get no item help inside `fn`, where it calls `in_parallel` itself."
+    fn: Callable,                        # a function of one item
+    items: Iterable,
+    device: torch.device | str = "cpu",  # where `fn` computes; a GPU takes one item after another
+) -> list:                               # `[fn(item) for item in items]`
+    """Call `fn` for each of `items`, with one CPU core for each: results do not depend on the number of cores.
+
+    Cores without an item help inside `fn` if it calls `in_parallel` itself."""
     items, threads, before = list(items), torch.get_num_threads(), getattr(_mine, "cores", 1)
     if not policy(device).cores: return [fn(item) for item in items]
     cores = max(threads, before)
@@ -36,11 +40,11 @@ def in_parallel(
 
 # %% ../nbs/01b_parallel.ipynb #0000000d
 def ahead(
-    fn,            # makes an item; called in one background thread, in order
-    inputs,
-    device="cuda", # where the items are used; for the CPU this is `map`
-):                 # generator of `fn(x)` for each of `inputs`
-    "Like `map`, one item ahead."
+    fn: Callable,                         # makes an item; called in one background thread, in order
+    inputs: Iterable,
+    device: torch.device | str = "cuda",  # where you use the items; for the CPU this is `map`
+) -> Iterator:                            # `fn(x)` for each `x` in `inputs`
+    "Like `map`, but the next item is being made while you use the current one."
     if policy(device).cores:
         yield from map(fn, inputs)
         return
@@ -58,20 +62,20 @@ PATIENCE = 5.   # seconds that a rank is given to answer after another one was l
 class Ranks:
     "The processes that `torchrun` started, this one among them; alone without `torchrun`."
     def __init__(self,
-        rank: int = 0,  # of this process
-        size: int = 1,  # how many there are
-        store=None,     # `torch.distributed` store that all of them reach
+        rank: int = 0,                     # of this process
+        size: int = 1,                     # how many there are
+        store: dist.Store | None = None,   # that all of them reach
     ):
         self.rank, self.size, self.first, self.store = rank, size, rank == 0, store
         if store: store.set(f"place-{rank}", f"{socket.gethostname()}, process {os.getpid()}")
 
-    def wait(self):
-        "Until every rank is here."
+    def wait(self) -> None:
+        "Wait until every rank has called `wait`."
         if self.size > 1: self._sum(torch.zeros(1))
 
     @contextlib.contextmanager
-    def one_by_one(self):
-        "A block that the first rank goes through before all others: what it leaves in a cache, they find there."
+    def one_by_one(self) -> Iterator[None]:
+        "A block that the first rank runs before all others, so that they find in the cache what it made."
         if not self.first: self.wait()
         yield
         if self.first: self.wait()
@@ -82,19 +86,25 @@ class Ranks:
 
     def _sum(self, x):
         try: dist.all_reduce(x)
-        except RuntimeError as e: raise RunError(f"another process of this run ended: {self._silent()}; its own output says why; start the same command again to go on ({str(e).splitlines()[0][:80]})") from None
+        except RuntimeError as e:
+            raise RunError(f"another process of this run ended: {self._silent()}; its own output says why; start the "
+                           "same command "
+                           f"again to go on ({str(e).splitlines()[0][:80]})") from None
         return x
 
     def _silent(self):
-        "Which ranks do not answer: each that is alive signs in the store when it notices that one is gone."
+        "The ranks that do not answer, in words: a living rank signs in the store when it notices that one is gone."
         silent, until = [r for r in range(self.size) if r != self.rank], time.monotonic() + PATIENCE
         try:
             self.store.set(f"alive-{self.rank}", "")
-            while (silent := [r for r in silent if not self.store.check([f"alive-{r}"])]) and time.monotonic() < until: time.sleep(.05)
+            while (silent := [r for r in silent if not self.store.check([f"alive-{r}"])]) and time.monotonic() < until:
+                time.sleep(.05)
             self.store.set(f"knows-{self.rank}", "")
             others = [f"knows-{r}" for r in range(self.size) if r not in silent]
-            while self.first and not self.store.check(others) and time.monotonic() < until + PATIENCE: time.sleep(.05)   # the store ends with the first rank
-            return "no answer from " + " and ".join(f"rank {r} ({self.store.get(f'place-{r}').decode()})" for r in silent) if silent else "its rank is not known"
+            # the store ends with the first rank
+            while self.first and not self.store.check(others) and time.monotonic() < until + PATIENCE: time.sleep(.05)
+            places = [f"rank {r} ({self.store.get(f'place-{r}').decode()})" for r in silent]
+            return f"no answer from {' and '.join(places)}" if places else "its rank is not known"
         except (RuntimeError, AttributeError): return "no answer from rank 0"   # which keeps the store
 
 # %% ../nbs/01b_parallel.ipynb #00000013
@@ -102,13 +112,19 @@ class Ranks:
 def ranks() -> Ranks:
     "This process among its ranks; the first call connects them."
     if int(os.environ.get("WORLD_SIZE", 1)) == 1: return Ranks()
-    if "MASTER_ADDR" not in os.environ: raise UserError("WORLD_SIZE says that there are several processes, but not where they are; start them with torchrun, or unset WORLD_SIZE")
+    if "MASTER_ADDR" not in os.environ:
+        raise UserError("WORLD_SIZE says that there are several processes, but not where they are; "
+                        "start them with torchrun, or unset WORLD_SIZE")
     if not dist.is_initialized():
-        if torch.cuda.is_available(): torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
         month = datetime.timedelta(days=30)
         store, rank, size = next(dist.rendezvous("env://", timeout=month))
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=month)
-        atexit.register(dist.destroy_process_group)   # and the threads with it: one that outlives the interpreter aborts the process
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        group = dist.PrefixStore("group", store)
+        dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=month)
+        # and its threads: one that outlives the interpreter aborts the process
+        atexit.register(dist.destroy_process_group)
         return Ranks(rank, size, dist.PrefixStore("ranks", store))
     return Ranks(dist.get_rank(), dist.get_world_size())
 
@@ -116,8 +132,8 @@ def ranks() -> Ranks:
 @contextlib.contextmanager
 def precision(
     tf32: bool = False,  # let CUDA round factors to TensorFloat-32
-):
-    "A block in which float32 on CUDA is float32, or TF32; the settings outside come back afterwards."
+) -> Iterator[None]:
+    "A block in which float32 on CUDA is float32, or TF32 if you ask for it; afterwards the former settings are back."
     flags, words = _rounding()
     before = [getattr(*flag) for flag in flags]
     for flag in flags: setattr(*flag, words[tf32])
@@ -126,14 +142,15 @@ def precision(
         for flag, value in zip(flags, before): setattr(*flag, value)
 
 def _rounding():
-    "PyTorch's settings of what float32 is rounded to, and their words for full precision and for TF32."
+    "PyTorch's settings for the rounding of float32, and their words for full precision and for TF32."
     old = [(torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, "allow_tf32")]
     try: return old if [getattr(*flag) for flag in old] else None, (False, True)
     except RuntimeError: pass   # the newer ones have been used, and PyTorch will not have them mixed
-    return [(place, "fp32_precision") for place in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)], ("ieee", "tf32")
+    places = torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul
+    return [(place, "fp32_precision") for place in places], ("ieee", "tf32")
 
 # %% ../nbs/01b_parallel.ipynb #0000001b
-def arithmetic(device) -> str:
-    "How numbers on `device` come about, for the key of a cache: cpu, cuda, cuda-tf32 or mps."
+def arithmetic(device: torch.device | str) -> str:
+    "The arithmetic of `device` for the key of a cache: cpu, cuda, cuda-tf32 or mps."
     kind, (flags, words) = torch.device(device).type, _rounding()
     return kind + "-tf32" * (kind == "cuda" and words[True] in [getattr(*flag) for flag in flags])

@@ -204,7 +204,7 @@ def write_redirects():
     cfg = get_config()
     for name in FORMER:
         if (SITE / f"{name}.html").exists(): continue
-        found = [p.relative_to(SITE).as_posix() for p in SITE.glob(f"*/{name}.html")]
+        found = [p.relative_to(SITE).as_posix() for p in SITE.glob(f"*/{name}.html") if p.parent.name != "tutorials"]
         if len(found) != 1: raise SystemExit(f"{name}.html: {len(found)} pages have this name now; see FORMER in tools/docs.py")
         text = REDIRECT.substitute(name=name, new=found[0], site=f"{cfg.doc_host}{cfg.doc_baseurl}")
         (SITE / f"{name}.html").write_text(text, encoding="utf-8")
