@@ -26,7 +26,7 @@ from .parallel import in_parallel
 
 # %% ../nbs/09a_autoencoders.ipynb #00000008
 class Invertible(nn.Module):
-    "The half of `Prior` that an inversion asks for, with defaults that serve a decoder alone."
+    "The methods of `Prior` that `invert` calls, with defaults that serve a decoder alone."
     encodes: bool = False             # whether `encode` works
     classes: int = 0                  # how many classes its images may be of; 0 for none
     depth: int = 0                    # how many layers `features` knows; 0 for none
@@ -47,7 +47,7 @@ class Invertible(nn.Module):
         seed: int = 0,          # fixes them
         single: bool = False,   # of a layerwise prior: one style [1, w_dim] for all layers
     ) -> torch.Tensor:          # [k, *latent_shape]; [1, …] without classes
-        "Where an inversion starts if there is no encoder."
+        "The latents that `invert` starts from if there is no encoder: zeros, unless a subclass knows better."
         return self.like.new_zeros(1 if classes is None else len(classes), *self.latent_shape(size))
     def random_latents(self, latents: torch.Tensor, n: int, generator: torch.Generator,
                        classes: list = None) -> torch.Tensor:
@@ -60,7 +60,7 @@ class Invertible(nn.Module):
         "`latents` as `paint` takes them; a layerwise prior repeats one style [n,1,w_dim] for all layers."
         return latents
     def features(self, latents: torch.Tensor, layer: int) -> torch.Tensor:
-        "What `layer` (0 … depth - 1) puts out for whole latents, [n,C,h,w]."
+        "The output [n,C,h,w] of `layer` (0 … `depth` - 1) for whole `latents`; `UserError` without layers."
         raise UserError(f"the prior {self.name} has no layers to start from; name a StyleGAN-XL")
     def paint_from(self, features: torch.Tensor, latents: torch.Tensor, layer: int) -> torch.Tensor:
         "Images [n,3,H,W] made of the `features` of `layer` by the layers behind it."
@@ -85,7 +85,7 @@ class Prior(Invertible, ABC):
         return self.paint(latents).clamp(0, 1)
     @property
     def identity(self) -> str:
-        "Hash of all weights and buffers."
+        "Hash of all weights and buffers; `load_latents` refuses a prior of another identity."
         return state_sha256(self.state_dict())
     @property
     def like(self) -> torch.Tensor:
@@ -125,7 +125,7 @@ class SoftClamp(nn.Module):
 
 # %% ../nbs/09a_autoencoders.ipynb #00000012
 class TinyAutoencoder(Prior):
-    "The TAESD family: taesd, taesdxl (4 channels), taesd3, taef1 (16), taef2 (32, with side paths)."
+    "The TAESD family: taesd, taesdxl (4 `channels`), taesd3, taef1 (16), taef2 (32, with `side` paths)."
     encodes, multiple = True, 8
 
     def __init__(self,
@@ -255,7 +255,7 @@ class SquareNet(nn.Module):
 # %% ../nbs/09a_autoencoders.ipynb #00000028
 @dataclass(frozen=True)
 class SmallConfig:
-    "Size and training of the embedded autoencoder."
+    "Size and training of `SmallAutoencoder`."
     channels: int = 32
     width: int = 64
     depth: int = 2
@@ -266,7 +266,7 @@ class SmallConfig:
     seed: int = 0
 
 class SmallAutoencoder(Prior):
-    "Photos to latents of an eighth of the side and back, trained on the user's own photos."
+    "Photos to latents of an eighth of the side and back, trained on your own photos by `train_autoencoder`."
     encodes, multiple = True, 8
 
     def __init__(self, config: SmallConfig = SmallConfig(), name: str = "embedded"):
@@ -315,7 +315,7 @@ def train_autoencoder(
     config: SmallConfig = SmallConfig(),
     device: torch.device | str = "cpu",
 ) -> SmallAutoencoder:
-    "Principal components of the photos, then Adam on the squared error."
+    "A `SmallAutoencoder` of `photos`: principal components first, then Adam on the squared error."
     crops = _training_crops(photos, config.crops, config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

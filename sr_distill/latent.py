@@ -61,7 +61,7 @@ PIXEL_BYTES = 24_000       # and for each pixel (a guess)
 
 # %% ../nbs/10a_latent.ipynb #00000015
 class Chunks:
-    "Work through images a few at a time; out of GPU memory halves how many, and goes on."
+    "Works through images a few at a time; when a GPU runs out of memory, it goes on with half as many."
     def __init__(self,
         prior: Prior,
         size: int,        # side of the images in pixels
@@ -77,7 +77,7 @@ class Chunks:
         return list(self.each(n, work))
 
     def each(self, n: int, work: Callable[[slice], object]) -> Iterator:
-        "The same one by one. A CPU core takes one slice, so that the number of cores changes no digit."
+        "The same, one by one. A CPU core takes one slice, so that the number of cores changes no digit."
         if self.cpu: yield from self._on_cores([slice(i, min(i + self.size, n)) for i in range(0, n, self.size)], work)
         else:
             first = 0
@@ -106,7 +106,7 @@ def painting_weights(prior: Prior) -> dict[str, torch.nn.Parameter]:
     return {k: p for k, p in prior.named_parameters() if not k.startswith(prior.unpainted)}
 
 def generator_weights(prior: Prior) -> dict[str, torch.nn.Parameter]:
-    "The same weights, for tuning; `UserError` if `prior` has none."
+    "The `painting_weights` of a `prior` that is to be tuned; `UserError` if it has none."
     if found := painting_weights(prior): return found
     raise UserError(f"the prior {prior.name} has no weights that could be tuned; "
                     "leave the rate of the generator and the tuning steps at 0")
@@ -155,7 +155,7 @@ def with_features(
     latents: Latents,
     layer: int,        # whose output becomes free; 0 is the Fourier input
 ) -> Latents:
-    "The same images with the features of `layer` as numbers of their own (GLaD)."
+    "The same images, with the features of `layer` as numbers of their own: an optimiser can then move them (GLaD)."
     prior = latents.prior
     check_layer(prior, layer)
     whole = prior.whole(latents.values)
@@ -179,7 +179,7 @@ def _copy_to_tune(prior):
 
 # %% ../nbs/10a_latent.ipynb #00000025
 class LatentParameters:
-    "What moves of a set in latent space: its latents, features of a layer, the generator's weights; each at a rate."
+    "The parameters of a set in latent space: latents, features of a layer, the generator's weights; each at a rate."
     def __init__(self,
         start: Latents,
         rates: Rates = Rates(),
@@ -208,7 +208,7 @@ class LatentParameters:
         for p in self._moving(): p.grad.zero_()
     @property
     def latents(self) -> Latents:
-        "The set as it is now, with a prior of its own if the generator was moved."
+        "The set as it is now, with a prior of its own if `rates.generator` moved it."
         start, parts = self.start, {k: v.clone() for k, v in self.parts.items()}
         found = replace(start, values=parts["latents"], features=parts.get("features"))
         if not self.weights: return replace(found, prior=self.prior)
@@ -217,7 +217,7 @@ class LatentParameters:
 
 # %% ../nbs/10a_latent.ipynb #5b08b4cd
 class RenderedLatents(LatentParameters):
-    "Latents that are rendered a few images at a time."
+    "Latents that `render` shows a few images at a time."
     def __init__(self,
         start: Latents,
         rates: Rates = Rates(),
@@ -235,7 +235,7 @@ class RenderedLatents(LatentParameters):
         def work(parts, rows, at): return self.images(**parts)
         return torch.cat(list(self._run(index, work)))
     def _run(self, index, work):
-        "What `work(parts, rows, numbers)` returns for each chunk of the images in `index`."
+        "The results of `work(parts, rows, numbers)` for each chunk of the images in `index`."
         numbers = torch.arange(len(self))[index].to(self.parts["latents"].device)
         def chunk(rows): return work({k: v[numbers[rows]] for k, v in self.parts.items()}, rows, numbers[rows])
         return self.chunks.each(len(numbers), chunk)
@@ -254,7 +254,7 @@ class LatentSpace(RenderedLatents):
             for k, p in mine.items(): p.copy_(theirs[k])
 
     def backward(self, index: slice | torch.Tensor, grad: torch.Tensor):
-        "Add to the parameters' gradients what `grad`, that of the rendered images [n,3,size,size], means for them."
+        "Take `grad`, the gradient of the rendered images [n,3,size,size], to the parameters, and add it to theirs."
         self.accumulate(index, lambda images, rows: (images * grad[rows]).sum())
     def accumulate(self, index: slice | torch.Tensor, loss: Callable) -> torch.Tensor:
         "Add the gradient of `loss(images, rows)`, chunk by chunk, and return the sum; `rows` counts within `index`."
@@ -309,7 +309,7 @@ class SmallDecoder(SmallAutoencoder):
 DECODERS = {"TinyAutoencoder": TinyDecoder, "SmallAutoencoder": SmallDecoder}   # by the class of the prior
 
 def decoder_kind(prior: Prior) -> str:
-    "What a file calls the kind of a decoder that can travel with latents; empty for any other prior."
+    "The name of the decoder of `prior` in a file of latents; empty if it cannot travel in the file."
     found = [kind for kind, decoder in DECODERS.items() if type(prior) in (decoder, decoder.__mro__[1])]
     if not found and prior.from_weights and PRIORS.get(prior.name) is type(prior): return prior.name
     return found[0] if found else ""
@@ -422,7 +422,7 @@ def load_latents(
     path: Path | str,
     prior: Prior | str = None,   # the prior before tuning; None takes the decoder in the file, or loads it by its name
 ) -> Latents:
-    "Latents that `save_latents` wrote; those of another prior are refused."
+    "The latents in the file `path`, as `save_latents` wrote it; `UserError` if they belong to another prior."
     about, tensors = _open_latents(path)
     weights = {k.removeprefix("weights."): t for k, t in tensors.items() if k.startswith("weights.")}
     decoder = _own_decoder(about, weights, path) if prior is None else None
@@ -474,7 +474,7 @@ def latent_budget(
     originals: np.ndarray = None,   # uint8 [N,size,size,3] that they were inverted from
     bits: tuple = (8, 16),
 ) -> dict:                          # ready for JSON
-    "Bytes as PNG and as latents, with and without the decoder, and what rounding costs."
+    "Bytes as PNG and as latents, with and without the decoder, and the dB that rounding costs."
     images, inside = latents.render(), bool(decoder_kind(latents.prior))
     if inside: decoder = len(_stored(latents, bits[0], True)) - len(_stored(latents, bits[0], False))   # header and all
     else: decoder = sum(w.nbytes for w in _painting(latents.prior).values())

@@ -142,7 +142,7 @@ def needs_photos(name: str) -> bool:
     return photos is not None and photos.default is photos.empty
 
 def _registered(name, photos, device):
-    "What the function registered as `name` makes."
+    "The prior that the function registered as `name` makes."
     if photos is None and needs_photos(name):
         raise UserError(f"the prior {name} is made of photos; give them, or name another prior")
     make, given = PRIORS[name], dict(photos=photos, device=device)
@@ -175,7 +175,7 @@ def describe_prior(
     prior: Prior,
     size: int | None = None,   # side of an image; the prior's own if it has one, else 256
 ) -> dict:
-    "Name, identity, and the cost of a latent, ready for JSON."
+    "Name, identity, and the cost of a latent of `prior`, ready for JSON; reports and manifests hold it."
     size = size or prior.resolution or 256
     shape, (h, w) = prior.latent_shape(size), prior.check_size(size)
     numbers, weights = torch.Size(shape).numel(), sum(p.numel() for p in prior.parameters())

@@ -38,12 +38,12 @@ def known_name(name: str) -> bool:
 # %% ../nbs/09b_safe_pickle.ipynb #0000000b
 @dataclass(frozen=True)
 class Name:
-    "A function or class that a pickle names; only its name."
+    "The name of a function or class in a pickle; nothing is imported."
     name: str
 
 @dataclass(eq=False)
 class Call:
-    "A call that a pickle asks for, never made; with what it would put into the result afterwards."
+    "A call that a pickle asks for, never made, and the state, items and values that it sets afterwards."
     name: str     # of the function or class, as `function_name` finds it
     args: tuple
     state: object = None
