@@ -14,7 +14,7 @@ import numpy as np, torch
 import torch.nn.functional as F
 from .core import data_uri, rng, table_html, to_tensor
 from .distill import Run, how_far, image_names, snapshot_steps
-from .matching import BankSource, GradientBank, dc_loss, fresh_network, gradient, mean_gradient, network_pool, sample_real, unflatten
+from .matching import BankSource, GradientBank, dc_loss, fresh_network, gradient, mean_gradient, network_pool, sample_real, statistic_of, unflatten
 from .patches import Groups, ipc_for_budget
 from .pixel import PixelSpace, start_images
 from .recipe import INITS, OBJECTIVES, Recipe, UserError, verb
@@ -68,7 +68,7 @@ class GradientFilm:
 _pools = {}   # networks to match in, for as long as this process lives
 
 def _pool(photos, recipe):
-    key = (photos.fingerprint, recipe.objective == "features", *(getattr(recipe, name) for name in ("network", "scale", "pool", "networks", "seed")))
+    key = (photos.fingerprint, statistic_of(recipe.objective).name, *(getattr(recipe, name) for name in ("network", "scale", "pool", "networks", "seed")))
     if key not in _pools: _pools[key] = network_pool(recipe, photos)
     return _pools[key]
 
@@ -88,7 +88,7 @@ def gradient_film(
     if not 0 <= group < len(groups) or images[1] > len(small.trace.names):
         raise UserError(f"group {group} is not in the trace, which follows {len(small.trace.names)} images; choose one of the first {len(small.trace.names) // recipe.ipc}")
     if net is None:
-        if recipe.objective == "features": raise UserError("the set was made with --objective features, which compares no gradients; give the SR network to look into: gradient_film(set, photos, net=...)")
+        if statistic_of(recipe.objective).name != "gradient": raise UserError(f"the set was made with --objective {recipe.objective}, which compares no gradients; give the SR network to look into: gradient_film(set, photos, net=...)")
         net, states = fresh_network(recipe, "fresh", 0), _pool(photos, recipe)
         if states: net.load_state_dict(states[-1])
     numbers = sample_real(groups, group, recipe, rng(recipe.seed, "real", "film", group))
@@ -205,7 +205,7 @@ class Bench:
         "One run from the start; it ends early when the callback says so."
         if other := changes.keys() - set(RUN_CHOICES): raise UserError(f"a run on the bench cannot change {min(other)}; make another bench, or change {', '.join(RUN_CHOICES)}")
         recipe = replace(self.recipe, **changes)
-        if (recipe.objective == "features") != (self.recipe.objective == "features"): raise UserError(f"--objective {recipe.objective}: the bench holds what {self.recipe.objective} compares; make another bench")
+        if statistic_of(recipe.objective).name != self.bank.statistic.name: raise UserError(f"--objective {recipe.objective}: the bench holds what {self.recipe.objective} compares; make another bench")
         run, marks = Run(PixelSpace(start_images(self.groups, recipe)), recipe, BankSource(self.bank)), snapshot_steps(recipe.steps, 40)
         callback(0, None, run.images())
         stopped = lambda: getattr(callback, "stopped", False)
@@ -232,7 +232,7 @@ def _controls(recipe):
     row = lambda *widgets: w.HBox(widgets, layout=w.Layout(flex_flow="row wrap"))
     c = SimpleNamespace(
         init=w.Dropdown(options=[*INITS], value=recipe.init, description="start", **wide),
-        objective=w.Dropdown(options=[o for o in OBJECTIVES if replace(recipe, objective=o, outer=1, inner=0).learns == recipe.learns], value=recipe.objective, description="objective", **wide),
+        objective=w.Dropdown(options=[o for o in OBJECTIVES if statistic_of(o).name == statistic_of(recipe.objective).name], value=recipe.objective, description="objective", **wide),
         steps=w.IntSlider(recipe.steps, min(10, recipe.steps), max(500, recipe.steps), 10, description="steps", **wide),
         lr=w.SelectionSlider(options=[(f"{r:g}", r) for r in sorted({*RATES, recipe.lr})], value=recipe.lr, description="rate", **wide),
         go=w.Button(description="Distil", icon="play", button_style="primary"), halt=w.Button(description="Stop", icon="stop", disabled=True),

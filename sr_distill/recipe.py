@@ -166,13 +166,16 @@ def _fits(value, kind):
     if kind is bool or isinstance(value, bool): return isinstance(value, bool) and kind is bool
     return isinstance(value, {int: Integral, float: Real}.get(kind, kind)) and (kind is not float or -1e300 < float(value) < 1e300)
 
-def check_options(config):
+def check_options(
+    config,        # a dataclass of `option`s
+    stored=False,  # it was read from a file: names of an open registry may be those of somebody's own code
+):
     "Raise `UserError` for the first field of `config` that has a value of another kind, is no valid choice or lies below its bound; NumPy's numbers become Python's."
     for f in fields(config):
         value, choices, low = getattr(config, f.name), f.metadata["choices"], f.metadata["low"]
         flag = "--" + f.name.replace("_", "-")
         if not (_fits(value, f.type) or value is None is f.default): raise UserError(f"{flag} {str(value)[:40]!r} is not {KINDS[f.type]}; give one")
-        if choices and value not in choices:
+        if choices and value not in choices and not (stored and isinstance(choices, Registry)):
             raise UserError(f"{flag} {value!r} is unknown; choose one of: {', '.join(map(str, choices))}")
         if low is not None and value is not None and not value >= low:
             raise UserError(f"{flag} {value} is too small; give at least {low}")
@@ -282,13 +285,13 @@ class Recipe(Settings):
               "steps", "optimizer", "lr", "prior", "invert", "tune", "layer", "lr_latents", "lr_features", "lr_generator", "schedule", "labels", "teacher_steps", "seed")
 
     def __post_init__(self, stored):
-        check_options(self)
+        check_options(self, stored)
         if self.lr is None: object.__setattr__(self, "lr", self.usual_rate)
         if not stored: self._check_used()
         if not self.trim < 100: raise UserError(f"--trim {self.trim} leaves no window; give less than 100")
         if self.size % self.scale: raise UserError(f"--size {self.size} is not a multiple of --scale {self.scale}; give a multiple")
         if self.budget is not None and not 0 < self.budget <= 100: raise UserError(f"--budget {self.budget} is no percentage; give a number above 0 and up to 100")
-        if not self.learns and (self.outer > 1 or self.inner): raise UserError(f"--objective {self.objective} matches random features, which do not learn; leave --outer and --inner out")
+        if not stored and not self.learns and (self.outer > 1 or self.inner): raise UserError(f"--objective {self.objective} matches random features, which do not learn; leave --outer and --inner out")
         if self.labels != "own" and self.space == "latent": raise UserError(f"--labels {self.labels} writes pixels that no latent has; leave it out, or give --space pixel")
         if self.space == "latent" and not (self.lr_latents or self.lr_generator or self.lr_features and self.layer is not None): raise UserError(f"--lr-latents {self.lr_latents} leaves nothing that could move; give a rate above 0")
         if self.inner and self.outer == 1: raise UserError("--inner trains the network between two matching steps, so it needs --outer 2 or more")

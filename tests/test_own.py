@@ -206,3 +206,118 @@ def test_a_metric_of_an_installed_package(tmp_path):
     points.write_text("[sr_distill.metrics]\nworst = no_such_module:worst\n")
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 2 and "metric 'worst' of the package theirs cannot be loaded" in ended.stderr, ended.stderr
+
+
+# ---------------------------------------------------------------- an objective, a statistic, a start
+
+ANGLES = '''
+import numpy as np, torch
+import torch.nn.functional as F
+import sr_distill as sd
+from sr_distill.patches import window_means
+
+@sd.register_objective("angles")
+def angles(s, r):
+    "The largest angle between the gradients of two layers."
+    cosines = [F.cosine_similarity(a.flatten(), b.flatten(), dim=0) for a, b in zip(s, r) if a.ndim > 1]
+    return torch.acos(torch.stack(cosines) * .999).max()
+
+@sd.register_statistic("colours", learns=False)
+def colours(net, hr): return [F.adaptive_avg_pool2d(hr, 4).mean(0)]
+
+@sd.register_objective("colours", statistic="colours")
+def squares(s, r): return (s[0] - r[0]).square().sum()
+
+@sd.register_start("grey")
+def grey(groups, g, recipe):
+    return np.full((recipe.ipc, recipe.size, recipe.size, 3), 128, np.uint8)
+
+@sd.register_start("dark", score=True, ranked=True)
+def dark(groups, recipe):
+    return lambda p, ys, xs: window_means(255 - groups.photos[p].mean(-1).astype(np.float32), ys, xs, recipe.size)
+'''
+SMALL = dict(size=24, networks=2, pool="random", real=4, steps=4, init="random")
+
+
+def test_an_objective_of_ones_own(theirs, photos, tmp_path, monkeypatch):
+    from sr_distill.distill import DistilledSet, distill
+    from sr_distill.recipe import OBJECTIVES
+    monkeypatch.setattr("sr_distill.matching.TRAJECTORY_STEPS", 16)   # of the held-out networks
+    theirs("their_objective", ANGLES)
+    assert list(OBJECTIVES)[-2:] == ["angles", "colours"]
+    made = distill(photos, Recipe(**SMALL, objective="angles"), tmp_path / "set", RunOptions(device="cpu", held_out=2))
+    losses = made.manifest["report"]["matching_loss"]
+    assert list(losses)[2:] == ["whole", "layerwise", "angles"] and made.manifest["report"]["moved"]["share"] > .3
+    assert (DistilledSet.load(tmp_path / "set").images == made.images).all()
+    again = distill(photos, Recipe(**SMALL, objective="angles"), tmp_path / "again", OPTIONS)
+    assert (again.images == made.images).all()
+    plain = distill(photos, Recipe(**SMALL), tmp_path / "plain", OPTIONS)
+    assert (plain.images != made.images).any()
+
+
+def test_an_objective_of_a_statistic_of_ones_own(theirs, photos, tmp_path, monkeypatch):
+    from sr_distill.distill import distill
+    monkeypatch.setattr("sr_distill.matching.TRAJECTORY_STEPS", 16)
+    theirs("their_objective", ANGLES)
+    for changes in (dict(), dict(ipc=3, grouping="all")):
+        recipe = Recipe(**{**SMALL, "steps": 40, **changes}, objective="colours")
+        made = distill(photos, recipe, tmp_path / f"{len(changes)}", RunOptions(device="cpu", held_out=1))
+        losses = [loss for _, loss in made.trace.losses]
+        assert losses[-1] < .5 * losses[0] and [*made.manifest["report"]["matching_loss"]][2:] == ["whole", "layerwise"]
+    with pytest.raises(UserError, match="do not learn"): Recipe(**SMALL, objective="colours", outer=2)
+
+
+@pytest.mark.parametrize("init, changes", [("grey", {}), ("dark", {}), ("dark", dict(trim=5., grouping="cluster", clusters=2)), ("dark", dict(ipc=3))])
+def test_a_start_of_ones_own(theirs, photos, tmp_path, init, changes):
+    from sr_distill.distill import distill
+    theirs("their_start", ANGLES)
+    recipe = Recipe(**{**SMALL, "init": init, "steps": 0, **changes})
+    made = distill(photos, recipe, tmp_path / "set", OPTIONS)
+    assert made.images.mean() == 128 if init == "grey" else made.images.mean() < np.mean([p.mean() for p in photos])
+    with pytest.raises(UserError, match="means nothing to --init grey"): Recipe(init="grey", trim=1.)
+    if init == "dark":
+        with pytest.raises(UserError, match="that do not overlap|sub-images"): distill(photos, Recipe(**{**SMALL, "init": init, "ipc": 9999}), tmp_path / "no", OPTIONS)
+
+
+def test_other_code_under_the_same_name_is_another_run(theirs, photos, tmp_path):
+    from sr_distill.distill import distill
+    theirs("their_code", ANGLES)
+    recipe = Recipe(**{**SMALL, "init": "grey"}, objective="angles")
+    first = distill(photos, recipe, tmp_path / "set", OPTIONS)
+    assert (distill(photos, recipe, tmp_path / "set", OPTIONS).images == first.images).all()
+    theirs("their_changed_code", ANGLES.replace("* .999", "* .99"))
+    with pytest.raises(UserError, match="code of --objective angles"): distill(photos, recipe, tmp_path / "set", OPTIONS)
+    theirs("their_code_again", ANGLES)
+    assert (distill(photos, recipe, tmp_path / "set", OPTIONS).images == first.images).all()
+    theirs("their_start_changed", ANGLES.replace("128", "127"))
+    with pytest.raises(UserError, match="code of --init grey"): distill(photos, recipe, tmp_path / "set", OPTIONS)
+
+
+def test_a_set_is_read_where_its_objective_is_not_known(theirs, photos, tmp_path):
+    from sr_distill.distill import DistilledSet, describe, distill
+    from sr_distill.recipe import INITS, OBJECTIVES
+    theirs("their_objective", ANGLES)
+    made = distill(photos, Recipe(**{**SMALL, "init": "grey"}, objective="angles"), tmp_path / "set", OPTIONS)
+    OBJECTIVES.forget("angles"); INITS.forget("grey")
+    with pytest.raises(UserError, match="angles"): Recipe(objective="angles")
+    assert (DistilledSet.load(tmp_path / "set").images == made.images).all() and "angles" in describe(tmp_path / "set")
+
+
+@pytest.mark.parametrize("kind, name", [("objective", "angles"), ("start", "grey")])
+def test_an_objective_and_a_start_on_the_command_line(tmp_path, kind, name):
+    "Each of an installed package, by its entry point; the contract tests pick them up."
+    (tmp_path / "their_package.py").write_text(ANGLES)
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[sr_distill.{kind}s]\n{name} = their_package:{name}\n")
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])]))
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(Photos.open("embedded")[0][:64, :64]).save(tmp_path / "photos/one.png")
+    asked = [f"--{k.replace('_', '-')}={v}" for k, v in {**SMALL, dict(start="init").get(kind, kind): name}.items()]
+    command = [sys.executable, "-m", "sr_distill", "distill", str(tmp_path / "photos"), str(tmp_path / "set"), "--device=cpu", *asked]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", f"{kind} and {name}", str(Path(__file__).with_name("test_contracts.py"))]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0 and "passed" in ended.stdout, ended.stdout
