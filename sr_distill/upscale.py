@@ -16,7 +16,7 @@ from .core import atomic_write, forget, log, make_folder, pick_device
 from .data import find_files, open_image, naming, read_file, to_srgb, upright
 from .data import upscale as bicubic
 from .metrics import upscale_tensor
-from .models import load_model
+from .nets import open_model
 from .recipe import RunError, UserError, verb
 from .train import symmetry
 
@@ -147,7 +147,7 @@ def write_picture(
 # %% ../nbs/13c_upscale.ipynb #00000019
 @verb
 def upscale(
-    model: torch.nn.Module | Path | str,   # a trained model, its folder, or "bicubic"
+    model: torch.nn.Module | Path | str,   # a trained model, its folder, a file of weights, or "bicubic"
     source: Path | str | np.ndarray,       # a picture, a folder or zip of pictures, or an array [H,W,3] or [H,W], uint8 or uint16
     out: Path | str = None,                # a file for one picture, else a folder; not needed for an array
     scale: int = 2,                        # of bicubic; a model knows its own
@@ -160,7 +160,7 @@ def upscale(
     "Enlarge pictures by a model. Files are overwritten, except those of `source`; `UserError` before the work, `RunError` after it for pictures that could not be read."
     if tile < 16: raise UserError(f"--tile {tile} is too small; give at least 16")
     jobs = None if isinstance(source, np.ndarray) else _planned(source, out, ending, recursive)
-    net = model if isinstance(model, torch.nn.Module) or model == "bicubic" else load_model(model)
+    net = model if isinstance(model, torch.nn.Module) else open_model(model)
     if isinstance(net, torch.nn.Module): net, scale = net.to(pick_device(device)), net.scale
     if jobs is None: return enlarge(net, _checked(source), scale, tile, ensemble).pixels
     failed = []

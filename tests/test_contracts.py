@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sr_distill.autoencoders import KLAutoencoder, Prior, SmallAutoencoder, SmallConfig, TinyAutoencoder
-from sr_distill.core import POLICIES, rng
+from sr_distill.core import POLICIES, import_torchvision, rng
 from sr_distill.data import Photos
 from sr_distill.latent import Latents, LatentSpace, Rates, SmallDecoder, TinyDecoder, generator_weights
 from sr_distill.matching import dc_loss, gradient, group_gradients, match, obstacle, statistic_of
@@ -35,10 +35,13 @@ def photos():
     return Photos.from_arrays("abcd", [picture(k) for k in range(4)])
 
 
-def small(name, scale=2):
+def small(name, scale=2, stream="model"):
     "A model of the registry, small where it has a size."
-    for sizes in (dict(depth=2, width=8), dict(width=8), {}):
-        try: return make_model(name, scale, generator=rng(0, "model"), **sizes)
+    if name.startswith("spandrel:"):
+        import_torchvision()
+        pytest.importorskip("spandrel", reason="spandrel is missing (pip install spandrel)")
+    for sizes in (dict(depth=2, width=12), dict(width=12), dict(depth=1, width=18), {}):
+        try: return make_model(name, scale, generator=rng(0, stream), **sizes)
         except (UserError, TypeError): pass
     raise AssertionError(name)
 
@@ -55,18 +58,19 @@ def test_weights_depend_on_the_generator_alone(name):
     before = torch.get_rng_state()
     two = small(name).state_dict()
     assert torch.get_rng_state().equal(before) and all(one[k].equal(two[k]) for k in one)
-    other = init_weights(small(name), rng(1, "model")).state_dict()
+    other = small(name, stream="another").state_dict()
     assert any(not one[k].equal(other[k]) for k in one)
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("scale", SCALES)
 def test_a_model_enlarges_and_knows_its_reach(name, scale):
     net = small(name, scale)
-    assert net.scale == scale and net(torch.rand(2, 3, 10, 12)).shape == (2, 3, 10 * scale, 12 * scale) and net.margin >= 0
+    assert net.scale == scale and net(torch.rand(2, 3, 10, 12)).shape == (2, 3, 10 * scale, 12 * scale) and (net.margin is None or net.margin >= 0)
 
 @pytest.mark.parametrize("name", MODELS)
 def test_one_pass_is_one_group_at_a_time(name):
     net, images = small(name).double(), torch.rand(3, 2, 3, 16, 16, generator=rng(0, "images")).double()
+    if name.startswith("spandrel:") and obstacle(net): return   # they go group by group, and a line says so
     assert not obstacle(net)
     alone = [torch.stack(g) for g in zip(*(gradient(net, x) for x in images))]
     assert all(relative(a, b) < 1e-9 for a, b in zip(group_gradients(net, images), alone))
