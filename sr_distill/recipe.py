@@ -231,7 +231,8 @@ INITS      = Registry("start", dict(noise="pixel", downscaled="pixel", random="p
 STATISTICS = Registry("statistic", dict(gradient="matching", features=("matching", dict(learns=False))))
 OBJECTIVES = Registry("objective", {name: ("matching", dict(statistic=what)) for name, what in
                                     dict(whole="gradient", layerwise="gradient", magnitude="gradient", features="features").items()})
-MODELS     = Registry("model", {name: "models" for name in ("srcnn", "srcnn-955", "vdsr", "edsr")})
+MODELS     = Registry("model", {**{name: "models" for name in ("srcnn", "srcnn-955", "vdsr", "edsr")},
+                                **{f"spandrel:{name}": "nets" for name in ("Compact", "SPAN", "RCAN", "SwinIR-light", "OmniSR")}})
 _xl        = [f"stylegan-xl-{kind}{side}" for kind, least in (("imagenet", 16), ("ffhq", 256), ("pokemon", 256))
               for side in (16, 32, 64, 128, 256, 512, 1024) if side >= least]
 PRIORS     = Registry("prior", {name: "priors" for name in ("embedded", "taesd", "taesdxl", "taesd3", "taef1", "taef2", *_xl)})
