@@ -21,7 +21,8 @@ from sr_distill.core import read_json, rng
 from sr_distill.demo import compare, line_up, write_report
 from sr_distill.models import make_model, save_model
 from sr_distill.recipe import Recipe, RunError, TrainConfig, UserError, expect_error
-from sr_distill.study import Results, finding, load_study, run_study, study_from, tomllib, write_tables
+from sr_distill.study import Results, finding, load_study, run_study, study_from, write_tables
+from sr_distill.study_file import tomllib
 
 FILE = """
 title = "Tiny"
@@ -113,10 +114,11 @@ def test_photos_are_looked_at_anew_and_stay_what_they_were(file, tmp_path, monke
         return photos.subset(range(1, len(photos))), held
     content = module._content(study)
     monkeypatch.setattr(module, "_opened", one_less)
-    assert "are not what they were" in module._task((study, tmp_path / "other", study.cells[0], "cpu", content, None))
+    task = module.Task(study, tmp_path / "other", study.cells[0], "cpu", content)
+    assert "are not what they were" in task.carry_out()
     monkeypatch.setattr(module, "_opened", lambda study: study.open())
     shutil.rmtree(study.photos)
-    assert str(study.photos) in module._task((study, tmp_path / "other", study.cells[0], "cpu", content, None))   # told, and no end of the study
+    assert str(study.photos) in task.carry_out()   # told, and no end of the study
 
 
 def test_other_settings_are_computed_again(file, tmp_path):
@@ -247,7 +249,7 @@ def test_what_all_sets_share_is_for_those_that_use_it():
 def test_bad_photos_are_left_out_where_one_says_so(little, tmp_path, capsys):
     study = little()
     (tmp_path / "photos/z.png").write_text("no photo")
-    module._known.clear()
+    module._photos_here.clear()
     assert "--skip-bad" in str(expect_error(UserError, run_study, study, tmp_path / "out", 1))
     (tmp_path / "s.toml").write_text(f'photos = "{tmp_path / "photos"}"\nheld_out = 1\nseeds = 1\nssim = false\n[sets]\na = {{all = true}}\n[models]\nm = {{model = "edsr", depth = 1, width = 8, steps = 2, batch = 1, patch = 16}}\n')
     assert main(["study", str(tmp_path / "s.toml"), str(tmp_path / "out"), "--skip-bad", "--jobs", "1"]) == 0 and len(Results.load(tmp_path / "out/results.json").rows) == 2
