@@ -1,18 +1,25 @@
 """A real-size StyleGAN-XL with random weights: seconds and memory of one image and one gradient step in w, way by way.
 
-    python benchmarks/stylegan_size.py OUT --resolution 256 --ways before plain          on the CPU
+    python benchmarks/stylegan_size.py OUT --resolution 256 --ways before plain --threads 1 2 --rounds 3   on the CPU
+    python benchmarks/stylegan_size.py OUT --resolution 256 --ways plain official        on the CPU, beside the reference road
     python benchmarks/stylegan_size.py OUT --device cuda                                  every way, kernels, profile
     python benchmarks/stylegan_size.py OUT --device cpu --tiny                            a dry run of all parts
 
 `before` is the generator as it was before this benchmark: weights scaled for each sample, all channels of a layer filtered
 by PyTorch's grouped calls, large layers computed again in the backward pass.  Its filters are transposed and strided
-convolutions, which multiply no zeros; the official code, whose reference path does, was not timed.  All ways paint the
-same styles; each is compared with `before` (or, without it, with the first one).  Results go to OUT/stylegan-DEVICE.json,
-entry by entry; an entry that is there is not measured again (--again).
+convolutions, which multiply no zeros.  `official` is written from the papers as the official code's reference road (its
+only one on a CPU) goes: zeros are inserted, padded and convolved at the full rate, every second result is dropped, and
+autograd keeps everything.  It is timed layer by layer, from the last one down, because all layers at once would not fit
+in memory; its image and gradient are those of the whole generator.
+
+All ways paint the same styles; each is compared with the first one.  On a CPU the ways are measured in turn, --rounds
+times, and the medians count.  Results go to OUT/stylegan-DEVICE.json, entry by entry; an entry that is there is not
+measured again (--again).
 """
 import argparse
 import json
 import math
+import re
 import resource
 import statistics
 import time
@@ -66,10 +73,50 @@ def layer_before(layer, x, w):
     bend = lambda p: bend_before(layer, p)
     return frugally(bend, x) if parts == 1 else torch.cat([frugally(bend, p) for p in x.chunk(parts, 1)], 1)
 
-def synthesize_before(g, ws):
+def synthesize_before(g: StyleGANXL, ws: torch.Tensor) -> torch.Tensor:
     x = g.layers[0](ws[:, 0])
     for k in range(1, g.num_ws): x = frugally(lambda x, w, layer=g.layers[k]: layer_before(layer, x, w), x, ws[:, k])
     return x * g.config["output_scale"]
+
+
+# ── the official code's reference road ────────────────────────────────────────────────────────────────────────────────────
+
+def filter_by_definition(x, kernel, up, down, padding, gain):
+    "Insert zeros, pad or crop, convolve both axes at the full rate, keep every `down`-th sample."
+    if kernel is None: return x
+    n, c, h, w = x.shape
+    x = F.pad(x.reshape(n, c, h, 1, w, 1), (0, up - 1, 0, 0, 0, up - 1)).reshape(n, c, h * up, w * up)
+    x = F.pad(x, padding)
+    kernel = (kernel * math.sqrt(gain)).flip(0)
+    for shape in ((1, -1), (-1, 1)): x = F.conv2d(x, kernel.reshape(1, 1, *shape).repeat(c, 1, 1, 1), groups=c)
+    return x[:, :, ::down, ::down]
+
+def layer_official(layer, x, w):
+    s, style = layer.s, layer.affine(w)
+    if s["is_torgb"]: style = style / math.sqrt(layer.weight[0].numel())
+    x = modulated_conv(x, layer.weight, style, not s["is_torgb"], layer.magnitude_ema.rsqrt()) + layer.bias[:, None, None]
+    x = filter_by_definition(x, layer.up_filter, s["up_factor"], 1, s["padding"], s["up_factor"]**2)
+    if not s["is_torgb"]: x = lrelu(x)
+    return filter_by_definition(x.clamp(-s["conv_clamp"], s["conv_clamp"]), layer.down_filter, 1, s["down_factor"], [0] * 4, 1)
+
+def official(g: StyleGANXL, ws: torch.Tensor, watch) -> tuple:
+    "Seconds forward, seconds backward, CPU seconds, image and gradient, layer by layer from the last one down."
+    with torch.no_grad():
+        inputs = [g.layers[0](ws[:, 0])]
+        for k in range(1, g.num_ws - 1): inputs.append(g.layers[k](inputs[-1], ws[:, k], g.ways))
+    leaf, forward, backward, cpu, grad = ws.clone().requires_grad_(), 0., 0., 0., None
+    for k in range(g.num_ws - 1, -1, -1):
+        x = inputs.pop().requires_grad_() if k else None   # what goes into layer k
+        used, a = time.process_time(), watch.now()
+        y = layer_official(g.layers[k], x, leaf[:, k]) if k else g.layers[0](leaf[:, 0])
+        if k == g.num_ws - 1: y = y * g.config["output_scale"]
+        b = watch.now()
+        if grad is None: image, grad = y.detach(), 2 * y.detach() / y.numel()
+        y.backward(grad)
+        forward, backward, cpu = forward + b - a, backward + watch.now() - b, cpu + time.process_time() - used
+        grad = x.grad if k else None
+        del x, y
+    return forward, backward, cpu, image, leaf.grad
 
 
 # ── measuring ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -77,6 +124,7 @@ def synthesize_before(g, ws):
 WAYS = {   # name: (ways, batch, TF32, cuDNN's search, how many repetitions)
     "before": (None, 1, False, False, 1),
     "plain": (Ways(half=False, fused=False), 1, False, False, 1),
+    "official": ("official", 1, False, False, 1),
     "16-bit, kernels": (Ways(), 1, False, False, 3),
     "16-bit, kernels, search": (Ways(), 1, False, True, 3),
     "16-bit, kernels, channels last, search": (Ways(channels_last=True), 1, False, True, 3),
@@ -101,15 +149,24 @@ class Watch:
         if self.cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-    def gigabytes(self): return torch.cuda.max_memory_allocated() / 1e9 if self.cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        elif Path("/proc/self/clear_refs").exists(): Path("/proc/self/clear_refs").write_text("5")   # Linux: the peak begins anew
+    def gigabytes(self):
+        if self.cuda: return torch.cuda.max_memory_allocated() / 1e9
+        status = Path("/proc/self/status")
+        if not status.exists(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 1e6
 
 def one_way(g, ws, how, watch):
     "Median seconds forward and backward, peak memory, CPU seconds; the image and its gradient in w."
     ways, batch, tf32, search, rounds = how
     ws, times = ws[:batch], []
-    torch.backends.cudnn.benchmark, g.ways = search, ways or Ways()
+    torch.backends.cudnn.benchmark, g.ways = search, ways if isinstance(ways, Ways) else Ways(half=False, fused=False)
     paint = g.synthesize if ways else lambda ws: synthesize_before(g, ws)
     watch.reset()
+    if ways == "official":
+        forward, backward, cpu, image, grad = official(g, ws, watch)
+        row = dict(batch=1, forward=forward, backward=backward, an_image=forward + backward, cpu_seconds=cpu, gigabytes=watch.gigabytes())
+        return row, image, grad
     with precision(tf32):
         for _ in range(rounds + (1 if watch.cuda else 0)):   # a first round to warm up
             leaf, cpu, a = ws.clone().requires_grad_(), time.process_time(), watch.now()
@@ -172,6 +229,24 @@ def profile(g, ws, how, device):
     events.sort(key=time_of, reverse=True)
     return dict(milliseconds=sum(map(time_of, events)) / 1000, calls=sum(e.count for e in events), largest=[dict(name=e.key[:120], ms=time_of(e) / 1000, calls=e.count) for e in events[:25]])
 
+def in_turn(args, known, way, threads, save):
+    "Every way once, then all again: medians of --rounds rounds; one thread is nameless in the results, more are named."
+    names = {name: name if threads == 1 else f"{name}, {threads} threads" for name in args.ways}
+    rows = {name: [] for name in args.ways}
+    todo = [name for name in args.ways if known.get(names[name], {}).get("rounds", 0) < args.rounds]
+    for k in range(args.rounds if todo else 0):
+        for name in args.ways:   # all of them: what is compared was timed in turn
+            try: rows[name].append(way(name))
+            except Exception as e:
+                known[names[name]] = dict(error=repr(e)[:1000])
+                traceback.print_exc()
+                continue
+            values = rows[name]
+            middle = {key: statistics.median(r[key] for r in values) for key in ("forward", "backward", "an_image", "cpu_seconds")}
+            known[names[name]] = values[-1] | middle | dict(threads=threads, rounds=k + 1, all_cpu_seconds=[r["cpu_seconds"] for r in values])
+            save()
+            print(names[name], json.dumps(known[names[name]]), flush=True)
+
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -179,6 +254,8 @@ def main():
     p.add_argument("--resolution", type=int, default=512)
     p.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     p.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS])
+    p.add_argument("--threads", type=int, nargs="+", default=[1], help="threads of the CPU, one measurement for each number")
+    p.add_argument("--rounds", type=int, default=1, help="on a CPU: how often all ways are measured in turn")
     p.add_argument("--minutes", type=float, default=1e9, help="begin no entry after so many minutes")
     p.add_argument("--tiny", action="store_true", help="few channels: a dry run")
     p.add_argument("--again", action="store_true", help="measure what is there once more")
@@ -188,7 +265,7 @@ def main():
     file = args.out / f"stylegan-{device}.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() and not args.again else {}
     machine = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    known["machine"] = dict(device=machine, threads=torch.get_num_threads(), torch=torch.__version__, triton=getattr(kernels.triton, "__version__", None), resolution=args.resolution, tiny=args.tiny)
+    known["machine"] = dict(device=machine, threads=args.threads if device == "cpu" else torch.get_num_threads(), torch=torch.__version__, triton=getattr(kernels.triton, "__version__", None), resolution=args.resolution, tiny=args.tiny)
     def save(): write_json(file, known)
     def measure(name, work):
         if (name in known and "error" not in known[name]) or time.perf_counter() - began > 60 * args.minutes: return
@@ -211,7 +288,10 @@ def main():
     if device == "cuda" or args.tiny:
         sizes = [(1, 4, 40)] if args.tiny else [(1, 128, 534), (1, 512, 278), (1, 1024, 38)]
         measure("kernels", lambda: dict(rows=kernel_times(device, sizes)))
-    for name in args.ways:
+    for threads in args.threads if device == "cpu" else ():
+        torch.set_num_threads(threads)
+        in_turn(args, known, way, threads, save)
+    for name in args.ways if device == "cuda" else ():
         if base or name == args.ways[0]: measure(name, lambda: way(name))
         if not base:   # it was measured on another day: paint once more, to compare with
             image, grad = one_way(g, ws, WAYS[name], watch)[1:]
@@ -219,6 +299,6 @@ def main():
     if device == "cuda" or args.tiny:
         for name in ("16-bit, kernels", "before"):
             if name in args.ways and name != "before": measure(f"profile of {name}", lambda: profile(g, ws, WAYS[name], device))
-    print(json.dumps({k: v.get("an_image", v.get("error")) for k, v in known.items() if k in WAYS}, indent=1))
+    print(json.dumps({k: v.get("an_image", v.get("error")) for k, v in known.items() if k.split(", ")[0] in {w.split(", ")[0] for w in WAYS}}, indent=1))
 
 if __name__ == "__main__": main()
