@@ -1,14 +1,16 @@
 """Does a small set still hold at a training length and a model size that people use?  Full-size EDSR, one training after another.
 
-    python benchmarks/long_gpu.py PHOTOS VAL OUT --minutes 5 --steps 30000
+    python benchmarks/long_gpu.py PHOTOS VAL OUT --seconds 300 --steps 30000
 
 PHOTOS is a folder of HR photos, VAL one of photos to be judged by.  EDSR with 16 blocks of 64 channels, batch 16, patches of
 96², on all the photos (drawn uniformly and by error), on the hardest windows and on those distilled, at 2 and at 8.88 per
-cent of the pixels.  All sets come first with one seed, then with the next.  A training that would not end within the
-minutes is not begun; rows that are there (OUT/long-DEVICE.json) are not made again, so a second day goes on.
+cent of the pixels.  All sets come first with one seed, then with the next.  A training that would not end within
+--seconds is not begun; rows that are there (OUT/long-DEVICE.json) are not made again and the sets lie in OUT/sets-DEVICE, so
+a second day goes on.  The exit status is 75 while something is left to do.
 """
 import argparse
 import json
+import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,11 +31,11 @@ SETS = {"all photos, uniform": (None, "uniform"), "all photos, by error": (None,
         "hardest, 2 %": (replace(CHOSEN, budget=2), "uniform"), "distilled, 2 %": (replace(DISTILLED, budget=2), "uniform"),
         "hardest, 8.88 %": (replace(CHOSEN, budget=8.88), "uniform"), "distilled, 8.88 %": (replace(DISTILLED, budget=8.88), "uniform")}
 
-def main():
+def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("photos", type=Path), p.add_argument("val", type=Path), p.add_argument("out", type=Path)
     p.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
-    p.add_argument("--minutes", type=float, default=1e9)
+    p.add_argument("--seconds", type=float, default=1e9)
     p.add_argument("--steps", type=int, default=30000)
     p.add_argument("--seeds", type=int, default=3)
     p.add_argument("--float32", action="store_true", help="no mixed precision")
@@ -48,17 +50,20 @@ def main():
     config = TrainConfig.for_model("edsr", depth=depth, width=width, steps=steps, batch=16, patch=96, lr=4e-4, amp=amp, checkpoint=10**6)
     known |= dict(config=asdict(config), device=torch.cuda.get_device_name() if args.device == "cuda" else "cpu", torch=torch.__version__,
                   photos=len(photos), pixels=photos.pixels, val=len(val), sets={k: r and asdict(r) for k, (r, _) in SETS.items()})
-    left = lambda: 60 * args.minutes - (time.perf_counter() - began)
-    done = lambda name, seed: any((r["set"], r["seed"], r["steps"]) == (name, seed, steps) for r in known["rows"])
+    def left(): return args.seconds - (time.perf_counter() - began)
+    def done(name, seed): return any((r["set"], r["seed"], r["steps"]) == (name, seed, steps) for r in known["rows"])
     made, longest = {}, 0.
     for seed in range(args.seeds):
         for name, (recipe, sampling) in SETS.items():
             if done(name, seed): continue
-            if left() < 1.1 * longest: return print(f"{left():.0f} s are left, a training takes {longest:.0f} s: the rest is for another day")
+            if left() < 1.1 * longest:
+                print(f"{left():.0f} s are left, a training takes {longest:.0f} s: the rest is for another day")
+                return 75
             if recipe and name not in made:   # a set is made once, with seed 0: what differs is the training
                 recipe = replace(recipe, steps=min(recipe.steps, 2), networks=2, budget=20) if args.tiny else recipe
                 t = time.perf_counter()
-                made[name] = distill(photos, recipe, args.out / f"work-{args.device}/{name.replace(' %', '').replace(', ', '-')}", RunOptions(device=args.device, held_out=0))
+                folder = args.out / f"sets-{args.device}" / name.replace(" %", "").replace(", ", "-")
+                made[name] = distill(photos, recipe, folder, RunOptions(device=args.device, held_out=0))
                 print(f"{name}: made in {time.perf_counter() - t:.0f} s", flush=True)
             source, t = made[name].photos if recipe else photos, time.perf_counter()
             net = make_model("edsr", 2, depth, width, generator=rng(seed, "weights"))
@@ -70,5 +75,6 @@ def main():
                                       seconds=seconds, psnr_y=scores.mean["psnr_y"], psnr_rgb=scores.mean["psnr_rgb"], loss=result.history[-1]["loss"]))
             write_json(file, known)
             print(known["rows"][-1], flush=True)
+    return 0
 
-if __name__ == "__main__": main()
+if __name__ == "__main__": sys.exit(main())

@@ -19,7 +19,8 @@ input    Training patches per second: from the decoded cache, and decoding a PNG
 pages    Enlarging a 512² image ×2 with a VDSR, with PyTorch's pages of 2 MiB and without, each in a process of its own.
 job      The default recipe at 150 steps on all photos: bank, steps, and the loss on unseen networks over time.
 
-On a GPU, in this order; a section that OUT/speed-cuda.json has already is left out, so a second day goes on:
+On a GPU, in this order; a section that OUT/speed-cuda.json has already is left out, so a second day goes on (the exit
+status is 75 while a section is missing or has failed):
 
 rates    As above, without the replay.
 scale    800 groups, as DIV2K has: seconds per step, how long the host needs to issue one, how often it waits for the device.
@@ -398,9 +399,9 @@ def match_in_bf16(net, images, targets, objective, chunk):
         results.append((distances.detach(), torch.autograd.grad(distances.sum(), x)[0]))
     return tuple(map(torch.cat, zip(*results)))
 
-def rounding(photos, out, device, steps=200, training=1000):
+def rounding(photos, out, device, steps=200, training=1000, networks=10, real=32):
     "Does rounding in the steps change the final set? The same recipe in float32, TF32 and bfloat16, judged by unseen networks and by an EDSR."
-    recipe, found, plain = Recipe(steps=steps, networks=10, real=32), {}, None
+    recipe, found, plain = Recipe(steps=steps, networks=networks, real=real), {}, None
     for name in ("float32", "TF32", "bfloat16"):
         began, usual = time.perf_counter(), engine.match
         if name == "bfloat16": engine.match = match_in_bf16
@@ -421,7 +422,7 @@ def rounding(photos, out, device, steps=200, training=1000):
 SECTIONS = dict(rates=rates, curve=curve, scaling=scaling, input=input_, pages=pages, job=job)
 ON_A_GPU = dict(rates=rates, scale=scale, shares=shares, rounding=rounding, graph=graph)   # in order of worth
 
-def main():
+def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("photos", type=Path), p.add_argument("out", type=Path)
     p.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -433,9 +434,13 @@ def main():
     p.add_argument("--measure", nargs=2, type=int, metavar=("SIZE", "IPC"), help=argparse.SUPPRESS)
     p.add_argument("--enlarge", action="store_true", help=argparse.SUPPRESS)
     args = p.parse_args()
-    if args.enlarge: return print(enlarge())
+    if args.enlarge:
+        print(enlarge())
+        return 0
     args.out.mkdir(parents=True, exist_ok=True)
-    if args.measure: return print(json.dumps(measure(args.photos, *args.measure, args.device)))
+    if args.measure:
+        print(json.dumps(measure(args.photos, *args.measure, args.device)))
+        return 0
     photos, file = Photos.open(args.photos), args.out / f"speed-{args.device}.json"
     for i in range(len(photos)): photos[i]
     known = json.loads(file.read_text()) if file.exists() else {}
@@ -444,7 +449,7 @@ def main():
     for name in args.only or (ON_A_GPU if on_gpu else SECTIONS):
         if on_gpu and not args.again and name in known and "error" not in known[name]: continue   # another day's
         if name == "graph" and args.device == "cpu": continue
-        few = dict(scale=dict(many=3), shares=dict(sizes=(2,)), rounding=dict(steps=2, training=2), rates=dict(rounds=1)).get(name, {}) if args.tiny else {}
+        few = dict(scale=dict(many=3), shares=dict(sizes=(2,)), rounding=dict(steps=2, training=2, networks=2, real=4), rates=dict(rounds=1)).get(name, {}) if args.tiny else {}
         try: known[name] = (SECTIONS | ON_A_GPU)[name](photos, args.out, args.device, **few)
         except Exception as e:
             if not on_gpu: raise
@@ -453,5 +458,7 @@ def main():
         write_json(file, known)
         if args.publish: write_json(RESULTS / file.name, known)
         print(name, json.dumps(known[name])[:3000], flush=True)
+    wanted = [name for name in args.only or (ON_A_GPU if on_gpu else SECTIONS) if name != "graph" or args.device != "cpu"]
+    return 75 if any("error" in known.get(name, {"error": "missing"}) for name in wanted) else 0
 
-if __name__ == "__main__": main()
+if __name__ == "__main__": sys.exit(main())
