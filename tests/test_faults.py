@@ -177,7 +177,7 @@ def test_archives_that_reach_elsewhere(tmp_path, entry, mode):
     info = zipfile.ZipInfo(entry)
     info.external_attr = mode << 16
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as z: z.writestr("good.png", b"1"), z.writestr(info, b"/etc/passwd")
-    with pytest.raises(UserError, match="unsafe to unpack"): data._unpack(tmp_path / "x.zip", tmp_path / "deep" / "x", 1000)
+    with pytest.raises(UserError, match="unsafe to unpack"): data._unzip_to(tmp_path / "x.zip", tmp_path / "deep" / "x", 1000)
     assert {p.name for p in tmp_path.rglob("*")} <= {"x.zip"}
 
 def test_encrypted_and_strange_archives(tmp_path):
@@ -187,7 +187,7 @@ def test_encrypted_and_strange_archives(tmp_path):
         spoilt = bytearray(content)
         spoilt[change[0]] = spoilt[content.index(b"PK\1\2") + change[0] + 2] = change[1]
         (tmp_path / "x.zip").write_bytes(spoilt)
-        with pytest.raises(RunError, match="could not be unpacked"): data._unpack(tmp_path / "x.zip", tmp_path / "x", 1000)
+        with pytest.raises(RunError, match="could not be unpacked"): data._unzip_to(tmp_path / "x.zip", tmp_path / "x", 1000)
 
 @pytest.mark.parametrize("file", ["../secret.png", "/etc/passwd", "images/../../secret.png", "images/..", "images/sub/x.png", "images\\..\\x.png", "images/\0.png", "images/a.png\n", "", None, 7, ["images/a.png"]])
 def test_manifests_that_reach_elsewhere(tmp_path, file):
