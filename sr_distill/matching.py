@@ -300,8 +300,8 @@ def _states(file, start, photos, config, marks, device):
     "The states that `start` has in training at the steps `marks`; read from `file`, or trained and stored there."
     if file.exists(): return list(load_state(file).values())
     net, states = copy.deepcopy(start), {}
-    def keep(step, row, model):
-        if step in marks: states[step] = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+    def keep(step, loss, images):
+        if step in marks: states[step] = {k: v.detach().cpu().clone() for k, v in net.state_dict().items()}
     train(net, photos, config, device=device, callback=keep)
     save_state(file, states)
     return list(states.values())

@@ -136,7 +136,7 @@ def test_training_needs_no_global_random_state_and_leaves_it_alone():
 
 @pytest.mark.parametrize("name, stop_at", [("vdsr", 1), ("vdsr", 7), ("vdsr", 8), ("vdsr", 59), ("vdsr", 60), ("srcnn", 33), ("edsr", 33)])
 def test_resume_is_exact_wherever_the_run_stops(tmp_path, name, stop_at):
-    def stop(step, row, m):
+    def stop(step, loss, images):
         if step == stop_at: raise KeyboardInterrupt
     set_, config, val = photos(), TrainConfig(model=name, **RUN), photos(seed=1)
     whole = train(model(name), set_, config, tmp_path/"whole", val)
@@ -200,7 +200,7 @@ def test_threads_are_put_back(tmp_path):
     before = torch.get_num_threads()
     train(model(), photos(), TrainConfig(**RUN), tmp_path/"a")
     with pytest.raises(ZeroDivisionError):
-        train(model(), photos(), TrainConfig(**RUN), tmp_path/"b", callback=lambda step, row, m: 1 / (step != 9))
+        train(model(), photos(), TrainConfig(**RUN), tmp_path/"b", callback=lambda step, loss, images: 1 / (step != 9))
     torch.set_num_threads(before + 1)
     try:
         seen = []
@@ -211,7 +211,7 @@ def test_threads_are_put_back(tmp_path):
 
 @pytest.fixture
 def half_done(tmp_path):
-    def stop(step, row, m):
+    def stop(step, loss, images):
         if step == 30: raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): train(model(), photos(), TrainConfig(**RUN), tmp_path/"out", callback=stop)
     return tmp_path/"out"
@@ -277,7 +277,7 @@ def test_a_network_of_ones_own_is_stored_goes_on_and_is_judged(tmp_path, config)
     from sr_distill.metrics import evaluate
     set_, settings = photos(), TrainConfig(**RUN)
     whole = train(Own(**config), set_, settings, tmp_path/"whole").model
-    def stop(step, row, m):
+    def stop(step, loss, images):
         if step == 17: raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): train(Own(**config), set_, settings, tmp_path/"cut", callback=stop)
     assert weights(train(Own(**config), set_, settings, tmp_path/"cut").model).equal(weights(whole))
@@ -398,9 +398,24 @@ def test_a_finished_run_in_half_precision_is_read_without_cuda(tmp_path):
 
 def test_losses_are_read_every_twentieth_step():
     rows = []
-    result = train(model(), photos(), TrainConfig(**{**RUN, "steps": 47, "validate": 0}), callback=lambda s, row, m: rows.append(row))
-    assert [r["step"] for r in result.history] == [20, 40, 47] and len(rows) == 47 and [r for r in rows if r] == result.history
+    result = train(model(), photos(), TrainConfig(**{**RUN, "steps": 47, "validate": 0}), callback=lambda *said: rows.append(said))
+    assert [r["step"] for r in result.history] == [20, 40, 47] and [step for step, *_ in rows] == list(range(1, 48))
+    assert [(s, loss) for s, loss, _ in rows if loss is not None] == [(r["step"], r["loss"]) for r in result.history]
+    assert {images for *_, images in rows} == {None}
     assert all(math.isfinite(r["loss"]) and "val_psnr_y" not in r for r in result.history)
+
+
+def test_a_callback_stops_a_training(tmp_path):
+    "After the step at hand, which is saved; the same call then ends as an undisturbed one does."
+    class Stop:
+        stopped = False
+        def __call__(self, step, loss, images): self.stopped = step == 9
+    config = TrainConfig(**{**RUN, "validate": 0})
+    with pytest.raises(RunError, match="stopped at step 9; start the same run again"): train(model(), photos(), config, tmp_path, callback=Stop())
+    seen = []
+    again = train(model(), photos(), config, tmp_path, callback=lambda step, *_: seen.append(step))
+    assert seen[0] == 10 and weights(again.model).equal(weights(train(model(), photos(), config).model))
+    with pytest.raises(RunError, match="stopped at step 9; without a folder `out` nothing is kept"): train(model(), photos(), config, callback=Stop())
 
 
 @pytest.mark.cuda
