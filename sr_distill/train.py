@@ -8,14 +8,17 @@ __all__ = ['LOG_EVERY', 'CHECKPOINT', 'STATEFUL', 'PLAIN', 'PatchPlaces', 'symme
 
 # %% ../nbs/06_train.ipynb #00000003
 import contextlib, copy, csv, functools, io, math, platform, time, warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from tqdm.auto import tqdm
 import sr_distill
 from .recipe import MODELS, RunError, TrainConfig, UserError, verb
-from .core import atomic_write, check_like, log, pick_device, policy, read_json, restore_optimizer, restoring, rng, state_sha256, to_tensor
+from .core import (atomic_write, check_like, log, pick_device, policy, read_json, restore_optimizer, restoring, rng,
+                             state_sha256, to_tensor)
 from .job import Job, cache_key, cached, saving
+from .data import Photos
 from .models import count_parameters, model_settings, load_into, save_model
 from .metrics import psnr, upscale_image
 from .parallel import Ranks, ahead, in_parallel, precision
@@ -24,17 +27,22 @@ from .patches import window_errors, windows
 # %% ../nbs/06_train.ipynb #00000007
 class PatchPlaces:
     "Where training patches come from; batch `t` is a function of the seed and `t` alone."
-    def __init__(self, photos, config: TrainConfig):
+    def __init__(self,
+        photos: Photos,  # those that are smaller than a patch are left out
+        config: TrainConfig,
+    ):
         photos = photos.at_least(config.patch, "--patch")
         self.photos, self.config, self.side = photos, config, config.patch // config.scale   # side in LR pixels
-        rows, self.columns = (np.array([size[k] // config.scale - self.side + 1 for size in photos.sizes]) for k in (0, 1))
+        def places(axis): return np.array([size[axis] // config.scale - self.side + 1 for size in photos.sizes])
+        rows, self.columns = places(0), places(1)
         self.ends = np.cumsum(rows * self.columns)
         if config.sampling == "error": self._weigh()
 
     def draw(self, t: int) -> np.ndarray:   # int [B,4]: photo, row and column in LR pixels, symmetry
-        "Where the patches of batch `t` come from: every position of every photo is equally likely, or the likelier the harder."
+        "Where the patches of batch `t` come from. With `sampling` error a position is the likelier the harder it is."
         generator, n = rng(self.config.seed, "patches", t), self.config.batch
-        photo, row, column = (self._hard if self.config.sampling == "error" else self._anywhere)(n, generator)
+        pick = self._hard if self.config.sampling == "error" else self._anywhere
+        photo, row, column = pick(n, generator)
         return np.stack([photo, row, column, torch.randint(8, (n,), generator=generator).numpy()], 1)
 
     def _anywhere(self, n, generator):
@@ -55,16 +63,17 @@ class PatchPlaces:
     def _hard(self, n, generator):
         "Windows in proportion to their error, each moved by up to a quarter of a patch."
         u = torch.rand(n, generator=generator, dtype=torch.float64).numpy() * self.error[-1]
-        photo, row, column = (a[np.minimum(np.searchsorted(self.error, u, side="right"), len(self.error) - 1)] for a in self.windows)
+        drawn = np.minimum(np.searchsorted(self.error, u, side="right"), len(self.error) - 1)
+        photo, row, column = (a[drawn] for a in self.windows)
         jitter = torch.randint(-(self.side // 4), self.side // 4 + 1, (2, n), generator=generator).numpy()
         last = np.array(self.photos.sizes)[photo] // self.config.scale - self.side
         return photo, *(np.clip(at + by, 0, end) for at, by, end in zip((row, column), jitter, last.T))
 
 # %% ../nbs/06_train.ipynb #1806d6e0
 def symmetry(
-    a,       # array [H,W,...]
-    k: int,  # 0 to 7
-):           # a view [H,W,...], or [W,H,...] from 4 on
+    a: np.ndarray,  # [H,W,...]
+    k: int,         # 0 to 7
+) -> np.ndarray:    # a view [H,W,...], or [W,H,...] from 4 on
     "The `k`-th of the 8 flips and rotations of an image."
     if k & 4: a = a.swapaxes(0, 1)
     return a[::-1 if k & 2 else 1, ::-1 if k & 1 else 1]
@@ -72,12 +81,17 @@ def symmetry(
 # %% ../nbs/06_train.ipynb #00000009
 class PatchSampler(PatchPlaces):
     "Batches of LR and HR patches."
-    def __init__(self, photos, config: TrainConfig):
+    def __init__(self, photos: Photos, config: TrainConfig):
         super().__init__(photos, config)
         photos = self.photos
-        self.photo = functools.lru_cache(64)(lambda i: (np.asarray(photos.lr(i, config.scale)), np.asarray(photos[i])))   # maps kept open
+        def pair(i): return np.asarray(photos.lr(i, config.scale)), np.asarray(photos[i])
+        self.photo = functools.lru_cache(64)(pair)   # maps kept open
 
-    def __call__(self, t: int, device="cpu", share=slice(None)):   # float [B,3,p/s,p/s] and [B,3,p,p] in [0,1]
+    def __call__(self,
+        t: int,                               # which batch
+        device: str | torch.device = "cpu",
+        share: slice = slice(None),           # the part of the batch that one process of several takes
+    ) -> tuple[torch.Tensor, torch.Tensor]:   # float [B,3,p/s,p/s] and [B,3,p,p] in [0,1]
         "Batch `t`, or a share of it, as LR and HR."
         side, scale, places = self.side, self.config.scale, self.draw(t)[share].tolist()
         lr, hr = (np.empty((len(places), n, n, 3), np.uint8) for n in (side, side * scale))
@@ -85,7 +99,8 @@ class PatchSampler(PatchPlaces):
             small, large = self.photo(i)
             lr[k] = symmetry(small[y:y + side, x:x + side], s)
             hr[k] = symmetry(large[y * scale:(y + side) * scale, x * scale:(x + side) * scale], s)
-        return tuple(to_tensor(u8, device).contiguous(memory_format=torch.channels_last) for u8 in (lr, hr))   # the layout that convolutions like
+        def batch(u8): return to_tensor(u8, device).contiguous(memory_format=torch.channels_last)   # convolutions like it
+        return batch(lr), batch(hr)
 
 # %% ../nbs/06_train.ipynb #00000018
 def learning_rate(
@@ -94,7 +109,7 @@ def learning_rate(
 ) -> float:
     "The learning rate of the step after `t` steps."
     u = t / config.steps
-    down = lambda u, low: low + (1 - low) * (1 + math.cos(math.pi * u)) / 2
+    def down(u, low): return low + (1 - low) * (1 + math.cos(math.pi * u)) / 2
     if config.schedule == "constant": share = 1
     elif config.schedule == "cosine": share = down(u, 0)
     else: share = down(1 - 4 * u, 1 / 25) if u < 1/4 else down((4 * u - 1) / 3, 1e-4)
@@ -111,25 +126,36 @@ class _Loss(torch.nn.Module):
 
 def _recorded(loss, config, device):
     "Loss and gradient as CUDA graphs for batches of this shape."
-    sample = lambda side: torch.zeros(config.batch, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
-    warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")   # a graph has a stream of its own, and PyTorch waits for it
-    buffers = [b.clone() for b in loss.buffers()]
-    recorded = policy(device).record(loss, (sample(config.patch // config.scale), sample(config.patch // config.scale * config.scale)))
+    def sample(side):
+        return torch.zeros(config.batch, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")   # a graph has its own, and PyTorch waits for it
+    buffers, side = [b.clone() for b in loss.buffers()], config.patch // config.scale
+    recorded = policy(device).record(loss, (sample(side), sample(side * config.scale)))
     for b, before in zip(loss.buffers(), buffers): b.data.copy_(before)   # running statistics know nothing of the sample
     return recorded
 
 # %% ../nbs/06_train.ipynb #0000001f
 def _check_model(model, config):
     "`UserError` for a model that is not the one of `config`; a depth or width that is not given fits any."
-    if type(getattr(model, "scale", None)) is not int: raise UserError(f"the network {type(model).__name__} does not say by how much it enlarges; give it an attribute `scale`, such as 2")
-    if (made := _answer(model, config)) not in (None, (1, 3, config.patch, config.patch)): raise UserError(f"the network {type(model).__name__} does not enlarge by {model.scale}: an LR image of {config.patch // model.scale}² becomes {list(made)}, not [1, 3, {config.patch}, {config.patch}]")
-    if not [*model.parameters()]: raise UserError(f"the network {type(model).__name__} has no weights that could learn; give one that has")
+    kind, p = type(model).__name__, config.patch
+    if type(getattr(model, "scale", None)) is not int:
+        raise UserError(f"the network {kind} does not say by how much it enlarges; give it an attribute `scale`, such as 2")
+    if (made := _answer(model, config)) not in (None, (1, 3, p, p)):
+        raise UserError(f"the network {kind} does not enlarge by {model.scale}: an LR image of {p // model.scale}² becomes "
+                        f"{list(made)}, not [1, 3, {p}, {p}]")
+    if not [*model.parameters()]:
+        raise UserError(f"the network {kind} has no weights that could learn; give one that has")
+    for key, has in _sizes(model, config).items():
+        if (said := getattr(config, key)) not in (None, has):
+            raise UserError(f"--{key} {said}: the network to train has {key} {has}; make them equal")
+
+def _sizes(model, config):
+    "Name, depth, width and scale of a network, as a `TrainConfig` gives them."
     own = getattr(model, "config", {})
     if own.get("name") not in MODELS: own = {}   # a network of the user's own
     name = "srcnn-955" if own.get("kernels") == [9, 5, 5] else own.get("name", config.model)
-    is_ = dict(model=name, depth=own.get("depth"), width=own.get("width", own.get("widths", [None])[0]), scale=model.scale)
-    for key, has in is_.items():
-        if (said := getattr(config, key)) not in (None, has): raise UserError(f"--{key} {said}: the network to train has {key} {has}; make them equal")
+    width = own.get("width", own.get("widths", [None])[0])
+    return dict(model=name, depth=own.get("depth"), width=width, scale=model.scale)
 
 def _answer(model, config):
     "The shape of what a network makes of an LR patch, by shapes alone; None where it cannot be known without numbers."
@@ -141,27 +167,42 @@ def _answer(model, config):
 # %% ../nbs/06_train.ipynb #00000020
 class Trainer:
     "A model in training and everything that a checkpoint must hold to go on."
-    def __init__(self, model, config: TrainConfig, device="cpu", team=Ranks()):   # `team`: the processes that share each batch
-        self.device, self.team = pick_device(str(device)), team
-        if config.batch % team.size: raise UserError(f"--batch {config.batch} cannot be shared evenly by {team.size} processes; give a multiple of {team.size}")
+    def __init__(self,
+        model: torch.nn.Module,   # trained in place
+        config: TrainConfig,
+        device: str | torch.device = "cpu",
+        team: Ranks = Ranks(),    # the processes that share each batch
+    ):
+        self.device, self.team, n = pick_device(str(device)), team, config.batch // team.size
+        if config.batch % team.size:
+            raise UserError(f"--batch {config.batch} cannot be shared evenly by {team.size} processes; "
+                            f"give a multiple of {team.size}")
         _check_model(model, config)
-        self.model, self.config, self.step, self.history, self.losses, self.seconds = model.to(self.device), config, 0, [], [], 0.
+        self.model, self.config, self.share = model.to(self.device), config, slice(team.rank * n, (team.rank + 1) * n)
+        self.step, self.history, self.losses, self.seconds = 0, [], [], 0.
         self.average = copy.deepcopy(self.model) if config.ema else None
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, fused=policy(self.device).fused)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp)
-        self.loss = _Loss(self.model if team.size == 1 else torch.nn.parallel.DistributedDataParallel(self.model), config)
-        if policy(self.device).record and team.size == 1 and not config.amp: self.loss = _recorded(self.loss, config, self.device)
-        n = config.batch // team.size
-        self.share = slice(team.rank * n, (team.rank + 1) * n)
+        network = self.model if team.size == 1 else torch.nn.parallel.DistributedDataParallel(self.model)
+        self.loss, record = _Loss(network, config), policy(self.device).record and team.size == 1 and not config.amp
+        if record: self.loss = _recorded(self.loss, config, self.device)
 
-    result = property(lambda self: self.average or self.model, doc="the model to validate and to save")
+    @property
+    def result(self) -> torch.nn.Module:
+        "The model to validate and to save: the average of the weights if `ema` is on."
+        return self.average or self.model
 
     def check(self):
         "`UserError` when the device cannot make the steps; a finished run is read on any."
-        if self.config.amp and self.device.type != "cuda": raise UserError(f"--amp works on CUDA only and this run is on {self.device.type}; leave it out or give --device cuda")
+        if self.config.amp and self.device.type != "cuda":
+            raise UserError(f"--amp works on CUDA only and this run is on {self.device.type}; "
+                            "leave it out or give --device cuda")
         if not self.config.lr: raise UserError("--lr 0 moves no weights; give a rate above 0")
 
-    def update(self, lr, hr):
+    def update(self,
+        lr: torch.Tensor,  # [B,3,p/s,p/s] in [0,1]
+        hr: torch.Tensor,  # [B,3,p,p]
+    ):
         "One step on a batch; the loss stays on the device."
         for group in self.optimizer.param_groups: group["lr"] = learning_rate(self.config, self.step)
         loss = self.loss(lr, hr)
@@ -184,10 +225,10 @@ class Trainer:
 
 # %% ../nbs/06_train.ipynb #00000028
 def validate(
-    model,       # a model, or "bicubic"
-    photos,      # held-out HR photos
+    model: torch.nn.Module | str,  # a model, or "bicubic"
+    photos: Photos,                # held-out HR photos
     scale: int,
-) -> float:      # dB
+) -> float:                        # dB
     "Mean PSNR-Y over `photos`, border `scale`."
     def one(i):
         plane = np.s_[..., 0] if photos.is_gray[i] else np.s_[:]   # grey is luma already
@@ -202,10 +243,12 @@ def _mean_loss(trainer, out):
     "The mean loss since the last call; `RunError` when it is no number."
     mean, trainer.losses = float(trainer.team.mean(torch.stack(trainer.losses).mean().cpu())), []
     if math.isfinite(mean): return mean
-    kept = f"the checkpoint in {out} is kept" if out and (Path(out)/CHECKPOINT).exists() else "no checkpoint was written yet"
-    raise RunError(f"the loss is {mean} at step {trainer.step}; start again in a new folder with a lower --lr or with --clip 0.1 ({kept})")
+    there = out and (Path(out)/CHECKPOINT).exists()
+    kept = f"the checkpoint in {out} is kept" if there else "no checkpoint was written yet"
+    raise RunError(f"the loss is {mean} at step {trainer.step}; start again in a new folder with a lower --lr or with "
+                   f"--clip 0.1 ({kept})")
 
-def _row(trainer, val, out):
+def _history_row(trainer, val, out):
     "The history row due at this step, or None."
     config, t = trainer.config, trainer.step
     measure = val is not None and (t == config.steps or config.validate and t % config.validate == 0)
@@ -216,53 +259,67 @@ def _row(trainer, val, out):
     return row
 
 # %% ../nbs/06_train.ipynb #0000002e
-COLUMNS = ("step", "loss", "lr", "val_psnr_y")
+HISTORY = ("step", "loss", "lr", "val_psnr_y")
 
 def _csv(history):
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
     return text.getvalue()
 
 def _read_csv(path):
     try:
-        with open(path, newline="") as f: rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(f)]
-        if not rows or not set(rows[-1]) <= set(COLUMNS): raise ValueError("rows of another kind")
+        with open(path, newline="") as f:
+            rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(f)]
+        if not rows or not set(rows[-1]) <= set(HISTORY): raise ValueError("rows of another kind")
         return [{**row, "step": int(row["step"]), "loss": row["loss"]} for row in rows]
-    except (OSError, ValueError, OverflowError, KeyError, TypeError, csv.Error) as e: raise UserError(f"{path}: cannot be read ({e}); train again in a new folder") from None
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, csv.Error) as e:
+        raise UserError(f"{path}: cannot be read ({e}); train again in a new folder") from None
 
 # %% ../nbs/06_train.ipynb #0000002f
 def plot_history(
-    history: list,  # `TrainResult.history`
-    bicubic=None,   # PSNR-Y of bicubic on the validation photos, dB
-):
-    "Loss, and PSNR-Y where it was measured, over the steps; returns the figure."
+    history: list,                  # `TrainResult.history`
+    bicubic: float | None = None,   # PSNR-Y of bicubic on the validation photos, dB
+) -> "matplotlib.figure.Figure":
+    "Loss, and PSNR-Y where it was measured, over the steps."
     import matplotlib.pyplot as plt
     measured = [row for row in history if "val_psnr_y" in row]
     fig, axes = plt.subplots(1, 1 + bool(measured), figsize=(4 + 4 * bool(measured), 2.6), squeeze=False)
-    draw = lambda ax, rows, key, label: (ax.plot([r["step"] for r in rows], [r[key] for r in rows], ".-"), ax.set(xlabel="step", ylabel=label))
+    def draw(ax, rows, key, label):
+        ax.plot([r["step"] for r in rows], [r[key] for r in rows], ".-")
+        ax.set(xlabel="step", ylabel=label)
     draw(axes[0, 0], history, "loss", "loss")
     axes[0, 0].set_yscale("log")
     if measured: draw(axes[0, 1], measured, "val_psnr_y", "PSNR-Y, dB")
-    if measured and bicubic: axes[0, 1].axhline(bicubic, color="gray", ls="--", label="bicubic"); axes[0, 1].legend()
+    if measured and bicubic:
+        axes[0, 1].axhline(bicubic, color="gray", ls="--", label="bicubic")
+        axes[0, 1].legend()
     fig.tight_layout()
     return fig
 
 # %% ../nbs/06_train.ipynb #00000032
+def _bar(trainer):
+    "A progress bar from the trainer's step on; silent in all processes of a team but the first."
+    return tqdm(total=trainer.config.steps, initial=trainer.step, desc="train", unit="step", leave=False, delay=1,
+                disable=None if trainer.team.first else True)
+
 def _loop(trainer, sampler, val=None, callback=None, out=None, save=lambda: None):
     "From the trainer's step to the last one."
     config, begun = trainer.config, time.perf_counter() - trainer.seconds
-    with saving(save, config.checkpoint, callback) as after, tqdm(total=config.steps, initial=trainer.step, desc="train", unit="step", leave=False, delay=1, disable=None if trainer.team.first else True) as bar:
-        for lr, hr in ahead(lambda t: sampler(t, trainer.device, trainer.share), range(trainer.step, config.steps), trainer.device):
+    def cut(t): return sampler(t, trainer.device, trainer.share)
+    again = "start the same run again to go on" if out else "without a folder `out` nothing is kept"
+    with saving(save, config.checkpoint, callback, again) as after, _bar(trainer) as bar:
+        for lr, hr in ahead(cut, range(trainer.step, config.steps), trainer.device):
             trainer.update(lr, hr)
-            row = _row(trainer, val, out)
+            row = _history_row(trainer, val, out)
             trainer.seconds = time.perf_counter() - begun
             bar.update()
-            if row: bar.set_postfix({k: f"{v:.4g}" for k, v in trainer.history[-1].items() if k != "step"})
-            if callback: callback(trainer.step, row, trainer.model)
+            if row: bar.set_postfix({k: f"{v:.4g}" for k, v in row.items() if k != "step"})
+            if callback: callback(trainer.step, row["loss"] if row else None, None)
             after(trainer.step, trainer.step == config.steps)
-            if trainer.step % config.checkpoint == 0 and bar.disable and trainer.team.first: log.info("train: step %d of %d", trainer.step, config.steps)   # for a reader of the log
+            if trainer.step % config.checkpoint == 0 and bar.disable and trainer.team.first:   # for a reader of the log
+                log.info("train: step %d of %d", trainer.step, config.steps)
     if trainer.average: trainer.model.load_state_dict(trainer.average.state_dict())
 
 # %% ../nbs/06_train.ipynb #00000033
@@ -285,7 +342,8 @@ PLAIN = ("step", "history", "seconds")
 def _save(trainer, job):
     "The trainer as one file, whole or absent; a trainer whose weights are no numbers is not saved."
     if not all(p.isfinite().all() for p in trainer.model.parameters()):
-        raise RunError(f"the weights are no numbers any more at step {trainer.step}; start again in a new folder with a lower --lr or with --clip 0.1, what {job.out} holds is kept")
+        raise RunError(f"the weights are no numbers any more at step {trainer.step}; start again in a new folder with a "
+                       f"lower --lr or with --clip 0.1, what {job.out} holds is kept")
     state = {name: getattr(trainer, name).state_dict() for name in STATEFUL if getattr(trainer, name)}
     state |= {name: getattr(trainer, name) for name in PLAIN}
     job.save(**state, threads=torch.get_num_threads(), losses=[float(x) for x in trainer.losses])
@@ -293,9 +351,13 @@ def _save(trainer, job):
 # %% ../nbs/06_train.ipynb #00000037
 def _job(trainer, photos, val, out):
     "The folder of a training. What makes two trainings the same: settings, network, start weights, photos."
-    identity = dict(training=trainer.config, model=model_settings(trainer.model), start=state_sha256(trainer.model.state_dict()), photos=photos.fingerprint, validation=val and val.fingerprint)
-    other = dict(model="another network", photos="other photos", validation="other validation photos", start="a network with other start weights")
-    return Job(out, identity, {k: f"holds a run of {what}; give another folder" for k, what in other.items()}, but=("checkpoint",), checkpoint=CHECKPOINT)   # how often to save changes nothing
+    start, seen = state_sha256(trainer.model.state_dict()), val and val.fingerprint
+    identity = dict(training=trainer.config, model=model_settings(trainer.model), start=start, photos=photos.fingerprint,
+                    validation=seen)
+    other = dict(model="another network", photos="other photos", validation="other validation photos",
+                 start="a network with other start weights")
+    refusals = {k: f"holds a run of {what}; give another folder" for k, what in other.items()}
+    return Job(out, identity, refusals, but=("checkpoint",), checkpoint=CHECKPOINT)   # how often to save changes nothing
 
 # %% ../nbs/06_train.ipynb #00000038
 def _restore(trainer, job, state):
@@ -315,9 +377,12 @@ def _restore(trainer, job, state):
 def _check_plain(state, config):
     "`ValueError` when the numbers of a checkpoint are of another kind, or no training of this length has them."
     rows = [{k: 0 if k == "step" else 0. for k in row} for row in state["history"]]
-    if any(not {"step", "loss"} <= set(row) <= set(COLUMNS) for row in rows): raise ValueError("history is not what it was")
-    check_like({k: state[k] for k in ("threads", "losses", *PLAIN)}, dict(threads=1, losses=[0.] * len(state["losses"]), step=0, history=rows, seconds=0.))
-    if not 0 < state["step"] <= config.steps or not 0 < state["threads"] <= 1024: raise ValueError("step is none of this run")
+    if any(not {"step", "loss"} <= set(row) <= set(HISTORY) for row in rows):
+        raise ValueError("history is not what it was")
+    like = dict(threads=1, losses=[0.] * len(state["losses"]), step=0, history=rows, seconds=0.)
+    check_like({k: state[k] for k in ("threads", "losses", *PLAIN)}, like)
+    if not 0 < state["step"] <= config.steps or not 0 < state["threads"] <= 1024:
+        raise ValueError("step is none of this run")
 
 @contextlib.contextmanager
 def _threads(n):
@@ -327,13 +392,21 @@ def _threads(n):
     finally: torch.set_num_threads(before)
 
 # %% ../nbs/06_train.ipynb #0000003a
-def model_card(model, about: dict, history: list) -> str:
+def model_card(
+    model: torch.nn.Module,
+    about: dict,    # what `config.json` says of the training
+    history: list,  # `TrainResult.history`
+) -> str:
     "README of a trained model: a YAML header for model hubs, then what it is, what it learnt from and how to use it."
     kind, photos = model_settings(model)["name"], about["photos"]
     measured = [row for row in history if "val_psnr_y" in row]
-    score = f" On {about['validation']['count']} validation photos it reaches {measured[-1]['val_psnr_y']:.2f} dB PSNR-Y." if measured else ""
+    score = ""
+    if measured:
+        count, db = about["validation"]["count"], measured[-1]["val_psnr_y"]
+        score = f" On {count} validation photos it reaches {db:.2f} dB PSNR-Y."
     own = kind not in MODELS   # a network of the user's own is built by the user
-    loader, how = ("load_into", f'load_into({kind}(…), "this folder")') if own else ("load_model", 'load_model("this folder")')
+    loader, how = "load_model", 'load_model("this folder")'
+    if own: loader, how = "load_into", f'load_into({kind}(…), "this folder")'
     return f"""---
 library_name: sr_distill
 pipeline_tag: image-to-image
@@ -341,13 +414,16 @@ tags: [super-resolution, {kind}]
 ---
 # {kind.upper()} for ×{model.scale} super-resolution
 
-{count_parameters(model):,} parameters, trained by sr_distill for {about['training']['steps']} steps on {photos['count']} images of {photos['pixels']:,} pixels in all.{score}
+{count_parameters(model):,} parameters, trained by sr_distill for {about['training']['steps']} steps on {photos['count']} \
+images of {photos['pixels']:,} pixels in all.{score}
 
     from sr_distill.metrics import upscale_image
     from sr_distill.models import {loader}
     sr = upscale_image({how}, lr, {model.scale})   # lr: uint8 [h,w,3]
 
-It learnt to undo antialiased bicubic reduction by {model.scale}; noise, blur and JPEG blocks are none of its business. `config.json` has every setting and the hash of each image it learnt from, whose licences may bind it; `history.csv` has its losses.
+It learnt to undo antialiased bicubic reduction by {model.scale}; noise, blur and JPEG blocks are none of its business. \
+`config.json` has every setting and the hash of each image it learnt from, whose licences may bind it; `history.csv` has \
+its losses.
 """
 
 # %% ../nbs/06_train.ipynb #0000003c
@@ -356,9 +432,11 @@ def _finished(trainer, job):
     file = job.out/"config.json"
     if job.checkpoint.exists() or not file.exists(): return False
     stored = read_json(file)
-    if "training" not in stored: raise UserError(f"{job.out}: holds a model that was not trained here; give a new folder")
+    if "training" not in stored:
+        raise UserError(f"{job.out}: holds a model that was not trained here; give a new folder")
     with restoring(file):
-        job.check({**stored, "photos": stored["photos"]["sha256"], "validation": stored["validation"] and stored["validation"]["sha256"]})
+        photos, val = stored["photos"]["sha256"], stored["validation"] and stored["validation"]["sha256"]
+        job.check({**stored, "photos": photos, "validation": val})
         load_into(trainer.model, job.out)
         trainer.history, trainer.seconds = _read_csv(job.out/"history.csv"), float(stored["seconds"])
     return True
@@ -370,10 +448,11 @@ def _check_val(val, scale):
 
 def _finish(trainer, job, photos, val):
     "Write the results, then remove the checkpoint, which the last step leaves as well."
-    about = lambda p: p and dict(source=p.source, count=len(p), pixels=p.pixels, sha256=p.fingerprint, each=p.sha256)
+    def about(p): return p and dict(source=p.source, count=len(p), pixels=p.pixels, sha256=p.fingerprint, each=p.sha256)
     versions = dict(sr_distill=sr_distill.__version__, torch=torch.__version__, python=platform.python_version())
-    report = dict(training=trainer.config.to_dict(), start=job.identity["start"], photos=about(photos), validation=about(val), seconds=round(trainer.seconds, 1),
-                  device=trainer.device.type, threads=torch.get_num_threads(), versions=versions)
+    report = dict(training=trainer.config.to_dict(), start=job.identity["start"], photos=about(photos),
+                  validation=about(val), seconds=round(trainer.seconds, 1), device=trainer.device.type,
+                  threads=torch.get_num_threads(), versions=versions)
     atomic_write(job.out/"history.csv", _csv(trainer.history))
     atomic_write(job.out/"README.md", model_card(trainer.model, report, trainer.history))
     save_model(trainer.model, job.out, **report)
@@ -383,20 +462,22 @@ def _finish(trainer, job, photos, val):
 @precision()
 @verb
 def train(
-    model,                # `models.SRCNN`, `VDSR` or `EDSR`; trained in place
-    photos,               # `data.Photos` to learn from: real photos or the images of a distilled set
+    model: torch.nn.Module,        # `models.SRCNN`, `VDSR`, `EDSR` or a network of your own with a `scale`; trained in place
+    photos: Photos,                # to learn from: real photos, the images of a distilled set, or a program
     config: TrainConfig,
-    out=None,             # folder for the results and the checkpoint; None keeps all in memory
-    val=None,             # `data.Photos` for the validation curve; None measures nothing, whatever `validate` says
-    device="auto",
-    callback=None,        # called after each step with (step, history row or None, model)
-    team=Ranks(),         # `parallel.ranks()` to share each batch among the processes of torchrun, all of which call this
+    out: Path | str | None = None, # folder for the results and the checkpoint; None keeps all in memory
+    val: Photos | None = None,     # for the validation curve; None measures nothing, whatever `validate` says
+    device: str | torch.device = "auto",
+    callback: Callable | None = None,   # called with (step, loss or None, None); `callback.stopped` ends the run, saved
+    team: Ranks = Ranks(),         # `parallel.ranks()` to share each batch among the processes of torchrun
 ) -> TrainResult:
-    "Train `model`, on CUDA in float32 without TF32 unless `amp` is on; with `out`, the same call goes on where a killed one stopped. Raises `UserError`, `RunError`."
+    """Train `model`, on CUDA in float32 without TF32 unless `amp` is on; with `out`, the same call goes on where a killed one
+    stopped. Raises `UserError`, `RunError`."""
     trainer = Trainer(model, config, device, team)
     if out is None or not (Path(out)/"config.json").exists(): trainer.check()
     photos = photos.at_least(config.patch, "--patch")
-    sampler = photos.sampler(config) if hasattr(photos, "sampler") else PatchSampler(photos, config)   # a program draws batches of its own
+    own = getattr(photos, "sampler", None)   # a program draws batches of its own
+    sampler = own(config) if own else PatchSampler(photos, config)
     if val is not None: val = _check_val(val, config.scale)
     if out is None: _loop(trainer, sampler, val, callback)
     else:
@@ -416,14 +497,17 @@ def train(
 # %% ../nbs/06_train.ipynb #00000051
 def helper_network(
     kind: str,            # "scouts" or "teachers": its place in the cache
-    model,                # as it begins
-    photos,               # `data.Photos` to learn from
+    model: torch.nn.Module,  # as it begins
+    photos: Photos,       # to learn from
     config: TrainConfig,  # the patch shrinks to the smallest photo
-    device="cpu",
-):                        # the trained model
+    device: str | torch.device = "cpu",
+) -> torch.nn.Module:     # the trained model
     "`model`, trained on `photos` now or at an earlier call, by this process or another."
     side = min(min(size) for size in photos.sizes)
     config = replace(config, patch=min(config.patch, side) // config.scale * config.scale)
-    key = cache_key(photos.fingerprint, torch.device(device).type, config, model_settings(model), state_sha256(model.state_dict()))
-    learn = lambda folder: in_parallel(lambda net: train(net, photos, config, folder, device=device).model, [copy.deepcopy(model)], device)[0]
+    where, start = torch.device(device).type, state_sha256(model.state_dict())
+    key = cache_key(photos.fingerprint, where, config, model_settings(model), start)
+    def learn(folder):
+        def one(net): return train(net, photos, config, folder, device=device).model
+        return in_parallel(one, [copy.deepcopy(model)], device)[0]
     return cached(kind, key, learn)
