@@ -55,6 +55,12 @@ def test_every_part_is_matched_against_its_own_gradients(photos, tmp_path, monke
     assert min(moved(made)) > .5 and len(moved(made)) == 4 and asked.pinned > 0
     assert np.abs(made.images.astype(int) - wanted.images).max() <= 1
 
+@pytest.mark.cuda
+def test_parts_on_a_real_gpu_are_those_of_the_cpu(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "PART_BYTES", 1)
+    wanted, made = (distill(photos, RECIPE, tmp_path / d, dataclasses.replace(OPTIONS, device=d)) for d in ("cpu", "cuda"))
+    assert min(moved(made)) > .5 and np.abs(made.images.astype(int) - wanted.images).mean() < .1
+
 def test_gradients_that_are_not_computed_yet_are_never_a_target(photos, tmp_path, monkeypatch):
     monkeypatch.setenv("SR_DISTILL_CACHE", str(tmp_path / "cache"))
     groups = Groups(photos, "image", 24, 12)

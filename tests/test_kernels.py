@@ -143,3 +143,33 @@ def test_generator_on_cuda():
     for ways, image_off, grad_off in ((Ways(half=False), 1e-4, 1e-3), (Ways(), 5e-3, 5e-2), (Ways(channels_last=True), 5e-3, 5e-2)):
         image, grad = gradients(g, ws, ways)
         assert relative(image, plain) < image_off and relative(grad, wanted) < grad_off, ways
+
+
+# ---- machine code, without a GPU
+
+def compiled(kernel, tile: dict, half: bool, capability: int):
+    "A kernel compiled for an NVIDIA GPU of this capability, with the numbers of one tile."
+    import triton
+    import triton.language as tl
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    factors = dict(NUMBER=tl.float16, PRECISION="ieee") if half else dict(NUMBER=tl.float32, PRECISION="tf32x3")
+    fixed = dict(tile, TOGETHER=4, **factors)
+    number, floats = "*fp16" if half else "*fp32", ("scale", "bias", "up_filter", "down_filter", "up_grad", "down_grad", "sums")
+    def kind(name): return "constexpr" if name in fixed else number if name in ("x", "out", "grad", "to_x") else "*fp32" if name in floats else "i32"
+    signature = {name: kind(name) for name in kernel.arg_names}
+    source = ASTSource(kernel, signature, {(kernel.arg_names.index(name),): value for name, value in fixed.items()})
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(num_warps=4, num_stages=1))
+
+@pytest.mark.apart(TRITON_INTERPRET="0")
+@pytest.mark.skipif(kernels.triton is None, reason="triton is missing (pip install triton)")
+@pytest.mark.parametrize("half, capability, room", [(True, 80, 90_000), (False, 90, 135_000)])   # Ampere and Hopper
+def test_kernels_compile_for_a_gpu_and_fit_its_shared_memory(half, capability, room):
+    made = kernels.FilteredReLU(torch.rand(12), 2, torch.rand(12), 2, (9, 8, 9, 8), clamp=256)
+    t = made.tiles
+    forward = dict(made.bend, STEP=t.step, FIRST=t.first, TILE=t.tile, OUT=32)
+    backward = dict(made.bend, STEP=t.back_step, FIRST_X=t.first_x, FIRST_G=t.first_g, TILE=t.back_tile, OUT=32, EXACT="tf32x3")
+    for kernel, tile in ((kernels._bent, forward), (kernels._unbent, backward)):
+        made = compiled(kernel, tile, half, capability)
+        assert len(made.asm["cubin"]) > 1000 and "mma" in made.asm["ptx"]   # machine code that uses the matrix units
+        assert made.metadata.shared <= room   # `_exactly` asks for as much
