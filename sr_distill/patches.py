@@ -8,12 +8,13 @@ __all__ = ['windows', 'error_map', 'window_means', 'window_errors', 'sub_image_f
 
 # %% ../nbs/03_patches.ipynb #00000003
 import copy, functools, hashlib, html
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 import numpy as np, torch
 import torch.nn.functional as F
 from PIL import Image
 from .core import data_uri, json_sha256, rng, table_html, to_tensor, to_uint8
-from .data import DECODER, downscale, photo_cache, upscale
+from .data import DECODER, Photos, downscale, photo_cache, upscale
 from .recipe import GROUPINGS, UserError
 
 # %% ../nbs/03_patches.ipynb #00000007
@@ -21,18 +22,20 @@ def windows(
     length: int,  # side of the photo in pixels
     size: int,    # side of a window
     stride: int,  # distance between two starts
-) -> list:        # start positions
-    "Where windows begin along one side; the last one is flush with the border."
-    if size > length: raise UserError(f"a photo side of {length} pixels is smaller than the sub-image of {size}; give a smaller --size")
+) -> list[int]:   # start positions
+    "Where windows begin along a side of `length` pixels; the last one is flush with the border."
+    if size > length:
+        raise UserError(f"a photo side of {length} pixels is smaller than the sub-image of {size}; give a smaller "
+                        "--size")
     starts = list(range(0, length - size + 1, stride))
     return starts if starts[-1] == length - size else starts + [length - size]
 
 # %% ../nbs/03_patches.ipynb #0000000f
 def error_map(
-    u8,          # uint8 photo [H,W,3]
-    scale: int,  # reduction factor
-) -> np.ndarray: # float32 [H,W], squared error in units of the 0..1 range
-    "Squared error of bicubic reduction and enlargement at each pixel; borders left by the mod-crop count as 0."
+    u8: np.ndarray,  # uint8 photo [H,W,3]
+    scale: int,      # reduction factor
+) -> np.ndarray:     # float32 [H,W], squared error in units of the 0..1 range
+    "Squared error of bicubic reduction and enlargement at each pixel of `u8`; 0 at a border that no LR pixel covers."
     h, w = (side // scale * scale for side in u8.shape[:2])
     hr = to_tensor(u8[:h, :w])
     error = (upscale(downscale(hr, scale), scale) - hr).square().mean(1, keepdim=True)
@@ -40,10 +43,11 @@ def error_map(
 
 # %% ../nbs/03_patches.ipynb #00000013
 def window_means(
-    a,          # map [H,W]
-    ys, xs,     # window starts
-    size: int,  # side of a window
-) -> np.ndarray: # float64 [len(ys), len(xs)]
+    a: np.ndarray,      # map [H,W]
+    ys: Sequence[int],  # first rows of the windows
+    xs: Sequence[int],  # first columns
+    size: int,          # side of a window
+) -> np.ndarray:        # float64 [len(ys), len(xs)]
     "Mean of `a` over each window, through an integral image."
     total = np.pad(np.cumsum(np.cumsum(a, 0, dtype=np.float64), 1), ((1, 0), (1, 0)))
     top, left = np.asarray(ys)[:, None], np.asarray(xs)[None]
@@ -51,86 +55,102 @@ def window_means(
 
 # %% ../nbs/03_patches.ipynb #00000017
 def window_errors(
-    photos, p: int,  # `data.Photos`, and which of them
-    scale: int,      # reduction factor
-    ys, xs,          # window starts
-    size: int,       # side of a window
-) -> np.ndarray:     # float64 [len(ys), len(xs)], squared error in units of the 0..1 range
-    "Mean bicubic error of windows of a photo; computed once, then read from the cache."
+    photos: Photos,
+    p: int,             # index of the photo
+    scale: int,         # reduction factor
+    ys: Sequence[int],  # first rows of the windows
+    xs: Sequence[int],  # first columns
+    size: int,          # side of a window
+) -> np.ndarray:        # float64 [len(ys), len(xs)], squared error in units of the 0..1 range
+    "Mean bicubic error of windows of photo `p`; computed once, then read from the cache."
     key = json_sha256([scale, size, np.asarray(ys).tolist(), np.asarray(xs).tolist()])[:16]
-    return photo_cache().get(f"{photos.sha256[p]}-{DECODER}-{key}.error", lambda: window_means(error_map(photos[p], scale), ys, xs, size), lambda a: a.shape == (len(ys), len(xs)))
+    def make(): return window_means(error_map(photos[p], scale), ys, xs, size)
+    def fits(a): return a.shape == (len(ys), len(xs))
+    return photo_cache().get(f"{photos.sha256[p]}-{DECODER}-{key}.error", make, fits)
 
 # %% ../nbs/03_patches.ipynb #0000001b
 def sub_image_features(
-    u8,         # uint8 photo [H,W,3]
-    ys, xs,     # window starts
-    size: int,  # side of a window
-) -> np.ndarray: # float32 [len(ys)·len(xs), 7]
+    u8: np.ndarray,     # uint8 photo [H,W,3]
+    ys: Sequence[int],  # first rows of the windows
+    xs: Sequence[int],  # first columns
+    size: int,          # side of a window
+) -> np.ndarray:        # float32 [len(ys)·len(xs), 7]
     "Mean colour, log edges in both directions, log contrast and log bicubic ×2 error of each window."
     rgb = np.asarray(u8, np.float32) / 255
     luma = rgb.mean(2)
     dx, dy = np.abs(np.diff(luma, axis=1, append=luma[:, -1:])), np.abs(np.diff(luma, axis=0, append=luma[-1:]))
-    mean = lambda a: window_means(a, ys, xs, size)
+    def mean(a): return window_means(a, ys, xs, size)
     contrast = mean(luma**2) - mean(luma)**2
     logs = [np.log10(np.maximum(a, 0) + 1e-5) for a in (mean(dx), mean(dy), contrast, mean(error_map(u8, 2)))]
     return np.stack([*(mean(rgb[..., c]) for c in range(3)), *logs], -1).reshape(-1, 7).astype(np.float32)
 
 def kmeans(
-    features,        # [n, d]
-    k: int,          # clusters
-    seed: int,       # of the start
-    fit: int = 20000, # rows the centres are fitted on, at most
-) -> np.ndarray:     # label of each row
-    "k-means labels of standardised features (SciPy), fitted on a sample and applied to all."
+    features: np.ndarray,  # [n, d]
+    k: int,                # clusters
+    seed: int,             # of the start
+    fit: int = 20000,      # rows that the centres are fitted on, at most
+) -> np.ndarray:           # label of each row
+    "k-means labels of standardised `features` (SciPy), fitted on a sample and applied to all."
     from scipy.cluster.vq import kmeans2, vq
     z = (features - features.mean(0)) / (features.std(0) + 1e-6)
     rows = torch.randperm(len(z), generator=rng(seed, "kmeans"))[:fit].numpy()
-    centres, _ = kmeans2(z[rows], min(k, len(rows)), minit="++", seed=seed % (1 << 32), missing="warn")   # NumPy takes no larger ones; the order of the rows knows the whole seed
+    start = seed % (1 << 32)   # NumPy takes no larger ones; the order of the rows depends on the whole seed
+    centres, _ = kmeans2(z[rows], min(k, len(rows)), minit="++", seed=start, missing="warn")
     return vq(z, centres)[0]
 
 def cluster_windows(
-    photos, grid,  # `data.Photos`, and the row and column starts of each photo's windows
-    size: int,     # side of a window
-    k: int,        # clusters
+    photos: Photos,
+    grid: list[tuple],   # first rows and first columns of the windows, for each photo
+    size: int,           # side of a window
+    k: int,              # clusters
     seed: int,
-) -> list:         # the running window numbers of each cluster
-    "Windows sorted into `k` clusters by their features."
+) -> list[np.ndarray]:   # the running window numbers of each cluster
+    "Sort the windows of all `photos` into `k` clusters by their features; `UserError` if there are fewer windows."
     total = sum(len(ys) * len(xs) for ys, xs in grid)
     if k > total: raise UserError(f"--clusters {k} is more than the {total} sub-images there are; give fewer")
-    labels = kmeans(np.concatenate([sub_image_features(photos[p], *grid[p], size) for p in range(len(photos))]), k, seed)
+    features = [sub_image_features(photos[p], *grid[p], size) for p in range(len(photos))]
+    labels = kmeans(np.concatenate(features), k, seed)
     return [np.flatnonzero(labels == c) for c in range(k) if (labels == c).any()]
 
 # %% ../nbs/03_patches.ipynb #0000001f
 class Windows:
-    "All sub-images of `photos` under running numbers; pixels are cut when they are asked for."
+    "All sub-images of `photos` under running numbers; `cut` reads their pixels."
     def __init__(self,
-        photos,            # `data.Photos`
+        photos: Photos,    # those smaller than `size` are refused
         size: int = 192,   # side of a sub-image
         stride: int = 96,  # distance between two sub-images
     ):
         photos = photos.at_least(size)
         self.photos, self.size, self.stride = photos, size, stride
         self.grid = [(windows(h, size, stride), windows(w, size, stride)) for h, w in photos.sizes]
-        self.first = np.cumsum([0] + [len(ys) * len(xs) for ys, xs in self.grid])   # number of each photo's first window
-        self._errors = functools.lru_cache(None)(lambda p, scale: window_errors(photos, p, scale, *self.grid[p], size).ravel())
+        # number of each photo's first window
+        self.first = np.cumsum([0] + [len(ys) * len(xs) for ys, xs in self.grid])
+        def errors(p, scale): return window_errors(photos, p, scale, *self.grid[p], size).ravel()
+        self._errors = functools.lru_cache(None)(errors)
 
-    def photo(self, numbers) -> np.ndarray:
-        "The photo of each window."
+    def photo(self, numbers: Sequence[int]) -> np.ndarray:
+        "Index of the photo of each of these windows."
         return np.searchsorted(self.first, numbers, "right") - 1
 
-    def where(self, number: int) -> tuple:
-        "Photo, row and column of one window."
+    def where(self, number: int) -> tuple[int, int, int]:
+        "Photo, row and column of window `number`."
         photo = int(self.photo(number))
         ys, xs = self.grid[photo]
         row, column = divmod(int(number - self.first[photo]), len(xs))
         return photo, ys[row], xs[column]
 
-    def cut(self, numbers, device="cpu") -> torch.Tensor:
-        "Sub-images by running number, float [n,3,size,size] in [0,1] on `device`."
+    def cut(self,
+        numbers: Sequence[int],              # running numbers of windows
+        device: torch.device | str = "cpu",
+    ) -> torch.Tensor:                       # float [n,3,size,size] in [0,1], on `device`
+        "The pixels of these sub-images."
         def one(photo, y, x): return self.photos[photo][y:y+self.size, x:x+self.size]
         return to_tensor(np.stack([one(*self.where(k)) for k in numbers]), device)
 
-    def errors_at(self, numbers, scale: int) -> np.ndarray:
+    def errors_at(self,
+        numbers: np.ndarray,  # running numbers of windows
+        scale: int,           # reduction factor
+    ) -> np.ndarray:          # squared error in units of the 0..1 range
         "Mean bicubic error of each of these windows."
         photo = self.photo(numbers)
         every = {p: self._errors(p, scale) for p in np.unique(photo).tolist()}
@@ -140,33 +160,46 @@ class Windows:
 class Groups(Windows):
     "Real sub-images of `photos`, sorted into groups."
     def __init__(self,
-        photos,                   # `data.Photos`
+        photos: Photos,
         grouping: str = "image",  # image, cluster or all
         size: int = 192,          # side of a sub-image
         stride: int = 96,         # distance between two sub-images
         clusters: int = 40,       # how many groups for grouping="cluster"
         seed: int = 0,            # of the clustering
     ):
-        if grouping not in GROUPINGS: raise UserError(f"--grouping {grouping!r} is unknown; choose one of: {', '.join(GROUPINGS)}")
+        if grouping not in GROUPINGS:
+            raise UserError(f"--grouping {grouping!r} is unknown; choose one of: {', '.join(GROUPINGS)}")
         super().__init__(photos, size, stride)
         self.grouping = grouping
         by_photo = [range(a, b) for a, b in zip(self.first[:-1].tolist(), self.first[1:].tolist())]
-        self.members = {"image": lambda: by_photo, "all": lambda: [range(int(self.first[-1]))],
-                        "cluster": lambda: cluster_windows(photos, self.grid, size, clusters, seed)}[grouping]()
+        if grouping == "image": self.members = by_photo
+        elif grouping == "all": self.members = [range(int(self.first[-1]))]
+        else: self.members = cluster_windows(photos, self.grid, size, clusters, seed)
 
     def __len__(self): return len(self.members)
 
-    def numbers(self, g: int, local=None) -> np.ndarray:
-        "Running window numbers of group `g`, or of its members `local` (an index array)."
+    def numbers(self,
+        g: int,                           # group
+        local: np.ndarray | None = None,  # indices of some of its members; None for all
+    ) -> np.ndarray:
+        "Running window numbers of members of group `g`."
         m = self.members[g]
         local = np.arange(len(m)) if local is None else np.asarray(local)
         return m.start + local if isinstance(m, range) else m[local]
 
-    def photos_of(self, g: int) -> list: "Indices of the photos that group `g` draws from."; return np.unique(self.photo(self.members[g])).tolist()
-    def errors(self, g: int, scale: int) -> np.ndarray: "Mean bicubic error of each sub-image of group `g`, above 0 even where there is none: odds of a draw."; return np.maximum(self.errors_at(self.numbers(g), scale), 1e-12)
-    def name(self, g: int) -> str: "The photo's name, or the group's number."; return self.photos.names[self.photos_of(g)[0]] if self.grouping == "image" else f"{self.grouping}-{g}"
+    def photos_of(self, g: int) -> list[int]:
+        "Indices of the photos that group `g` draws from."
+        return np.unique(self.photo(self.members[g])).tolist()
 
-    def subset(self, chosen):
+    def errors(self, g: int, scale: int) -> np.ndarray:
+        "Mean bicubic error of each sub-image of group `g`, at least 1e-12, so that it can serve as weight of a draw."
+        return np.maximum(self.errors_at(self.numbers(g), scale), 1e-12)
+
+    def name(self, g: int) -> str:
+        "The name of the photo if groups are photos, else the number of the group."
+        return self.photos.names[self.photos_of(g)[0]] if self.grouping == "image" else f"{self.grouping}-{g}"
+
+    def subset(self, chosen: Iterable[int]) -> "Groups":
         "The same sub-images, with the groups `chosen` only."
         part = copy.copy(self)
         part.members = [self.members[g] for g in chosen]
@@ -175,28 +208,33 @@ class Groups(Windows):
     @property
     def fingerprint(self) -> str:
         "One hash for the photos and for which sub-images each group has."
-        said = [[m.start, m.stop] if isinstance(m, range) else hashlib.sha256(m.astype(np.int64).tobytes()).hexdigest() for m in self.members]
-        return json_sha256([self.photos.fingerprint, self.size, self.stride, said])
+        def about(m):
+            if isinstance(m, range): return [m.start, m.stop]
+            return hashlib.sha256(m.astype(np.int64).tobytes()).hexdigest()
+        return json_sha256([self.photos.fingerprint, self.size, self.stride, [about(m) for m in self.members]])
 
     def sample(self,
-        g: int,                      # group
-        n: int,                      # how many sub-images; 0, or more than there are, for all
-        generator: torch.Generator,  # decides which
-        weights=None,                # of each sub-image of the group; None for all alike
-    ) -> np.ndarray:                 # running numbers; from 2**20 sub-images on, one may come twice
-        "Numbers of a random choice of sub-images; `cut` turns them into pixels, in pieces if they are many."
+        g: int,                             # group
+        n: int,                             # how many sub-images; 0, or more than there are, for all
+        generator: torch.Generator,         # decides which
+        weights: np.ndarray | None = None,  # of each sub-image of the group; None for all alike
+    ) -> np.ndarray:                        # running numbers; from 2**20 sub-images on, one may come twice
+        "Numbers of sub-images drawn at random from group `g`; give them to `cut` for their pixels."
         total = len(self.members[g]) if weights is None else int(np.count_nonzero(weights))
         if not n or n >= total: return self.numbers(g, None if weights is None else np.flatnonzero(weights))
-        if weights is not None: return self.numbers(g, _draw(weights, n, generator))
-        local = torch.randperm(total, generator=generator)[:n] if total < 1 << 20 else torch.randint(total, (n,), generator=generator)
+        if weights is not None: return self.numbers(g, _weighted_draw(weights, n, generator))
+        if total < 1 << 20: local = torch.randperm(total, generator=generator)[:n]
+        else: local = torch.randint(total, (n,), generator=generator)
         return self.numbers(g, local.numpy())
 
-    def __repr__(self): return f"Groups({len(self)} × {self.grouping}, {self.first[-1]:,} sub-images of {self.size}² every {self.stride} px)"
+    def __repr__(self):
+        number = f"{self.first[-1]:,}"
+        return f"Groups({len(self)} × {self.grouping}, {number} sub-images of {self.size}² every {self.stride} px)"
     def _repr_html_(self): return _first_groups(self)
 
 # %% ../nbs/03_patches.ipynb #00000020
-def _draw(weights, n, generator):
-    "`n` places with odds in proportion to `weights`, none twice (Efraimidis and Spirakis 2006: the largest of u^(1/w))."
+def _weighted_draw(weights, n, generator):
+    "`n` places with odds in proportion to `weights`, none twice (Efraimidis and Spirakis 2006: largest u^(1/w))."
     u = torch.rand(len(weights), generator=generator, dtype=torch.float64).numpy()
     keys = np.log(np.maximum(u, 1e-300)) / np.maximum(weights, 1e-300)
     return np.sort(np.argsort(-keys, kind="stable")[:n])
@@ -206,14 +244,16 @@ def _first_groups(groups):
     def row(g):
         shown = to_uint8(groups.cut(groups.sample(g, 8, rng(0, "shown", g))))
         thumbs = np.stack([np.asarray(Image.fromarray(u8).resize((48, 48))) for u8 in shown])
-        return f'<tr><td>{html.escape(groups.name(g))}</td><td>{len(groups.members[g]):,}</td><td><img alt="some sub-images" src="{data_uri(np.concatenate(list(thumbs), 1))}"></td></tr>'
+        image = f'<img alt="some sub-images" src="{data_uri(np.concatenate(list(thumbs), 1))}">'
+        return f"<tr><td>{html.escape(groups.name(g))}</td><td>{len(groups.members[g]):,}</td><td>{image}</td></tr>"
     more = f"<p>and {len(groups) - 6} more groups</p>" if len(groups) > 6 else ""
-    return f"<p>{html.escape(repr(groups))}</p><table><tr><th>group</th><th>sub-images</th><th></th></tr>{''.join(map(row, range(min(6, len(groups)))))}</table>{more}"
+    rows = "<tr><th>group</th><th>sub-images</th><th></th></tr>" + "".join(map(row, range(min(6, len(groups)))))
+    return f"<p>{html.escape(repr(groups))}</p><table>{rows}</table>{more}"
 
 # %% ../nbs/03_patches.ipynb #0000002e
 @dataclass(frozen=True)
 class Budget:
-    "What a synthetic set costs beside the real one."
+    "The cost of a synthetic set beside the real one."
     images: int
     pixels: int
     bytes: int
@@ -223,19 +263,24 @@ class Budget:
 
     @property
     def shares(self) -> dict:
-        "Per cent of the real set, by unit."
-        return {unit: 100 * getattr(self, unit) / getattr(self, f"real_{unit}") for unit in ("images", "pixels", "bytes")}
+        "Unit → per cent of the real set."
+        units = "images", "pixels", "bytes"
+        return {unit: 100 * getattr(self, unit) / getattr(self, f"real_{unit}") for unit in units}
     def to_dict(self) -> dict:
+        "All figures and the shares, for JSON."
         return {**self.__dict__, **{f"{unit}_percent": round(share, 4) for unit, share in self.shares.items()}}
     @property
     def texts(self) -> dict:
-        "The three figures in words, by unit; where there are more images than photos, that is no share."
-        said = {unit: f"{getattr(self, unit):,} of {getattr(self, 'real_' + unit):,} {unit} ({share:.3g} %)" for unit, share in self.shares.items()}
+        "Unit → the figure in words; without a share if there are more images than photos."
+        said = {unit: f"{getattr(self, unit):,} of {getattr(self, 'real_' + unit):,} {unit} ({share:.3g} %)"
+                for unit, share in self.shares.items()}
         if self.images > self.real_images: said["images"] = f"{self.images:,} images for {self.real_images:,} photos"
         return said
     def __str__(self): return ", ".join(self.texts.values())
     def _repr_html_(self):
-        return table_html(["", "synthetic", "real", "share"], *([unit, f"{getattr(self, unit):,}", f"{getattr(self, 'real_' + unit):,}", f"{share:.3g} %"] for unit, share in self.shares.items()))
+        rows = [[unit, f"{getattr(self, unit):,}", f"{getattr(self, 'real_' + unit):,}", f"{share:.3g} %"]
+                for unit, share in self.shares.items()]
+        return table_html(["", "synthetic", "real", "share"], *rows)
 
 # %% ../nbs/03_patches.ipynb #00000032
 def ipc_for_budget(
@@ -244,22 +289,30 @@ def ipc_for_budget(
     size: int,         # side of a synthetic image
     real_pixels: int,  # pixels of all real photos
 ) -> int:              # images per group
-    "The largest IPC whose pixels do not exceed `percent` of the real ones."
+    "The largest IPC whose pixels do not exceed `percent` of the real ones; `UserError` if that is below 1."
     one = n_groups * size**2
     ipc = int(percent / 100 * real_pixels * (1 + 1e-9) // one)
-    if ipc < 1: raise UserError(f"--budget {percent} % is less than one image of {size}² per group ({100*one/real_pixels:.3g} %); give a smaller --size or fewer groups (--grouping cluster --clusters N)")
+    if ipc < 1:
+        raise UserError(f"--budget {percent} % is less than one image of {size}² per group ({100*one/real_pixels:.3g} "
+                        "%); "
+                        "give a smaller --size or fewer groups (--grouping cluster --clusters N)")
     return ipc
 
 # %% ../nbs/03_patches.ipynb #aae2284e
 def explain_budget(
     budget: Budget,
-    percent: float = None,  # what was asked for, of the real pixels
-    ipc: int = 1,           # images per group
-) -> list:                  # sentences, none where nothing is odd
-    "Why a set has fewer pixels than were asked for, or more images than there are photos."
-    share = budget.shares["pixels"]
-    per = f"{ipc} image{'s' * (ipc > 1)} per group"
-    said = [f"`--budget {percent:g}` is an upper limit: {per} make{'s' * (ipc == 1)} {share:.3g} % of the pixels, {ipc + 1} would make {share * (ipc + 1) / ipc:.3g} %."] if percent and f"{share:.2g}" != f"{percent:.2g}" else []
-    if budget.images > budget.real_images: said.append(f"There are more images than photos because an image is small: all of them together have {share:.3g} % of the photos' pixels.")
+    percent: float | None = None,  # `--budget`, of the real pixels
+    ipc: int = 1,                  # images per group
+) -> list[str]:                    # sentences; none if the figures need no explanation
+    "Why a set has fewer pixels than `percent`, or more images than there are photos."
+    share, said = budget.shares["pixels"], []
+    if percent and f"{share:.2g}" != f"{percent:.2g}":
+        per = f"{ipc} image{'s' * (ipc > 1)} per group"
+        said.append(f"`--budget {percent:g}` is an upper limit: {per} make{'s' * (ipc == 1)} {share:.3g} % of the "
+                    "pixels, "
+                    f"{ipc + 1} would make {share * (ipc + 1) / ipc:.3g} %.")
+    if budget.images > budget.real_images:
+        said.append("There are more images than photos because an image is small: all of them together have "
+                    f"{share:.3g} % "
+                    "of the photos' pixels.")
     return said
-
