@@ -121,8 +121,8 @@ def named_weights(recipe: Recipe) -> dict[str, str]:   # setting → sha256
     known = (*LABELS, *POOLS, *PRIORS)
     found = {k: Path(getattr(recipe, k)).expanduser() for k in PLACES if getattr(recipe, k) not in known}
     weights = {k: json_sha256([file_sha256(f) for f in _weights(p)]) for k, p in found.items() if p.exists()}
-    yours = [(k, r, getattr(recipe, k)) for k, r in dict(init=INITS, objective=OBJECTIVES).items()]
-    return {**weights, **{k: code_sha256(r[name]) for k, r, name in yours if name not in r.own}}
+    yours = [(k, r, getattr(recipe, k)) for k, r in dict(init=INITS, objective=OBJECTIVES, prior=PRIORS).items()]
+    return {**weights, **{k: code_sha256(r[name]) for k, r, name in yours if name in r and name not in r.own}}
 
 def _weights(path):
     "The files of weights in a folder, or a file and, of an encoder and a decoder, the other."

@@ -469,12 +469,20 @@ class Styles(Prior):
     layerwise, rates, unpainted = True, (0.1, 3e-4), ("mapping.",)
 
     @torch.no_grad()
-    def mean_latents(self, size=None, classes=None, samples: int = 10_000, seed: int = 0, single: bool = False) -> torch.Tensor:
-        "The mean of the styles of `samples` random draws, of each of k `classes`: [k, num_ws, w_dim], or [k,1,w_dim] if `single`."
+    def mean_latents(self,
+        size: int = None,       # no matter: a style has no size
+        classes: list = None,   # k class numbers; None without classes
+        samples: int = 10_000,  # random draws
+        seed: int = 0,          # fixes them
+        single: bool = False,   # one style [k,1,w_dim] for all layers
+    ) -> torch.Tensor:          # [k, num_ws, w_dim]
+        "The mean of the styles of random draws, for each class."
         z = torch.randn(samples, self.config["z_dim"], generator=rng(seed, "mean style")).to(self.like)
         kinds = [None] if classes is None else [torch.full((samples,), int(c), device=z.device) for c in classes]
-        return torch.stack([self.mapping(z, c).mean(0) for c in kinds])[:, None].repeat(1, 1 if single else self.num_ws, 1)
-    def random_latents(self, latents: torch.Tensor, n: int, generator: torch.Generator, classes=None) -> torch.Tensor:
+        means = torch.stack([self.mapping(z, c).mean(0) for c in kinds])
+        return means[:, None].repeat(1, 1 if single else self.num_ws, 1)
+    def random_latents(self, latents: torch.Tensor, n: int, generator: torch.Generator,
+                       classes: list = None) -> torch.Tensor:
         "Styles of `n` random draws, of n `classes`; with one style each if `latents` has one."
         z = torch.randn(n, self.config["z_dim"], generator=generator).to(latents)
         c = None if classes is None else torch.tensor(list(classes), device=latents.device)

@@ -124,6 +124,16 @@ def test_a_reader_without_the_prior_is_told(theirs, photos, tmp_path):
     assert len(Latents.load(tmp_path / "l.safetensors", prior)) == 2
 
 
+def test_a_prior_of_other_code_is_another_run(theirs, photos, tmp_path):
+    from sr_distill.distill import distill
+    theirs("their_prior", COSINES)
+    recipe = Recipe(**{**LATENT, "steps": 1, "invert": 1}, prior="cosines")
+    first = distill(photos, recipe, tmp_path / "set", OPTIONS)
+    assert (distill(photos, recipe, tmp_path / "set", OPTIONS).images == first.images).all()
+    theirs("their_other_prior", COSINES.replace("+ .5\n    @classmethod", "+ .4\n    @classmethod"))   # the same weights, painted darker
+    with pytest.raises(UserError, match="code of --prior cosines"): distill(photos, recipe, tmp_path / "set", OPTIONS)
+
+
 def test_what_is_no_prior_is_told(theirs):
     from sr_distill.priors import Prior, load_prior, register_prior
     theirs("their_wrong_prior", "from sr_distill.priors import register_prior\n@register_prior('wrong')\ndef wrong(): return {}\n")
