@@ -35,7 +35,6 @@ RECIPES = {
     "diverse, all photos, two images": replace(SMALL, init="diverse", grouping="all", ipc=2),
     "clusters, hard targets, noise": replace(SMALL, init="noise", grouping="cluster", clusters=2, target="hard"),
     "error start, trimmed, a VDSR": replace(SMALL, init="error", trim=5., network="vdsr", steps=1),
-    "gradient start, budget": replace(SMALL, init="gradient", budget=20., steps=0),
     "teacher's labels": replace(SMALL, steps=0, labels="teacher", teacher_steps=2),
     "latent": replace(SMALL, space="latent", lr=None, invert=2, steps=2),
 }
