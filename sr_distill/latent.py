@@ -73,7 +73,7 @@ class Chunks:
         self.cores = max(1, torch.get_num_threads() * memory_for("cpu") // one)   # cores at once, at most
 
     def run(self, n: int, work: Callable[[slice], object]) -> list:
-        "What `work` returns for slices that cover 0..n, in order."
+        "The results of `work` for slices that cover 0..n, in order."
         return list(self.each(n, work))
 
     def each(self, n: int, work: Callable[[slice], object]) -> Iterator:
