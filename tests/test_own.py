@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sr_distill.data import Photos
-from sr_distill.recipe import Recipe, RunOptions, UserError
+from sr_distill.recipe import Recipe, RunOptions, TrainConfig, UserError
 
 OPTIONS = RunOptions(device="cpu", held_out=0, snapshots=0)
 
@@ -331,3 +331,38 @@ def test_an_objective_and_a_start_on_the_command_line(tmp_path, kind, name):
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", f"{kind} and {name}", str(Path(__file__).with_name("test_contracts.py"))]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0 and "passed" in ended.stdout, ended.stdout
+
+
+# ---------------------------------------------------------------- in a study of several processes
+
+SUMS = '''
+import sr_distill as sd
+
+@sd.register_objective("sums")
+def sums(s, r): return sum((a - b).square().sum() for a, b in zip(s, r))
+'''
+
+def own_study():
+    from sr_distill.study import Model, Study, TrainingSet
+    quick = Recipe(size=24, steps=2, networks=1, pool="random", real=2, objective="sums")
+    config = TrainConfig("srcnn", width=4, steps=2, batch=2, patch=16)
+    return Study("embedded", {"mine": TrainingSet(quick)}, {"small": Model(config)}, {"held out": ""}, seeds=1, count=3, held_out=1, ssim=False)
+
+def test_worker_processes_know_what_a_module_registered(theirs, tmp_path):
+    from sr_distill.study import run_study
+    theirs("their_sums", SUMS)
+    found = run_study(own_study(), tmp_path / "two", jobs=2)
+    assert not found.failed and not found.missing and len(found.rows) == 2
+
+def test_what_a_notebook_registered_needs_one_process(theirs, tmp_path):
+    from sr_distill.recipe import OBJECTIVES
+    from sr_distill.study import run_study
+    mine = theirs("their_sums", SUMS).sums
+    mine.__module__ = "__main__"
+    with pytest.raises(UserError, match="objective 'sums' is defined in a notebook or script.*jobs=1"): run_study(own_study(), tmp_path / "out", jobs=2)
+    assert not (tmp_path / "out").exists() and OBJECTIVES["sums"] is mine
+
+def test_a_module_that_a_worker_cannot_import_is_named(tmp_path):
+    from sr_distill.study import Cell, Task
+    said = Task(None, tmp_path, Cell("mine", None, 0), "cpu", {}, ("their_missing_module",)).carry_out()
+    assert "'their_missing_module'" in said and "--jobs 1" in said
