@@ -8,25 +8,29 @@ __all__ = ['QUICK', 'RUN_CHOICES', 'filter_sheet', 'GradientFilm', 'gradient_fil
 
 # %% ../nbs/12b_explore.ipynb #00000003
 import html, json, threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 import numpy as np, torch
 import torch.nn.functional as F
 from .core import data_uri, rng, table_html, to_tensor
-from .distill import Run, how_far, image_names, snapshot_steps
-from .matching import BankSource, GradientBank, dc_loss, fresh_network, gradient, mean_gradient, network_pool, sample_real, statistic_of, unflatten
+from .data import Photos
+from .distill import DistilledSet, Run, how_far, image_names, snapshot_steps
+from .matching import (BankSource, GradientBank, dc_loss, fresh_network, gradient, mean_gradient, network_pool,
+                                 sample_real, statistic_of, unflatten)
 from .patches import Groups, ipc_for_budget
 from .pixel import PixelSpace, start_images
 from .recipe import INITS, OBJECTIVES, Recipe, UserError, verb
-from .widgets import EvolutionPlayer, Html, LiveView, Recorder, _ipywidgets, _show_over, _static, _widget, check_trace, live_here, log_spaced, player
+from .widgets import (EvolutionPlayer, Html, LiveView, Recorder, check_trace, ipywidgets_or_error, live_here,
+                                log_spaced, player, show_over, static_form, static_widget)
 
 # %% ../nbs/12b_explore.ipynb #00000007
 def filter_sheet(
-    g,            # tensor [O,I,h,w], a gradient or the weights of a convolution
-    reach: float, # the value that is drawn in full colour
-    most: int = 32,  # output and input channels that are drawn, at most
-) -> np.ndarray:  # uint8 [H,W,3]
-    "The filters of a layer as tiles: one colour tile per output channel of a layer that sees an image, else a row of tiles per output channel."
+    g: torch.Tensor,  # [O,I,h,w], a gradient or the weights of a convolution
+    reach: float,     # the value that is drawn in full colour
+    most: int = 32,   # output and input channels that are drawn, at most
+) -> np.ndarray:      # uint8 [H,W,3]
+    "The filters of a layer as tiles: one in colour per output channel where `I` is 3, else a row per output channel."
     x = (g.detach().cpu()[:2 * most] / reach).clamp(-1, 1)
     if x.shape[1] == 3:                                                        # [O,3,h,w] → [8 columns of tiles]
         tiles, cols = x.permute(0, 2, 3, 1) / 2 + .5, 8 if len(x) > 4 else len(x)
@@ -42,16 +46,16 @@ def filter_sheet(
 # %% ../nbs/12b_explore.ipynb #0000000c
 @dataclass
 class GradientFilm:
-    "The gradient of synthetic images in one network over the snapshots of a run, beside the real one; also a callback of the loop."
+    "The gradient of synthetic images in one network over a run, beside the real one; also a callback of the loop."
     net: torch.nn.Module   # on the CPU
     real: list             # a tensor per parameter
     images: tuple = (0, 1)   # which images of a snapshot are the group's: first, and the one after the last
     steps: list = field(default_factory=list)
     synthetic: list = field(default_factory=list, repr=False)   # for each step a tensor per parameter
-    stopped = False        # what the loop asks
+    stopped = False        # it never ends a run
 
-    def __call__(self, step, loss, images=None):
-        "Look at one snapshot, uint8 [N,H,W,3]; steps without images pass."
+    def __call__(self, step: int, loss: float | None, images: np.ndarray | None = None):
+        "Look at one snapshot, uint8 [N,H,W,3]; steps without `images` pass."
         if images is None: return
         self.steps.append(step)
         self.synthetic.append([g.detach() for g in gradient(self.net, to_tensor(images[slice(*self.images)]))])
@@ -59,49 +63,62 @@ class GradientFilm:
     @property
     def layers(self) -> list:   # positions of the weights among the parameters
         return [i for i, g in enumerate(self.real) if g.ndim > 1]
+
     def cosines(self) -> np.ndarray:
-        "Cosine of real and synthetic gradient, [snapshots, layers + 1]; the last column is that of all parameters at once, as in the paper's eq. (3)."
-        one = lambda s, r: float(F.cosine_similarity(s.flatten(), r.flatten(), dim=0, eps=1e-12))
-        return np.array([[*(one(s[i], self.real[i]) for i in self.layers), 1 - float(dc_loss(s, self.real))] for s in self.synthetic])
+        "Cosine of real and synthetic gradient, [snapshots, layers + 1]; the last is of all at once (eq. 3)."
+        def cosine(s, r): return float(F.cosine_similarity(s.flatten(), r.flatten(), dim=0, eps=1e-12))
+        def row(s): return [*(cosine(s[i], self.real[i]) for i in self.layers), 1 - float(dc_loss(s, self.real))]
+        return np.array([row(found) for found in self.synthetic])
 
 # %% ../nbs/12b_explore.ipynb #0000000d
-_pools = {}   # networks to match in, for as long as this process lives
+_shared_pools = {}   # networks to match in, for as long as this process lives
+POOL_OPTIONS = "network", "scale", "pool", "networks", "seed"   # what a pool depends on beside photos and statistic
 
-def _pool(photos, recipe):
-    key = (photos.fingerprint, statistic_of(recipe.objective).name, *(getattr(recipe, name) for name in ("network", "scale", "pool", "networks", "seed")))
-    if key not in _pools: _pools[key] = network_pool(recipe, photos)
-    return _pools[key]
+def _shared_pool(photos, recipe):
+    "The weights of the networks that `recipe` matches in, made once for all runs on the same photos."
+    said = (getattr(recipe, name) for name in POOL_OPTIONS)
+    key = (photos.fingerprint, statistic_of(recipe.objective).name, *said)
+    if key not in _shared_pools: _shared_pools[key] = network_pool(recipe, photos)
+    return _shared_pools[key]
 
 # %% ../nbs/12b_explore.ipynb #0000000e
 def gradient_film(
-    small,                # `DistilledSet` with its trace
-    photos,               # the `data.Photos` it was made from
+    small: DistilledSet,  # with its trace
+    photos: Photos,       # from which it was made
     group: int = 0,       # whose gradients
-    net=None,             # SR network; one of the recipe's pool where it is not given
+    net: torch.nn.Module | None = None,   # SR network; None for one of the recipe's pool
     snapshots: int = 8,   # of the trace, spread over the logarithm of the step
 ) -> GradientFilm:
-    "The gradients behind a stored set."
+    "The gradients behind a stored set; `UserError` without a trace, or without `net` for a set that compared none."
     check_trace(small.trace)
-    recipe = small.recipe
+    recipe, followed = small.recipe, len(small.trace.names)
     groups = Groups(photos, recipe.grouping, recipe.size, recipe.stride, recipe.clusters, recipe.seed)
     images = group * recipe.ipc, (group + 1) * recipe.ipc
-    if not 0 <= group < len(groups) or images[1] > len(small.trace.names):
-        raise UserError(f"group {group} is not in the trace, which follows {len(small.trace.names)} images; choose one of the first {len(small.trace.names) // recipe.ipc}")
-    if net is None:
-        if statistic_of(recipe.objective).name != "gradient": raise UserError(f"the set was made with --objective {recipe.objective}, which compares no gradients; give the SR network to look into: gradient_film(set, photos, net=...)")
-        net, states = fresh_network(recipe, "fresh", 0), _pool(photos, recipe)
-        if states: net.load_state_dict(states[-1])
+    if not 0 <= group < len(groups) or images[1] > followed:
+        raise UserError(f"group {group} is not in the trace, which follows {followed} images; "
+                        f"choose one of the first {followed // recipe.ipc}")
+    if net is None: net = _network_of(recipe, photos)
     numbers = sample_real(groups, group, recipe, rng(recipe.seed, "real", "film", group))
     film = GradientFilm(net, [g[0] for g in unflatten(mean_gradient(net, numbers, groups.cut)[None], net)], images)
     for k in log_spaced(small.trace.steps, snapshots): film(small.trace.steps[k], None, small.trace.frame(k))
     return film
+
+def _network_of(recipe, photos):
+    "The last network of the pool that `recipe` matches in."
+    if statistic_of(recipe.objective).name != "gradient":
+        raise UserError(f"the set was made with --objective {recipe.objective}, which compares no gradients; "
+                        "give the SR network to look into: gradient_film(set, photos, net=...)")
+    net, states = fresh_network(recipe, "fresh", 0), _shared_pool(photos, recipe)
+    if states: net.load_state_dict(states[-1])
+    return net
 
 # %% ../nbs/12b_explore.ipynb #00000015
 _GRADIENT_JS = """
 for (const root of document.querySelectorAll(".srd-gradient")) {
   if (root.ready) continue;
   root.ready = true;
-  const $ = selector => root.querySelector(selector), [layer, slider] = ["layer", "frame"].map(name => $(`[name=${name}]`));
+  const $ = selector => root.querySelector(selector), [layer, slider] = ["layer", "frame"].map(name => \
+$(`[name=${name}]`));
   const about = JSON.parse($("[data-about]").dataset.about), sets = [...root.querySelectorAll(".srd-film .layer")];
   function draw() {
     const [real, ...film] = sets[layer.value].querySelectorAll("img"), cosines = about.cosines[slider.value];
@@ -136,49 +153,59 @@ _GRADIENT_BODY = """
 
 def _layer_pictures(film, i, cosines):
     "Real gradient and all synthetic ones of one parameter, of unit length and in one scale."
-    unit = lambda g: g / g.norm().clamp(min=1e-20)
+    def unit(g): return g / g.norm().clamp(min=1e-20)
+    def picture(alt, g):
+        tiles = filter_sheet(g if g.ndim == 4 else g.flatten(1)[..., None, None], reach)
+        return f'<img alt="{alt}" src="{data_uri(tiles, quality=85)}">'
     real, frames = unit(film.real[i]), [unit(s[i]) for s in film.synthetic]
-    reach = max(float(real.abs().flatten().quantile(.99)) if real.numel() < 1 << 24 else float(real.abs().max()), 1e-12)
-    as_4d = lambda g: g if g.ndim == 4 else g.flatten(1)[..., None, None]
-    alts = ["real gradient", *(f"synthetic gradient at step {step}, cosine {c:.3f}" for step, c in zip(film.steps, cosines))]
-    return "".join(f'<img alt="{alt}" src="{data_uri(filter_sheet(as_4d(g), reach), quality=85)}">' for alt, g in zip(alts, [real, *frames]))
+    largest = real.abs().flatten().quantile(.99) if real.numel() < 1 << 24 else real.abs().max()
+    reach = max(float(largest), 1e-12)
+    said = [f"synthetic gradient at step {step}, cosine {c:.3f}" for step, c in zip(film.steps, cosines)]
+    return "".join(map(picture, ["real gradient", *said], [real, *frames]))
 
 # %% ../nbs/12b_explore.ipynb #00000017
 def gradient_viewer(
     film: GradientFilm,  # with one snapshot or more
     title: str = "",     # shown above; plain text
 ) -> Html:
-    "Real and synthetic gradient side by side, with a choice of layer and snapshot, in one piece of HTML that needs no kernel."
-    if not film.steps: raise UserError("the gradient film has seen no snapshot yet; give it as callback to a run, or make it with gradient_film(set, photos)")
+    "Real and synthetic gradient side by side, with a choice of layer and snapshot, as HTML that needs no kernel."
+    if not film.steps:
+        raise UserError("the gradient film has seen no snapshot yet; "
+                        "give it as callback to a run, or make it with gradient_film(set, photos)")
     cosines = film.cosines().round(4)
     names = [f"{k}: {' × '.join(map(str, film.real[i].shape))}" for k, i in enumerate(film.layers, 1)]
-    figures = "".join(f'<figure class="layer pixels"><figcaption>layer {name}</figcaption>{_layer_pictures(film, i, cosines[:, k])}</figure>' for k, (name, i) in enumerate(zip(names, film.layers)))
-    bars = "".join(f"<label>{what} <meter min=0 max=1></meter><output></output></label>" for what in (*(f"layer {k}" for k in range(1, len(names) + 1)), "all at once"))
-    options = "".join(f'<option value="{k}">{name}</option>' for k, name in enumerate(names))
-    about = html.escape(json.dumps(dict(steps=[int(s) for s in film.steps], cosines=cosines.tolist())))
-    return _widget("gradient", html.escape(title), _GRADIENT_BODY.format(figures=figures, about=about, options=options, last=len(film.steps) - 1, bars=bars), _GRADIENT_JS)
+    def figure(k, i):
+        pictures = _layer_pictures(film, i, cosines[:, k])
+        return f'<figure class="layer pixels"><figcaption>layer {names[k]}</figcaption>{pictures}</figure>'
+    bars = [*(f"layer {k}" for k in range(1, len(names) + 1)), "all at once"]
+    body = _GRADIENT_BODY.format(
+        figures="".join(figure(k, i) for k, i in enumerate(film.layers)), last=len(film.steps) - 1,
+        about=html.escape(json.dumps(dict(steps=[int(s) for s in film.steps], cosines=cosines.tolist()))),
+        options="".join(f'<option value="{k}">{name}</option>' for k, name in enumerate(names)),
+        bars="".join(f"<label>{what} <meter min=0 max=1></meter><output></output></label>" for what in bars))
+    return static_widget("gradient", html.escape(title), body, _GRADIENT_JS)
 
 # %% ../nbs/12b_explore.ipynb #0000001c
 class Several:
-    "One callback made of several; each hears every step, and any of them can stop the run."
-    def __init__(self, *callbacks): self.callbacks = callbacks
-    def __call__(self, *report):
-        for callback in self.callbacks: callback(*report)
-        return self.stopped
+    "One callback made of several: each hears every step, and the run ends when one of them has `stopped`."
+    def __init__(self, *callbacks: Callable): self.callbacks = callbacks
+
+    def __call__(self, step: int, loss: float | None, images: np.ndarray | None = None):
+        for callback in self.callbacks: callback(step, loss, images)
+
     @property
-    def stopped(self): return any(getattr(c, "stopped", False) for c in self.callbacks)
+    def stopped(self) -> bool: return any(getattr(c, "stopped", False) for c in self.callbacks)
 
 # %% ../nbs/12b_explore.ipynb #0000001e
 class Scalars:
     "A callback that hands losses to `writer.add_scalar(tag, value, step)`, as TensorBoard's SummaryWriter has it."
     def __init__(self,
-        writer,              # `torch.utils.tensorboard.SummaryWriter`, or anything with its `add_scalar`
-        prefix: str = "",    # of the tags, such as "distil/"
+        writer: object,      # `torch.utils.tensorboard.SummaryWriter`, or anything with its `add_scalar`
+        prefix: str = "",    # of the tag `loss`, such as "distil/"
     ): self.writer, self.prefix = writer, prefix
-    def __call__(self, step, report, *_):
-        row = report if isinstance(report, dict) else {"matching loss": report}
-        for name, value in row.items():
-            if name != "step" and value is not None: self.writer.add_scalar(self.prefix + name, value, step)
+
+    def __call__(self, step: int, loss: float | None, images: np.ndarray | None = None):
+        if loss is not None: self.writer.add_scalar(f"{self.prefix}loss", loss, step)
 
 # %% ../nbs/12b_explore.ipynb #00000022
 QUICK = Recipe(size=64, steps=60, networks=4, real=8)
@@ -187,28 +214,37 @@ RUN_CHOICES = "init", "steps", "lr", "optimizer", "objective"   # what a run may
 class Bench:
     "Photos, networks and real gradients that many small runs share; `run` makes one of them."
     def __init__(self,
-        photos,                  # `data.Photos`; few
-        recipe: Recipe = QUICK,  # size, network, pool; a run may have another init, steps, rate, optimiser and way to compare gradients
+        photos: Photos,          # few
+        recipe: Recipe = QUICK,  # size, network, pool; `run` may change `RUN_CHOICES`
     ):
-        if recipe.labels != "own": raise UserError(f"--labels {recipe.labels}: the bench shows what the steps make and stores nothing; leave it out")
+        if recipe.labels != "own":
+            raise UserError(f"--labels {recipe.labels}: the bench shows what the steps make and stores nothing; "
+                            "leave it out")
+        if recipe.pool == "fresh" or recipe.outer > 1 or recipe.space != "pixel":
+            raise UserError("the bench has a fixed pool of networks and works in pixels; "
+                            "give a recipe with pool trajectory or random and outer 1")
         self.groups = Groups(photos, recipe.grouping, recipe.size, recipe.stride, recipe.clusters, recipe.seed)
-        if recipe.budget: recipe = replace(recipe, ipc=ipc_for_budget(recipe.budget, len(self.groups), recipe.size, photos.pixels))
-        self.recipe = recipe
-        if recipe.pool == "fresh" or recipe.outer > 1 or recipe.space != "pixel": raise UserError("the bench has a fixed pool of networks and works in pixels; give a recipe with pool trajectory or random and outer 1")
-        self.bank = GradientBank(self.groups, recipe, _pool(photos, recipe)).build()
-        self.names = image_names(self.groups, recipe)
+        if recipe.budget:
+            recipe = replace(recipe, ipc=ipc_for_budget(recipe.budget, len(self.groups), recipe.size, photos.pixels))
+        self.recipe, self.names = recipe, image_names(self.groups, recipe)
+        self.bank = GradientBank(self.groups, recipe, _shared_pool(photos, recipe)).build()
 
     def run(self,
-        callback,   # called with (step, loss, images or None); its `stopped` ends the run
-        **changes,  # of the recipe
+        callback: Callable,  # called with (step, loss, images or None); `callback.stopped` ends the run
+        **changes: object,   # of the recipe: those of `RUN_CHOICES`
     ) -> Run:
-        "One run from the start; it ends early when the callback says so."
-        if other := changes.keys() - set(RUN_CHOICES): raise UserError(f"a run on the bench cannot change {min(other)}; make another bench, or change {', '.join(RUN_CHOICES)}")
+        "One run from the start, to its last step or until `callback.stopped` is true."
+        if other := changes.keys() - set(RUN_CHOICES):
+            raise UserError(f"a run on the bench cannot change {min(other)}; "
+                            f"make another bench, or change {', '.join(RUN_CHOICES)}")
         recipe = replace(self.recipe, **changes)
-        if statistic_of(recipe.objective).name != self.bank.statistic.name: raise UserError(f"--objective {recipe.objective}: the bench holds what {self.recipe.objective} compares; make another bench")
-        run, marks = Run(PixelSpace(start_images(self.groups, recipe)), recipe, BankSource(self.bank)), snapshot_steps(recipe.steps, 40)
+        if statistic_of(recipe.objective).name != self.bank.statistic.name:
+            raise UserError(f"--objective {recipe.objective}: the bench holds what {self.recipe.objective} compares; "
+                            "make another bench")
+        run = Run(PixelSpace(start_images(self.groups, recipe)), recipe, BankSource(self.bank))
+        marks = snapshot_steps(recipe.steps, 40)
+        def stopped(): return getattr(callback, "stopped", False)
         callback(0, None, run.images())
-        stopped = lambda: getattr(callback, "stopped", False)
         while run.done < recipe.steps and not stopped():
             run.step()
             callback(run.done, run.loss(), run.images() if run.done in marks or stopped() else None)
@@ -217,36 +253,45 @@ class Bench:
 # %% ../nbs/12b_explore.ipynb #00000027
 def _run_line(recipe, run, record) -> dict:
     "What the table says of a run."
-    mean, trace = lambda part: np.mean([loss for _, loss in part]), record.trace
-    return dict(start=recipe.init, objective=recipe.objective, rate=f"{recipe.lr:g}", steps=f"{run.done} of {recipe.steps}" if run.done < recipe.steps else str(run.done),
-                loss=f"{mean(record.losses[:4]):.4g} → {mean(record.losses[-4:]):.4g}" if record.losses else "–", moved=f"{how_far(trace.frame(0), trace.frame(-1))['mean']:.1f} grey levels")
+    trace, losses = record.trace, [loss for _, loss in record.losses]
+    steps = str(run.done) if run.done == recipe.steps else f"{run.done} of {recipe.steps}"
+    loss = f"{np.mean(losses[:4]):.4g} → {np.mean(losses[-4:]):.4g}" if losses else "–"
+    moved = how_far(trace.frame(0), trace.frame(-1))["mean"]
+    return dict(start=recipe.init, objective=recipe.objective, rate=f"{recipe.lr:g}", steps=steps, loss=loss,
+                moved=f"{moved:.1f} grey levels")
 
 def _run_table(lines) -> Html:
+    "The lines of all runs as a table; empty without one."
     if not lines: return Html("")
     return Html(f'<div class="srd">{table_html(lines[0], *(line.values() for line in lines))}</div>')
 
 # %% ../nbs/12b_explore.ipynb #00000028
+RATES = (.001, .002, .005, .01, .02, .05, .1)   # on the explorer's slider
+
 def _controls(recipe):
     "The knobs and buttons of the explorer, where `recipe` puts them."
-    w, wide = _ipywidgets(), dict(style={"description_width": "5rem"})
-    row = lambda *widgets: w.HBox(widgets, layout=w.Layout(flex_flow="row wrap"))
+    w, wide = ipywidgets_or_error(), dict(style={"description_width": "5rem"})
+    def row(*widgets): return w.HBox(widgets, layout=w.Layout(flex_flow="row wrap"))
+    statistic = statistic_of(recipe.objective).name   # one bank serves all objectives that compare it
+    alike = [o for o in OBJECTIVES if statistic_of(o).name == statistic]
+    rates = [(f"{r:g}", r) for r in sorted({*RATES, recipe.lr})]
+    fewest, most = min(10, recipe.steps), max(500, recipe.steps)
     c = SimpleNamespace(
         init=w.Dropdown(options=[*INITS], value=recipe.init, description="start", **wide),
-        objective=w.Dropdown(options=[o for o in OBJECTIVES if statistic_of(o).name == statistic_of(recipe.objective).name], value=recipe.objective, description="objective", **wide),
-        steps=w.IntSlider(recipe.steps, min(10, recipe.steps), max(500, recipe.steps), 10, description="steps", **wide),
-        lr=w.SelectionSlider(options=[(f"{r:g}", r) for r in sorted({*RATES, recipe.lr})], value=recipe.lr, description="rate", **wide),
-        go=w.Button(description="Distil", icon="play", button_style="primary"), halt=w.Button(description="Stop", icon="stop", disabled=True),
+        objective=w.Dropdown(options=alike, value=recipe.objective, description="objective", **wide),
+        steps=w.IntSlider(recipe.steps, fewest, most, 10, description="steps", **wide),
+        lr=w.SelectionSlider(options=rates, value=recipe.lr, description="rate", **wide),
+        go=w.Button(description="Distil", icon="play", button_style="primary"),
+        halt=w.Button(description="Stop", icon="stop", disabled=True),
         say=w.HTML(), stage=w.VBox(), table=w.HTML(), hide=w.HTML())
     c.box = w.VBox([row(c.init, c.objective), row(c.steps, c.lr), row(c.go, c.halt, c.say), c.stage, c.table, c.hide])
     return c
 
-RATES = (.001, .002, .005, .01, .02, .05, .1)   # on the explorer's slider
-
 # %% ../nbs/12b_explore.ipynb #0000002a
 class RecipeExplorer:
-    "Controls for a small distillation, its pictures while it runs, and a table of the runs so far; for a live notebook."
+    "Controls for a small distillation, its pictures while it runs, and a table of the runs; for a live notebook."
     def __init__(self,
-        photos,                  # `data.Photos`; few
+        photos: Photos,          # few
         recipe: Recipe = QUICK,  # where the controls stand at first
     ):
         self.photos, self.recipe, self.controls, self.lines = photos, recipe, _controls(recipe), []
@@ -254,7 +299,7 @@ class RecipeExplorer:
         self.controls.go.on_click(self.start)
         self.controls.halt.on_click(self.stop)
 
-    def start(self, _=None):
+    def start(self, _: object = None):
         "Begin a run with what the controls say, and return at once; a run that goes on is left alone."
         if self.view: return
         c, self.view = self.controls, LiveView()
@@ -262,14 +307,14 @@ class RecipeExplorer:
         c.go.disabled, c.halt.disabled, c.stage.children = True, False, [self.view.screen.box]
         c.say.value = "" if self.bench else "first, once for all runs: networks to match in and real gradients"
         if self.player: self.player.close()
-        self.thread = threading.Thread(target=self._work, args=(chosen,), name="sr_distill run", daemon=True)
+        self.thread = threading.Thread(target=self._run_in_thread, args=(chosen,), name="sr_distill run", daemon=True)
         self.thread.start()
 
-    def stop(self, _=None):
+    def stop(self, _: object = None):
         "Ask the run to stop after its current step."
         if self.view: self.view.stop()
 
-    def _work(self, chosen):
+    def _run_in_thread(self, chosen):
         try:
             if self.bench is None: self.bench = Bench(self.photos, self.recipe)
             self.controls.say.value, self.view.names = "running", self.bench.names
@@ -285,7 +330,7 @@ class RecipeExplorer:
         if view.kept:
             self.player = EvolutionPlayer(view.trace)
             c.stage.children, c.table.value = [self.player.screen.box], str(_run_table(self.lines))
-            if self.display: self.display.update(_static(c.box, player(view.trace) + _run_table(self.lines)))
+            if self.display: self.display.update(static_form(c.box, player(view.trace) + _run_table(self.lines)))
         view.screen.close()
         c.go.disabled, c.halt.disabled, c.say.value = False, True, said
 
@@ -297,15 +342,17 @@ class RecipeExplorer:
         self.controls.box.close()
 
     def _ipython_display_(self):
-        if self.display is None: self.display = _show_over(self.controls.box, self.controls.hide, "<p>The explorer needs a running kernel: run this cell.</p>")
+        if self.display is not None: return
+        alone = "<p>The explorer needs a running kernel: run this cell.</p>"
+        self.display = show_over(self.controls.box, self.controls.hide, alone)
 
 # %% ../nbs/12b_explore.ipynb #0000002e
 @verb
 def explore(
-    photos,                  # `data.Photos`; few
-    recipe: Recipe = QUICK,  # where the controls stand at first
-    live=None,               # True or False; None looks where the code runs
-):
+    photos: Photos,            # few
+    recipe: Recipe = QUICK,    # where the controls stand at first
+    live: bool | None = None,  # None: True in a live notebook
+) -> RecipeExplorer | Html:
     "The explorer that fits the place: `RecipeExplorer` in a live notebook, one run as HTML elsewhere."
     if live_here() if live is None else live: return RecipeExplorer(photos, recipe)
     bench = Bench(photos, recipe)

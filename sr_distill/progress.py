@@ -18,8 +18,8 @@ from .recipe import Recipe, TrainConfig
 
 # %% ../nbs/12c_progress.ipynb #95a118a4
 def multiply_adds(
-    net,        # SR network with `.scale`
-    size: int,  # side of the HR image in pixels
+    net: nn.Module,   # SR network with `.scale`
+    size: int,        # side of the HR image in pixels
 ) -> int:
     "Multiply-adds of one forward pass of `net` for one HR image of `size`² pixels."
     counts, sketch = [], copy.deepcopy(net).to("meta")
@@ -44,7 +44,9 @@ def training_work(config: TrainConfig) -> float:
 def teacher_work(recipe: Recipe) -> float:
     "Multiply-adds of the teacher that writes the labels of a recipe; 0 where it has none of its own."
     if recipe.labels != "teacher": return 0.
-    return training_work(TrainConfig.for_model("edsr", depth=4, width=32, scale=recipe.scale, steps=recipe.teacher_steps, batch=16, patch=48))
+    teacher = TrainConfig.for_model("edsr", depth=4, width=32, scale=recipe.scale, steps=recipe.teacher_steps,
+                                    batch=16, patch=48)
+    return training_work(teacher)
 
 def distillation_work(
     recipe: Recipe,
@@ -62,7 +64,7 @@ def distillation_work(
 
 # %% ../nbs/12c_progress.ipynb #b7e1e419
 def machine_speed(
-    device="cpu",          # on a CPU one thread is measured, as each process of a study has
+    device: torch.device | str = "cpu",   # on a CPU one thread is measured, as each process of a study has
     seconds: float = .2,   # how long to measure
 ) -> float:
     "Multiply-adds per second of a small training on this machine."
@@ -92,7 +94,7 @@ class Progress:
         total: float,      # multiply-adds of all tasks
         seconds: float,    # the estimate before the start
         desc: str = "",    # what stands before the bar
-        counter=None,      # the counter of another process's `Progress`; None for a new one
+        counter: object = None,   # the counter of another process's `Progress`; None for a new one
     ):
         self.total, self.seconds = max(total, 1.), seconds
         self.counter = multiprocessing.get_context("spawn").Value("d", 0.) if counter is None else counter
@@ -113,7 +115,8 @@ class Progress:
         return trust * since + (1 - trust) * before
 
     def __enter__(self):
-        self.bar = tqdm(total=100, desc=self.desc, disable=None, bar_format="{desc}: {percentage:3.0f}%|{bar:24}| {elapsed}{postfix}")
+        form = "{desc}: {percentage:3.0f}%|{bar:24}| {elapsed}{postfix}"
+        self.bar = tqdm(total=100, desc=self.desc, disable=None, bar_format=form)
         if not self.bar.disable:
             self.draw()
             threading.Thread(target=self._keep_drawing, daemon=True).start()
@@ -134,7 +137,7 @@ class Progress:
 # %% ../nbs/12c_progress.ipynb #be7c3f75
 class Share:
     "The share of one task in a `Progress`; without one it counts nothing."
-    def __init__(self, progress, work: float): self.progress, self.work, self.done = progress, work, 0.
+    def __init__(self, progress: Progress | None, work: float): self.progress, self.work, self.done = progress, work, 0.
 
     def reach(self, share: float):
         "Say that so much of the task is done, 0 to 1; never less than before."

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['Frames', 'log_spaced', 'thumbnails', 'contact_sheet', 'difference', 'visible_gain', 'LossCurve', 'Html',
-           'check_trace', 'player', 'busiest_crop', 'crop_scores', 'before_after', 'html_page', 'EvolutionPlayer',
-           'live_here', 'evolution', 'Recorder', 'LiveView']
+           'static_widget', 'check_trace', 'player', 'busiest_crop', 'crop_scores', 'before_after', 'html_page',
+           'ipywidgets_or_error', 'static_form', 'show_over', 'EvolutionPlayer', 'live_here', 'evolution', 'Recorder',
+           'LiveView']
 
 # %% ../nbs/12_widgets.ipynb #00000003
 import asyncio, functools, html, importlib.util, io, json, os, sys, threading, time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 import numpy as np
@@ -25,12 +27,12 @@ class Frames:
     steps: list          # [T], the step of each snapshot
     losses: list = ()    # pairs (step, matching loss), as many as there are
     names: list = ()     # [N], one name per image
-    def __len__(self): return len(self.steps)
-    def frame(self, k): return self.images[k]   # uint8 [N,H,W,3]
+    def __len__(self) -> int: return len(self.steps)
+    def frame(self, k: int) -> np.ndarray: return self.images[k]   # uint8 [N,H,W,3]
 
 # %% ../nbs/12_widgets.ipynb #0000000d
 def log_spaced(
-    steps,         # increasing steps of all snapshots
+    steps: list,   # increasing steps of all snapshots
     count: int,    # how many to keep
 ) -> list:         # their positions
     "Positions of `count` snapshots spread evenly over the logarithm of the step, first and last included."
@@ -41,7 +43,7 @@ def log_spaced(
 
 # %% ../nbs/12_widgets.ipynb #00000011
 def thumbnails(
-    images,          # uint8 [N,H,W,3]
+    images: np.ndarray,   # uint8 [N,H,W,3]
     side: int = 64,  # longer side of a thumbnail; smaller images keep their size
 ) -> np.ndarray:     # uint8 [N,h,w,3]
     "Small copies of all images."
@@ -51,7 +53,7 @@ def thumbnails(
     return np.stack([np.asarray(Image.fromarray(u8).resize(size, Image.Resampling.BOX)) for u8 in images])
 
 def contact_sheet(
-    images,          # uint8 [N,h,w,3]
+    images: np.ndarray,   # uint8 [N,h,w,3]
     ncols: int = 8,  # images per row
 ) -> np.ndarray:     # uint8 [rows*h, cols*w, 3]
     "All images in one picture, row by row."
@@ -63,13 +65,14 @@ def contact_sheet(
 
 # %% ../nbs/12_widgets.ipynb #00000015
 def difference(
-    sheet, start,    # uint8 pictures of one shape
-    gain: int = 4,   # how many times the difference is amplified
-) -> np.ndarray:     # uint8, 128 where nothing changed
+    sheet: np.ndarray,   # uint8 picture
+    start: np.ndarray,   # of the same shape
+    gain: int = 4,       # how many times the difference is amplified
+) -> np.ndarray:         # uint8, 128 where nothing changed
     "The signed, amplified difference of two pictures around mid-grey."
     return np.clip(128 + gain * (sheet.astype(int) - start), 0, 255).astype(np.uint8)
 
-def visible_gain(sheet, start) -> int:
+def visible_gain(sheet: np.ndarray, start: np.ndarray) -> int:
     "The largest power of two up to 16 that keeps 99 % of the differences inside the range."
     reach = np.percentile(abs(sheet.astype(int) - start), 99)
     return max(g for g in (1, 2, 4, 8, 16) if g == 1 or g * reach <= 127)
@@ -77,7 +80,10 @@ def visible_gain(sheet, start) -> int:
 # %% ../nbs/12_widgets.ipynb #0000001a
 class LossCurve:
     "The matching loss over the steps as SVG, with a marker that can be put at any step."
-    def __init__(self, losses, points=200):
+    def __init__(self,
+        losses: list,        # pairs (step, loss); those without a finite loss are left out
+        points: int = 200,   # of the curve, at most
+    ):
         losses = np.asarray([(s, l) for s, l in losses if l is not None and np.isfinite(l)], float).reshape(-1, 2)
         bins = np.array_split(losses, min(points, len(losses))) if len(losses) else []
         self.steps, self.loss = np.array([b.mean(0) for b in bins]).reshape(-1, 2).T
@@ -87,13 +93,13 @@ class LossCurve:
         self.range = (low, high) if high > low else (low, low + 1)
 
     @property
-    def trend(self):
+    def trend(self) -> np.ndarray:
         "The running mean over a tenth of the points: each network has a loss of its own, so the curve itself jumps."
         n = len(self.loss) // 20
         edge = np.pad(self.loss, n, mode="edge")
         return np.convolve(edge, np.ones(2 * n + 1) / (2 * n + 1), "valid")
 
-    def place(self, step, loss=None):
+    def place(self, step: float, loss: float | None = None) -> tuple:
         "Where `step` lies on the curve: x and y in 0..100, and the loss there if it is not given."
         if not len(self.steps): return 0, 0, None
         loss = np.interp(step, self.steps, self.loss) if loss is None else loss
@@ -101,24 +107,28 @@ class LossCurve:
         low, high = map(f, self.range)
         return 100 * min(1, step / max(self.last, 1)), 95 - 90 * (f(loss) - low) / (high - low), loss
 
-    def say(self, step):
+    def say(self, step: float) -> str:
         "The step, and the loss there where one is known."
         return f"step {step}" + (f" · loss {self.place(step)[2]:.3g}" if len(self.steps) else "")
 
-    def svg(self, step=0):
+    def svg(self, step: float = 0) -> str:
+        "The curve as SVG with its marker at `step`; empty without a loss."
         if not len(self.steps): return ""
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in map(self.place, self.steps))
         mean = " ".join(f"{self.place(s)[0]:.1f},{self.place(s, m)[1]:.1f}" for s, m in zip(self.steps, self.trend))
         x, y, _ = self.place(step)
         low, high = self.range
         return f"""<div class="srd-curve"><span>{high:.3g}</span><span>{low:.3g}</span>
-<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true"><polyline points="{line}"/><polyline class="trend" points="{mean}"/>
-<g class="srd-mark" transform="translate({x:.1f} 0)"><path class="rule" d="M0 0V100"/><path class="dot" d="M0 {y:.1f}h0"/></g></svg>
+<svg viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true"><polyline points="{line}"/><polyline \
+class="trend" points="{mean}"/>
+<g class="srd-mark" transform="translate({x:.1f} 0)"><path class="rule" d="M0 0V100"/><path class="dot" d="M0 \
+{y:.1f}h0"/></g></svg>
 <span>matching loss{" (log scale)" if self.log else ""}, steps 0 to {self.last:.0f}</span></div>"""
 
 # %% ../nbs/12_widgets.ipynb #0000001e
 _CSS = """
-.srd { max-width: 46rem; margin: .8rem 0; font: 14px/1.4 system-ui, sans-serif; --line: color-mix(in srgb, currentColor 28%, transparent); --mark: #e8590c; }
+.srd { max-width: 46rem; margin: .8rem 0; font: 14px/1.4 system-ui, sans-serif; \
+--line: color-mix(in srgb, currentColor 28%, transparent); --mark: #e8590c; }
 .srd * { box-sizing: border-box; }
 .srd p, .srd figure { margin: 0 0 .5rem; }
 .srd .srd-title { font-weight: 600; }
@@ -128,10 +138,13 @@ _CSS = """
 .srd .srd-film { max-height: 30rem; overflow: auto; }
 .srd .srd-film img { width: auto; }
 .srd .srd-stage { display: flex; flex-wrap: wrap; gap: .5rem; margin-bottom: .5rem; }
-.srd .srd-stage button { flex: 0 1 var(--tile); min-width: 4rem; padding: 0; border: 0; text-align: left; cursor: zoom-in; }
+.srd .srd-stage button { flex: 0 1 var(--tile); min-width: 4rem; padding: 0; border: 0; text-align: left; \
+cursor: zoom-in; }
 .srd .srd-stage button[aria-pressed=true] { cursor: zoom-out; }
-.srd .srd-stage button span { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-size: 12px; opacity: .75; }
-.srd button, .srd select { font: inherit; color: inherit; background: none; border: 1px solid var(--line); border-radius: 5px; padding: .2rem .6rem; cursor: pointer; }
+.srd .srd-stage button span { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; \
+font-size: 12px; opacity: .75; }
+.srd button, .srd select { font: inherit; color: inherit; background: none; border: 1px solid var(--line); \
+border-radius: 5px; padding: .2rem .6rem; cursor: pointer; }
 .srd select option { color: #111; background: #fff; }
 .srd .srd-row { display: flex; flex-wrap: wrap; align-items: center; gap: .3rem 1rem; margin-bottom: .4rem; }
 .srd .srd-panes + .srd-row { margin-top: .5rem; }
@@ -142,28 +155,39 @@ _CSS = """
 .srd .wide input { flex: 1; width: 100%; }
 .srd :focus-visible { outline: 2px solid var(--mark); outline-offset: 2px; }
 .srd .srd-now { font-variant-numeric: tabular-nums; margin-left: auto; }
-.srd-curve { display: grid; grid-template: 1fr auto auto / auto 1fr; gap: 0 .5rem; font-size: 12px; font-variant-numeric: tabular-nums; }
+.srd-curve { display: grid; grid-template: 1fr auto auto / auto 1fr; gap: 0 .5rem; font-size: 12px; \
+font-variant-numeric: tabular-nums; }
 .srd-curve span { opacity: .75; grid-column: 1; text-align: right; }
 .srd-curve span:last-child { grid-column: 2; text-align: left; }
-.srd-curve svg { grid-area: 1 / 2 / 3 / 3; width: 100%; height: 5.5rem; border: 1px solid var(--line); border-width: 0 0 1px 1px; overflow: visible; }
-.srd-curve polyline { fill: none; stroke: currentColor; stroke-width: 1; opacity: .4; vector-effect: non-scaling-stroke; } .srd-curve .trend { stroke-width: 1.8; opacity: .9; }
-.srd table { border-collapse: collapse; } .srd th, .srd td { padding: .15rem .9rem .15rem 0; text-align: left; border: 0; background: none; }
-.jp-OutputArea-child:has(.srd-static) + .jp-OutputArea-child .jp-OutputArea-output.jupyter-widgets:not(:has(*)) { display: none; }  /* "model not found" of a reopened notebook */
+.srd-curve svg { grid-area: 1 / 2 / 3 / 3; width: 100%; height: 5.5rem; border: 1px solid var(--line); \
+border-width: 0 0 1px 1px; overflow: visible; }
+.srd-curve polyline { fill: none; stroke: currentColor; stroke-width: 1; opacity: .4; \
+vector-effect: non-scaling-stroke; } .srd-curve .trend { stroke-width: 1.8; opacity: .9; }
+.srd table { border-collapse: collapse; } .srd th, .srd td { padding: .15rem .9rem .15rem 0; text-align: left; \
+border: 0; background: none; }
+.jp-OutputArea-child:has(.srd-static) + .jp-OutputArea-child .jp-OutputArea-output.jupyter-widgets:not(:has(*)) { \
+display: none; }  /* "model not found" of a reopened notebook */
 .srd-mark path { stroke: var(--mark, #e8590c); stroke-width: 1.2; vector-effect: non-scaling-stroke; }
 .srd-mark .dot { stroke-width: 9; stroke-linecap: round; }
 .srd-panes { display: flex; flex-wrap: wrap; gap: .5rem; }
-.srd-panes .pane { position: relative; flex: 1 1 15rem; align-self: flex-start; overflow: hidden; touch-action: pan-y; cursor: ew-resize; user-select: none; }
+.srd-panes .pane { position: relative; flex: 1 1 15rem; align-self: flex-start; overflow: hidden; \
+touch-action: pan-y; cursor: ew-resize; user-select: none; }
 .srd-panes .pane .over { position: absolute; inset: 0; height: 100%; clip-path: inset(0 0 0 var(--cut)); }
-.srd-panes .pane::after { content: ""; position: absolute; inset: 0 auto 0 var(--cut); width: 2px; margin-left: -1px; background: #fff; box-shadow: 0 0 3px #000; }
-.srd-panes .pane b { position: absolute; bottom: .3rem; padding: 0 .4rem; max-width: 48%; font-weight: 500; font-size: 12px; color: #fff; background: #000a; border-radius: 3px; z-index: 1; }
+.srd-panes .pane::after { content: ""; position: absolute; inset: 0 auto 0 var(--cut); width: 2px; margin-left: -1px; \
+background: #fff; box-shadow: 0 0 3px #000; }
+.srd-panes .pane b { position: absolute; bottom: .3rem; padding: 0 .4rem; max-width: 48%; font-weight: 500; \
+font-size: 12px; color: #fff; background: #000a; border-radius: 3px; z-index: 1; }
 .srd-panes .pane b.right { right: .3rem; } .srd-panes .pane b.left { left: .3rem; }
 .srd-panes .pane i { position: absolute; border: 2px solid var(--mark); z-index: 1; }
-.srd .srd-pair { display: flex; flex-wrap: wrap; gap: .5rem; } .srd .srd-pair figure { flex: 1 1 12rem; max-width: 22rem; }
+.srd .srd-pair { display: flex; flex-wrap: wrap; gap: .5rem; } .srd .srd-pair figure { flex: 1 1 12rem; \
+max-width: 22rem; }
 .srd .srd-film .layer img { display: inline-block; width: 8rem; margin-right: .3rem; }
-.srd .srd-bars { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; font-variant-numeric: tabular-nums; } .srd .srd-bars label { display: flex; align-items: center; gap: .45rem; } .srd meter { width: 6rem; }
+.srd .srd-bars { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; font-variant-numeric: tabular-nums; } \
+.srd .srd-bars label { display: flex; align-items: center; gap: .45rem; } .srd meter { width: 6rem; }
 .srd .srd-crops { display: flex; flex-wrap: wrap; gap: .5rem; margin-top: .5rem; }
 .srd .srd-crops figure { flex: 0 1 8rem; min-width: 6rem; }
-.srd .srd-crops figcaption { font-size: 12px; font-variant-numeric: tabular-nums; white-space: pre-line; text-align: left; }
+.srd .srd-crops figcaption { font-size: 12px; font-variant-numeric: tabular-nums; white-space: pre-line; \
+text-align: left; }
 """
 
 # %% ../nbs/12_widgets.ipynb #0000001f
@@ -172,7 +196,12 @@ class Html(str):
     def _repr_html_(self): return str(self)
     def __repr__(self): return f"<Html, {len(self.encode()) / 1000:.0f} kB>"
 
-def _widget(kind, title, body, script):
+def static_widget(
+    kind: str,    # its class is `srd-` and this
+    title: str,   # HTML; empty for none
+    body: str,    # HTML
+    script: str,  # JavaScript that finds the widget by its class
+) -> Html:
     "The shell of a static widget: its style, its body, its script, and arrow keys kept from JupyterLab."
     keep_keys = 'onkeydown="event.stopPropagation()" data-lm-suppress-shortcuts="true"'
     heading = f'<p class="srd-title">{title}</p>' if title else ""
@@ -186,7 +215,8 @@ for (const root of document.querySelectorAll(".srd-player")) {
   root.ready = true;
   const $ = selector => root.querySelector(selector), film = [...root.querySelectorAll(".srd-film figure")];
   const [slider, count, diff] = ["frame", "count", "diff"].map(name => $(`[name=${name}]`));
-  const play = $(".srd-play"), mark = $(".srd-mark"), names = JSON.parse(root.querySelector("[data-names]").dataset.names);
+  const play = $(".srd-play"), mark = $(".srd-mark"), names = \
+JSON.parse(root.querySelector("[data-names]").dataset.names);
   let alone = -1, timer = 0;
 
   const tiles = names.map((name, i) => {
@@ -205,10 +235,12 @@ for (const root of document.querySelectorAll(".srd-player")) {
     $(".srd-now").textContent = say;
     count.previousElementSibling.textContent = count.value + (count.value > 1 ? " images" : " image");
     slider.setAttribute("aria-valuetext", say);
-    if (mark) { mark.setAttribute("transform", `translate(${x} 0)`); mark.querySelector(".dot").setAttribute("d", `M0 ${y}h0`); }
+    if (mark) { mark.setAttribute("transform", `translate(${x} 0)`); \
+mark.querySelector(".dot").setAttribute("d", `M0 ${y}h0`); }
     await sheet.decode();
     if (film[slider.value] !== now) return;
-    const cols = Math.min(names.length, 8), w = sheet.naturalWidth / cols, h = sheet.naturalHeight / Math.ceil(names.length / cols);
+    const cols = Math.min(names.length, 8), w = sheet.naturalWidth / cols, h = sheet.naturalHeight / \
+Math.ceil(names.length / cols);
     $(".srd-stage").style.setProperty("--tile", shown < 2 ? "20rem" : shown < 7 ? "10rem" : "5.2rem");
     tiles.forEach((tile, i) => {
       tile.hidden = alone < 0 ? i >= shown : i !== alone;
@@ -247,10 +279,11 @@ for (const root of document.querySelectorAll(".srd-player")) {
 """
 
 # %% ../nbs/12_widgets.ipynb #e856f75b
-def check_trace(trace):
+def check_trace(trace: Frames | None):
     "`UserError` where a set has no trace."
-    if trace is None: raise UserError("the set has no trace: it was made with --snapshots 0, or the file was deleted; distil it again with snapshots to see its film")
-
+    if trace is None:
+        raise UserError("the set has no trace: it was made with --snapshots 0, or the file was deleted; "
+                        "distil it again with snapshots to see its film")
 
 # %% ../nbs/12_widgets.ipynb #00000023
 _PLAYER_BODY = """
@@ -259,21 +292,24 @@ _PLAYER_BODY = """
 <div class="srd-stage"></div>
 <div class="srd-row"><button type="button" class="srd-play">▶ Play</button>
 <label class="wide">snapshot <input type="range" name="frame" min="0" max="{last}" value="{last}"></label></div>
-<div class="srd-row"><label><span>{n} images</span> <input type="range" name="count" min="1" max="{n}" value="{n}"></label>
+<div class="srd-row"><label><span>{n} images</span> <input type="range" name="count" min="1" max="{n}" \
+value="{n}"></label>
 <label><input type="checkbox" name="diff"> difference to the start, ×{gain}</label><span class="srd-now"></span></div>
 </div>{curve}"""
 
-def _names(trace, n): return [str(trace.names[i]) if i < len(trace.names) else f"image {i}" for i in range(n)]
+def _image_names(trace, n): return [str(trace.names[i]) if i < len(trace.names) else f"image {i}" for i in range(n)]
 
 def _figure(step, sheet, diff, curve):
     "One snapshot of the film strip: its sheet, its difference, and what the script needs to know."
     x, y, say = *curve.place(step)[:2], curve.say(step)
-    return (f'<figure data-step="{step}" data-say="{say}" data-x="{x:.1f}" data-y="{y:.1f}"><img class="sheet" alt="images at step {step}" src="{sheet}">'
-            f'<img class="diff" hidden alt="difference at step {step}" src="{diff}"><figcaption>{say}</figcaption></figure>')
+    return (f'<figure data-step="{step}" data-say="{say}" data-x="{x:.1f}" data-y="{y:.1f}">'
+            f'<img class="sheet" alt="images at step {step}" src="{sheet}">'
+            f'<img class="diff" hidden alt="difference at step {step}" src="{diff}">'
+            f'<figcaption>{say}</figcaption></figure>')
 
 # %% ../nbs/12_widgets.ipynb #00000024
 def player(
-    trace,                     # a distilled set's trace, or `Frames`
+    trace: Frames,             # or a distilled set's trace
     title: str = "",           # shown above; plain text
     snapshots: int = 12,       # at most this many, spread over the logarithm of the step
     images: int = 6,           # at most this many, from the first
@@ -286,18 +322,22 @@ def player(
     sheets = [contact_sheet(thumbnails(trace.frame(k)[:images], side)) for k in kept]
     n = min(images, len(trace.frame(0)))
     gain = visible_gain(sheets[-1], sheets[0])
+    def coded(sheet, quality): return data_uri(sheet, quality=quality)
     for quality in (85, 70, 50, 30):
-        film = [(data_uri(s, quality=quality), data_uri(difference(s, sheets[0], gain), quality=quality)) for s in sheets]
+        film = [(coded(s, quality), coded(difference(s, sheets[0], gain), quality)) for s in sheets]
         size = sum(len(sheet) + len(diff) for sheet, diff in film)
         if size <= max_bytes or len(film) < 3: break
     else: return player(trace, title, len(film) * max_bytes // size, images, side, max_bytes)
-    figures = "".join(_figure(trace.steps[k], sheet, diff, curve) for k, (sheet, diff) in zip(kept, film))
-    return _widget("player", html.escape(title), _PLAYER_BODY.format(
-        figures=figures, pixels="pixels" if max(trace.frame(0).shape[1:3]) <= side else "", names=html.escape(json.dumps(_names(trace, n))), last=len(film) - 1, n=n, gain=gain, curve=curve.svg()), _PLAYER_JS)
+    body = _PLAYER_BODY.format(
+        figures="".join(_figure(trace.steps[k], sheet, diff, curve) for k, (sheet, diff) in zip(kept, film)),
+        pixels="pixels" if max(trace.frame(0).shape[1:3]) <= side else "",
+        names=html.escape(json.dumps(_image_names(trace, n))), last=len(film) - 1, n=n, gain=gain, curve=curve.svg())
+    return static_widget("player", html.escape(title), body, _PLAYER_JS)
 
 # %% ../nbs/12_widgets.ipynb #0000002b
 def busiest_crop(
-    a, b,            # uint8 [H,W,3], of one shape
+    a: np.ndarray,   # uint8 [H,W,3]
+    b: np.ndarray,   # of the same shape
     side: int = 64,  # side of the square crop in pixels
 ) -> tuple:          # top, left, height, width
     "The square crop in which two images differ most, on a grid of half its side."
@@ -305,8 +345,9 @@ def busiest_crop(
     side = min(side, h, w)
     change = abs(a.astype(int) - b).sum(2).cumsum(0).cumsum(1)
     total = np.pad(change, ((1, 0), (1, 0)))
-    places = [(y, x) for y in range(0, h - side + 1, max(1, side // 2)) for x in range(0, w - side + 1, max(1, side // 2))]
-    inside = lambda y, x: total[y + side, x + side] - total[y, x + side] - total[y + side, x] + total[y, x]
+    half = max(1, side // 2)
+    places = [(y, x) for y in range(0, h - side + 1, half) for x in range(0, w - side + 1, half)]
+    def inside(y, x): return total[y + side, x + side] - total[y, x + side] - total[y + side, x] + total[y, x]
     y, x = max(places, key=lambda p: inside(*p))
     return y, x, side, side
 
@@ -350,31 +391,43 @@ for (const root of document.querySelectorAll(".srd-wipe")) {
 # %% ../nbs/12_widgets.ipynb #0000002e
 _WIPE_BODY = """
 <div class="srd-panel" hidden>
-<div class="srd-panes"><div class="pane" data-kind="whole"><img draggable="false"><img class="over" draggable="false"><i style="{box}"></i><b class="left"></b><b class="right"></b></div>
-<div class="pane pixels" data-kind="crop"><img draggable="false"><img class="over" draggable="false"><b class="left"></b><b class="right"></b></div></div>
+<div class="srd-panes"><div class="pane" data-kind="whole"><img draggable="false"><img class="over" \
+draggable="false"><i style="{box}"></i><b class="left"></b><b class="right"></b></div>
+<div class="pane pixels" data-kind="crop"><img draggable="false"><img class="over" draggable="false"><b \
+class="left"></b><b class="right"></b></div></div>
 <div class="srd-row"><label class="wide">wipe <input type="range" name="cut" value="50"></label></div>
-<div class="srd-row"><label>left <select name="left">{left}</select></label><label>right <select name="right">{right}</select></label></div>
+<div class="srd-row"><label>left <select name="left">{left}</select></label><label>right <select \
+name="right">{right}</select></label></div>
 </div>
 <div class="srd-crops pixels">{crops}</div>"""
 
-_CROP = """<figure><img class="crop" alt="{label}, crop" src="{crop}"><img class="whole" hidden alt="{label}" src="{whole}"><figcaption>{label}\n{note}</figcaption></figure>"""
+_CROP = """<figure><img class="crop" alt="{label}, crop" src="{crop}"><img class="whole" hidden alt="{label}" \
+src="{whole}"><figcaption>{label}\n{note}</figcaption></figure>"""
 
-def _options(labels, chosen): return "".join(f'<option value="{i}"{" selected" * (i == chosen)}>{label}</option>' for i, label in enumerate(labels))
+def _options(labels, chosen):
+    "The entries of a drop-down list."
+    def option(i, label): return f'<option value="{i}"{" selected" * (i == chosen)}>{label}</option>'
+    return "".join(option(i, label) for i, label in enumerate(labels))
 
 def _scores(crops, truth):
-    if truth not in crops: raise UserError(f"before_after has no image {truth!r} to score against; choose one of: {', '.join(map(str, crops))}")
+    "label → its scores against the image labelled `truth`, as text."
+    if truth not in crops:
+        raise UserError(f"before_after has no image {truth!r} to score against; "
+                        f"choose one of: {', '.join(map(str, crops))}")
     perceptual = LPIPS()
     return {k: crop_scores(a, crops[truth], perceptual) for k, a in crops.items() if k != truth}
 
 # %% ../nbs/12_widgets.ipynb #00000030
 def crop_scores(
-    sr, hr,           # uint8 [h,w,3], a result and the truth
-    perceptual=None,  # a `metrics.LPIPS`; None for the other two alone
+    sr: np.ndarray,   # uint8 [h,w,3], a result
+    hr: np.ndarray,   # uint8 [h,w,3], the truth
+    perceptual: LPIPS | None = None,   # None for the other two alone
 ) -> str:             # one score to a line
     "PSNR and SSIM in RGB and LPIPS of a crop; what the crop is too small for is left out."
     side, lines = min(hr.shape[:2]), [f"{psnr(sr, hr, 0, 'rgb'):.2f} dB"]
     if side >= 11: lines.append(f"SSIM {ssim(sr, hr, 0, 'rgb'):.4f}")
-    if perceptual and perceptual.net and side >= perceptual.smallest: lines.append(f"LPIPS {perceptual(sr, hr):.4f} ({perceptual.net})")
+    if perceptual and perceptual.net and side >= perceptual.smallest:
+        lines.append(f"LPIPS {perceptual(sr, hr):.4f} ({perceptual.net})")
     return "\n".join(lines)
 
 # %% ../nbs/12_widgets.ipynb #00000032
@@ -382,49 +435,64 @@ def before_after(
     images: dict,       # label -> uint8 [H,W,3], two or more of one shape; the first two are compared at first
     notes: dict = {},   # label -> what stands below its crop, such as "28.71 dB"; plain text
     title: str = "",    # shown above; plain text
-    crop=None,          # (top, left, height, width); the busiest 64×64 between the first two where not given
+    crop: tuple | None = None,   # (top, left, height, width); the busiest 64×64 between the first two where not given
     quality: int = 85,  # of the whole images; the crops are exact
     truth: str = "",    # label of the original; the others are scored against it where they have no note
 ) -> Html:
     "Two results under a wipe handle, their enlarged crop, and the crops of all in a row, in one piece of HTML."
     shapes = {a.shape for a in images.values()}
     if len(images) < 2 or len(shapes) > 1:
-        raise UserError(f"before_after needs two or more images of one shape and got {len(images)} of {sorted(shapes)}; crop them to one size")
+        raise UserError("before_after needs two or more images of one shape "
+                        f"and got {len(images)} of {sorted(shapes)}; crop them to one size")
     (H, W, _), (first, second, *_) = shapes.pop(), images.values()
     y, x, h, w = crop or busiest_crop(first, second)
     if truth: notes = {**_scores({k: a[y:y+h, x:x+w] for k, a in images.items()}, truth), **notes}
     labels = [html.escape(str(label)) for label in images]
-    crops = "".join(_CROP.format(label=label, note=html.escape(str(notes.get(key, ""))), whole=data_uri(a, quality=quality), crop=data_uri(a[y:y+h, x:x+w], "PNG"))
-                    for label, (key, a) in zip(labels, images.items()))
-    box = f"left:{100*x/W:.2f}%;top:{100*y/H:.2f}%;width:{100*w/W:.2f}%;height:{100*h/H:.2f}%"
-    return _widget("wipe", html.escape(title), _WIPE_BODY.format(
-        box=box, left=_options(labels, 0), right=_options(labels, 1), crops=crops), _WIPE_JS)
+    def figure(label, key, whole):
+        note, exact = html.escape(str(notes.get(key, ""))), data_uri(whole[y:y+h, x:x+w], "PNG")
+        return _CROP.format(label=label, note=note, whole=data_uri(whole, quality=quality), crop=exact)
+    body = _WIPE_BODY.format(
+        box=f"left:{100*x/W:.2f}%;top:{100*y/H:.2f}%;width:{100*w/W:.2f}%;height:{100*h/H:.2f}%",
+        left=_options(labels, 0), right=_options(labels, 1),
+        crops="".join(figure(label, key, whole) for label, (key, whole) in zip(labels, images.items())))
+    return static_widget("wipe", html.escape(title), body, _WIPE_JS)
 
 # %% ../nbs/12_widgets.ipynb #00000036
+_PAGE_CSS = " ".join("""
+body { max-width: 52rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.55 system-ui, sans-serif; }
+table { border-collapse: collapse; display: block; overflow-x: auto; font-size: .86rem; margin: 1.6rem 0; }
+body > svg { max-width: 100%; height: auto; }
+caption { text-align: left; font-weight: 600; padding: .3rem .7rem; }
+th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8885; }
+th:first-child, td:first-child { text-align: left; }
+""".split())
+
 def html_page(
-    title: str,  # of the page; plain text
-    *parts,      # `Html` and other objects with `_repr_html_`, shown as they are; strings become paragraphs
+    title: str,      # of the page; plain text
+    *parts: object,  # `Html` and other objects with `_repr_html_`, shown as they are; strings become paragraphs
 ) -> str:
     "One self-contained page, light or dark as the reader's system is, readable on a phone."
-    show = lambda p: p._repr_html_() if hasattr(p, "_repr_html_") else f"<p>{html.escape(str(p))}</p>"
+    def show(p): return p._repr_html_() if hasattr(p, "_repr_html_") else f"<p>{html.escape(str(p))}</p>"
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark"><link rel="icon" href="data:,"><title>{html.escape(title)}</title>
-<style>body {{ max-width: 52rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.55 system-ui, sans-serif; }} table {{ border-collapse: collapse; display: block; overflow-x: auto; font-size: .86rem; margin: 1.6rem 0; }} body > svg {{ max-width: 100%; height: auto; }} caption {{ text-align: left; font-weight: 600; padding: .3rem .7rem; }} th, td {{ padding: .25rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8885; }} th:first-child, td:first-child {{ text-align: left; }}</style>
+<style>{_PAGE_CSS}</style>
 <body><h1>{html.escape(title)}</h1>
 """ + "\n".join(map(show, parts)) + "\n</body></html>\n"
 
 # %% ../nbs/12_widgets.ipynb #0000003a
-def _ipywidgets():
-    "What the live forms are made of; nothing else here needs it."
+def ipywidgets_or_error():
+    "The module `ipywidgets`, of which the live forms are made; `UserError` where it is missing."
     try: import ipywidgets
-    except ImportError: raise UserError('the live widgets need ipywidgets, which is missing; install it with: pip install "sr_distill[lab]"') from None
+    except ImportError:
+        raise UserError("the live widgets need ipywidgets, which is missing; "
+                        'install it with: pip install "sr_distill[lab]"') from None
     return ipywidgets
 
 class _Screen:
-    "What the live forms draw on: a picture, one line of text and the loss curve, with rows of controls between."
+    "The picture, the line of text and the loss curve of a live form, with rows of controls between."
     def __init__(self, *rows):
-        w = _ipywidgets()
+        w = ipywidgets_or_error()
         self.picture, self.text = w.Image(format="webp", layout=w.Layout(align_self="flex-start")), w.HTML()
         self.box = w.VBox([self.picture, *rows, self.text], layout=w.Layout(max_width="46rem"))
 
@@ -448,12 +516,21 @@ def _show_box(box, **options):
     from IPython.display import display
     return display(box._repr_mimebundle_() | {"text/html": "", "text/plain": ""}, raw=True, **options)
 
-def _static(box, content): return Html(f'<div class="srd-static srd-{id(box):x}">{content}</div>')
+def static_form(
+    box: object,     # the live widget
+    content: str,    # HTML
+) -> Html:
+    "What stands below the live widget `box`, and is seen once that is gone."
+    return Html(f'<div class="srd-static srd-{id(box):x}">{content}</div>')
 
-def _show_over(box, hide, content):
-    "Display a live widget above its static form, which the HTML widget `hide` hides while it lives; returns the static form's handle."
+def show_over(
+    box: object,     # the live widget
+    hide: object,    # an ipywidgets `HTML`, part of it; it hides the static form while it lives
+    content: str,    # HTML of the static form
+):                   # the display handle of the static form
+    "Display a live widget above its static form."
     from IPython.display import display
-    handle = display(_static(box, content), display_id=True)
+    handle = display(static_form(box, content), display_id=True)
     hide.value = f"<style>.srd-{id(box):x} {{ display: none; }}</style>"
     _show_box(box)
     return handle
@@ -461,26 +538,31 @@ def _show_over(box, hide, content):
 # %% ../nbs/12_widgets.ipynb #0000003c
 class EvolutionPlayer:
     "The film of a trace in a live notebook: every snapshot, any images, full size for a single one."
-    def __init__(self, trace):
+    def __init__(self,
+        trace: Frames,   # or a distilled set's trace
+    ):
         check_trace(trace)
-        w, last, names = _ipywidgets(), len(trace) - 1, _names(trace, len(trace.frame(0)))
+        w, last, n = ipywidgets_or_error(), len(trace) - 1, len(trace.frame(0))
         self.trace, self.curve = trace, LossCurve(trace.losses)
         self.play = w.Play(value=last, max=last, interval=max(80, min(500, 6000 // (last + 1))))
-        self.snapshot = w.IntSlider(value=last, max=last, description="snapshot", readout=False, layout=w.Layout(flex="1 1 14rem"))
-        self.picked = w.SelectMultiple(options=list(zip(names, range(len(names)))), value=tuple(range(min(40, len(names)))), description="images", rows=4)
+        wide, rows = w.Layout(flex="1 1 14rem"), w.Layout(flex_flow="row wrap")
+        self.snapshot = w.IntSlider(value=last, max=last, description="snapshot", readout=False, layout=wide)
+        options, first = list(zip(_image_names(trace, n), range(n))), tuple(range(min(40, n)))
+        self.picked = w.SelectMultiple(options=options, value=first, description="images", rows=4)
         self.diff = w.Checkbox(description="difference to the start", indent=False)
         self.hide_static = w.HTML()
-        self.screen = _Screen(w.HBox([self.play, self.snapshot]), w.HBox([self.picked, self.diff], layout=w.Layout(flex_flow="row wrap")), self.hide_static)
+        chosen = w.HBox([self.picked, self.diff], layout=rows)
+        self.screen = _Screen(w.HBox([self.play, self.snapshot]), chosen, self.hide_static)
         self.sheet = functools.lru_cache(32)(self.sheet)
         w.jslink((self.play, "value"), (self.snapshot, "value"))
         for control in (self.snapshot, self.picked, self.diff): control.observe(self.draw, "value")
         self.draw()
 
-    def sheet(self, k, picked):
+    def sheet(self, k: int, picked: tuple) -> np.ndarray:
         "The picked images of snapshot `k` in one picture."
         return contact_sheet(thumbnails(self.trace.frame(k)[list(picked)], 64 if len(picked) > 1 else 1024))
 
-    def draw(self, _=None):
+    def draw(self, _: object = None):
         "Show what the controls say."
         k, picked = self.snapshot.value, self.picked.value
         if not picked: return
@@ -494,7 +576,7 @@ class EvolutionPlayer:
         "Free the widgets; the static player takes their place."
         self.screen.close()
 
-    def _ipython_display_(self): _show_over(self.screen.box, self.hide_static, player(self.trace))
+    def _ipython_display_(self): show_over(self.screen.box, self.hide_static, player(self.trace))
 
 # %% ../nbs/12_widgets.ipynb #00000040
 def live_here() -> bool:
@@ -503,81 +585,96 @@ def live_here() -> bool:
     return served and "ipykernel" in sys.modules and importlib.util.find_spec("ipywidgets") is not None
 
 def evolution(
-    trace,      # a distilled set's trace, or `Frames`
-    live=None,  # True or False; None looks where the code runs
-):
+    trace: Frames,             # or a distilled set's trace
+    live: bool | None = None,  # None: True in a live notebook
+) -> EvolutionPlayer | Html:
     "The player that fits the place: live in a notebook with ipywidgets, static elsewhere."
     if live is None: live = live_here()
     return EvolutionPlayer(trace) if live else player(trace)
 
 # %% ../nbs/12_widgets.ipynb #00000045
 class Recorder:
-    "A callback `record(step, loss, images)` that keeps what a run showed; the loop asks `record.stopped`."
-    def __init__(self, names=(), side=64):   # side of the kept thumbnails
+    "A callback `record(step, loss, images)` that keeps what a run showed; after `stop` the run ends."
+    def __init__(self,
+        names: list = (),   # of the images
+        side: int = 64,     # longer side of the kept thumbnails in pixels
+    ):
         self.names, self.side, self.losses, self.kept, self.stopped = names, side, [], [], False
 
-    def __call__(self, step, loss, images=None):
-        "Take the report of one step; the answer is whether to stop."
+    def __call__(self, step: int, loss: float | None, images: np.ndarray | None = None):
+        "Take the report of one step; `images` are uint8 [N,H,W,3]."
         if loss is not None: self.losses.append((step, float(loss)))
         if images is not None:
             self.kept.append((step, thumbnails(images[:40], self.side)))
             if len(self.kept) > 100: del self.kept[1:-1:2]      # memory stays bounded, however long the run
-        return self.stopped
 
     @property
-    def trace(self): return Frames(np.stack([u8 for _, u8 in self.kept]), [step for step, _ in self.kept], self.losses, self.names)
+    def trace(self) -> Frames:
+        "What was kept, for `player` and `evolution`."
+        return Frames(np.stack([u8 for _, u8 in self.kept]), [step for step, _ in self.kept], self.losses, self.names)
 
-    def stop(self, _=None):
-        "Ask the loop to stop after its current step."
+    def stop(self, _: object = None):
+        "End the run after its current step."
         self.stopped = True
 
 # %% ../nbs/12_widgets.ipynb #00000048
 class LiveView(Recorder):
     "A `Recorder` that shows the run while it goes on."
-    def __init__(self, names=(), every=0.25, side=64):   # seconds between two pictures, at least
+    def __init__(self,
+        names: list = (),      # of the images
+        every: float = 0.25,   # seconds between two pictures, at least
+        side: int = 64,        # longer side of the kept thumbnails in pixels
+    ):
         super().__init__(names, side)
-        self.button = _ipywidgets().Button(description="Stop", icon="stop", tooltip="Stop the run after this step")
+        w = ipywidgets_or_error()
+        self.button = w.Button(description="Stop", icon="stop", tooltip="Stop the run after this step")
         self.button.on_click(self.stop)
         self.screen, self.every = _Screen(), every
         self.drawn, self.display, self.page, self.future = 0.0, None, None, Future()
 
-    def __call__(self, step, loss, images=None):
+    def __call__(self, step: int, loss: float | None, images: np.ndarray | None = None):
+        "Take the report of one step, and draw when it is time."
         super().__call__(step, loss, images)
         if self.kept and time.monotonic() - self.drawn >= self.every:
             self.drawn = time.monotonic()
             self.screen.draw(contact_sheet(self.kept[-1][1]), LossCurve(self.losses), step)
-        return self.stopped
 
-    def stop(self, _=None):
+    def stop(self, _: object = None):
+        "End the run after its current step, as the button does."
         super().stop()
         self.button.disabled = True
 
-    def run(self, loop):
+    def run(self,
+        loop: Callable,   # called with the view; gives it to a run as callback
+    ) -> "LiveView":
         "Show the view with a Stop button, start `loop(view)` in a thread and return at once."
         self.screen.box.children += (self.button,)   # only here: a loop that blocks its cell would not hear it
         self._ipython_display_()
-        threading.Thread(target=self._work, args=(loop,), name="sr_distill run", daemon=True).start()
+        threading.Thread(target=self._follow, args=(loop,), name="sr_distill run", daemon=True).start()
         return self
 
-    def _work(self, loop):
+    def _follow(self, loop):
         value = error = None
         try: value = loop(self)
         except BaseException as e: error = e
         self.close(f"The run ended with {type(error).__name__}: {error}" if error else "")
         self.future.set_exception(error) if error else self.future.set_result(value)
 
-    def result(self):
-        "Wait and return what the loop returned, or raise what it raised; an interrupt stops the run. `await view` keeps the kernel free."
+    def result(self) -> object:   # `await view` is the same with a free kernel
+        "Wait and return what the loop returned, or raise what it raised; an interrupt stops the run."
         try: return self.future.result()
         except KeyboardInterrupt: self.stop(); raise
         finally:
-            if self.future.done(): self.close()   # again, from this cell: a notebook that is executed for a page only hears cells
+            if self.future.done(): self.close()   # again: a notebook executed for a page only hears its cells
 
     def __await__(self): return asyncio.wrap_future(self.future).__await__()
 
-    def close(self, title=""):
+    def close(self,
+        title: str = "",   # shown above the player; plain text
+    ):
         "Free the widgets; the static player of what was seen takes their place, so a saved notebook keeps it."
-        self.page = self.page or (player(self.trace, title) if self.kept else Html(f"<p>{html.escape(title) or 'The run ended before its first image.'}</p>"))
+        nothing = Html(f"<p>{html.escape(title) or 'The run ended before its first image.'}</p>")
+        self.page = self.page or (player(self.trace, title) if self.kept else nothing)
         if self.display: self.display.update(self.page)
         self.screen.close()
 

@@ -262,7 +262,8 @@ LIVE_RUN = '''
 import time
 def endless(view):
     for step in range(10**6):
-        if view(step, 1 / (1 + step), film.frame(step % len(film)) if step % 10 == 0 else None): return step
+        view(step, 1 / (1 + step), film.frame(step % len(film)) if step % 10 == 0 else None)
+        if view.stopped: return step
         time.sleep(.01)
 steps = await LiveView(film.names).run(endless)
 print("stopped after", steps, "steps")

@@ -104,7 +104,8 @@ def test_stopping_ends_the_thread(view):
     def loop(v):
         for step in itertools.count():
             begun.set()
-            if v(step, None): return "stopped"
+            v(step, None)
+            if v.stopped: return "stopped"
 
     view.run(loop)
     begun.wait()
