@@ -24,13 +24,14 @@ from .data import Photos, encode_png
 from .inversion import check_prior, make_space
 from .job import saving
 from .labels import get_teacher, redraw
-from .latent import Latents, latent_budget
+from .latent import Latents, LatentSpace, latent_budget
 from .matching import (BankSource, GradientBank, LiveSource, fresh_network, held_out_loss, match,
                                  network_pool, pool_size, statistic_of, trajectories)
 from .memory import choose_chunk
 from .metrics import psnr
 from .parallel import ranks
 from .patches import Budget, Groups
+from .pixel import PixelSpace
 from .plan import (PART_BYTES, PLACES, Part, Plan, check_run, cut_parts, footprint, image_names, make_plan,
                              named_weights, needs, together)
 from .priors import load_prior, needs_photos
@@ -60,7 +61,7 @@ def rate(recipe: Recipe, step: int) -> float:
 class Run:
     "The state of one distillation: images, optimiser, losses; `step` moves it, `state_dict` keeps it."
     def __init__(self,
-        space,              # `PixelSpace` or `LatentSpace`, images of a group next to each other
+        space: PixelSpace | LatentSpace,         # of the images; those of a group lie next to each other
         recipe: Recipe,
         source: BankSource | LiveSource | None,  # of networks and targets; None when no step is taken
         device: torch.device | str = "cpu",
@@ -100,7 +101,7 @@ class Run:
     def state_dict(self) -> dict: return _state(self)
     def load_state_dict(self, state: dict):
         "Go on from a checkpoint, with the chunk that it was written with; any error at all when it is of another run."
-        _restore(self, state)
+        _restore_run(self, state)
 
     def _blocks(self):
         "The groups that are matched at once, and their images, as slices."
@@ -122,7 +123,7 @@ def _state(run):
     return dict(done=run.done, chunk=run.chunk, losses=run.losses[:run.done].cpu(), space=run.space.state_dict(),
                 optimizer=run.optimizer.state_dict())
 
-def _restore(run, state):
+def _restore_run(run, state):
     done, chunk = state["done"], state["chunk"]
     if type(done) is not int or not 0 <= done <= run.recipe.steps or type(chunk) is not int or chunk < 1:
         raise ValueError("step or chunk is none of this run")
@@ -189,7 +190,7 @@ def run_steps(
     make_folder(part.folder/"trace")
     images = _snapshot(run, part) if run.done == 0 and marks else None
     if run.done == 0 and callback: callback(0, None, images)
-    with saving(lambda: _save(run, part), outer * max(1, every // outer), callback) as after, _bar(run) as bar:
+    with saving(lambda: _save_part(run, part), outer * max(1, every // outer), callback) as after, _bar(run) as bar:
         while run.done < steps:
             run.step()
             bar.update()
@@ -210,7 +211,7 @@ def _snapshot(run, part):
     part.store(f"trace/{run.done:07d}", images)
     return images
 
-def _save(run, part):
+def _save_part(run, part):
     save_state(part.folder/"checkpoint.pt", run.state_dict())
     write_json(part.folder/"seconds.json", dict(seconds=time.perf_counter() - run.began))
 
@@ -279,7 +280,7 @@ def _run_part(plan, part, source, prior, callback, began):
     if before is None or before.shape != part.images("start").shape: part.store("before", run.images())
     _go_on(run, part, options)
     run_steps(run, part, options, callback)
-    _finish(run, part)
+    _finish_part(run, part)
 
 # %% ../nbs/11_distill.ipynb #1616bf02
 def _named_prior(plan):
@@ -295,7 +296,7 @@ def _learnt_prior(plan):
     check_prior(prior, plan.recipe)
     return prior
 
-def _pool(plan):
+def _pool_networks(plan):
     "The networks to match in, made once for all processes and all restarts."
     path = plan.state/"pool.pt"
     with plan.team.one_by_one():
@@ -315,13 +316,13 @@ def _sources(plan):
     "A function that gives a part its networks and targets."
     groups, recipe, device = plan.groups, plan.recipe, plan.device
     if not recipe.steps: return lambda part: None
-    states = _pool(plan)
+    states = _pool_networks(plan)
     if not states or recipe.outer > 1: return lambda part: LiveSource(groups, recipe, states, device, part.first)
     bank = GradientBank(groups, recipe, states, device=device)
     with plan.team.one_by_one(): bank.open()
     return lambda part: BankSource(bank.build(part.first, part.last), part.first, part.last)
 
-def _finish(run, part):
+def _finish_part(run, part):
     "Store what the set is made of; `end.npy`, the last file, says that the part is done."
     if run.recipe.space == "latent": run.space.latents.save(part.folder/"latents.safetensors", 32, decoder=False)
     kept = sorted([*part.folder.glob("latents.safetensors"), *part.folder.glob("trace/*.npy")])

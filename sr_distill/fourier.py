@@ -7,6 +7,7 @@ __all__ = ['LocalFourier']
 
 # %% ../nbs/06b_fourier.ipynb #00000003
 import math
+from collections.abc import Sequence
 import torch, torch.nn as nn
 
 # %% ../nbs/06b_fourier.ipynb #00000007
@@ -15,9 +16,9 @@ class LocalFourier(nn.Module):
     scale = 1   # it looks at the HR image
     def __init__(self,
         features: int = 128,           # frequencies for each size of patch
-        sizes=(3, 5, 9),               # sides of the patches
-        lengths=(2., 40.),             # of the filters, shortest and longest
-        generator: torch.Generator = None,
+        sizes: Sequence[int] = (3, 5, 9),                # sides of the patches
+        lengths: tuple[float, float] = (2., 40.),        # of the filters, shortest and longest
+        generator: torch.Generator | None = None,
     ):
         super().__init__()
         def filters(side):
@@ -31,9 +32,10 @@ class LocalFourier(nn.Module):
         self.filters = nn.ModuleList(map(filters, sizes))
         self.config = dict(features=features, sizes=list(sizes), lengths=list(lengths))
 
-    def forward(self, hr):   # [N,3,H,W] in [0,1] → list of [N,F,h,w], the projections of all patches
+    def forward(self, hr: torch.Tensor) -> list[torch.Tensor]:
+        "The projections of all patches of `hr` [N,3,H,W] in [0,1]: [N,F,h,w] for each size of patch."
         return [conv(hr) for conv in self.filters]
 
-    def statistic(self, hr) -> list:   # of tensors [2F], one for each size of patch
+    def statistic(self, hr: torch.Tensor) -> list[torch.Tensor]:   # [2F], one for each size of patch
         "Mean cosine and sine of the projections over all patches of all images."
         return [torch.cat([z.cos().mean((0, 2, 3)), z.sin().mean((0, 2, 3))]) for z in self(hr)]

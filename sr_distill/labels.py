@@ -6,7 +6,10 @@
 __all__ = ['get_teacher', 'redraw', 'redraw_photos']
 
 # %% ../nbs/10c_labels.ipynb #00000003
+from collections.abc import Callable, Sequence
+from pathlib import Path
 import numpy as np
+from torch import nn
 from .core import atomic_write, make_folder, rng
 from .data import Photos, encode_png, make_lr
 from .metrics import upscale_image
@@ -17,39 +20,45 @@ from .train import helper_network, symmetry
 
 # %% ../nbs/10c_labels.ipynb #00000009
 def get_teacher(
-    photos,          # `data.Photos` to learn from
-    recipe: Recipe,  # labels, teacher_steps, scale and seed
-    device="cpu",
-):                   # model; None where images keep their own pixels
-    "The network that writes the labels of a recipe: the one in a folder, or an EDSR that learns from `photos` now; `UserError` for a folder without a model of this scale."
+    photos: Photos | None,  # to learn from; None to check a folder
+    recipe: Recipe,         # labels, teacher_steps, scale and seed
+    device: str = "cpu",
+) -> nn.Module | None:      # None where images keep their own pixels
+    "The network that writes a recipe's labels: that of a folder (or `UserError`), or an EDSR that learns now."
     if recipe.labels == "own": return None
     if recipe.labels != "teacher":
         model = load_model(recipe.labels).to(device)
-        if model.scale != recipe.scale: raise UserError(f"--labels {recipe.labels}: the model enlarges ×{model.scale} and --scale is {recipe.scale}; make them equal")
+        if model.scale != recipe.scale:
+            raise UserError(f"--labels {recipe.labels}: the model enlarges ×{model.scale} and --scale is "
+                            f"{recipe.scale}; make them equal")
         return model
-    config = TrainConfig.for_model("edsr", depth=4, width=32, scale=recipe.scale, steps=recipe.teacher_steps, batch=16, patch=48,
-                                   sampling="error", seed=recipe.seed)
-    return helper_network("teachers", make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "teacher")), photos, config, device)
+    config = TrainConfig.for_model("edsr", depth=4, width=32, scale=recipe.scale, steps=recipe.teacher_steps,
+                                   batch=16, patch=48, sampling="error", seed=recipe.seed)
+    net = make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "teacher"))
+    return helper_network("teachers", net, photos, config, device)
 
 # %% ../nbs/10c_labels.ipynb #0000000e
-@precision()   # once for all threads: each would put back what it found
+@precision()   # once for all threads: each would put back the setting that it found
 def redraw(
-    images,  # uint8 [N,size,size,3]
-    model,   # an SR model
-):           # uint8 [N,size,size,3]
-    "What `model` makes of the LR copies of images: the mean of its answers to all eight flips and rotations."
+    images: Sequence[np.ndarray],  # uint8 [N,size,size,3]
+    model: nn.Module,              # an SR model
+) -> np.ndarray:                   # uint8 [N,size,size,3]
+    "The LR copies of `images` as `model` enlarges them: the mean of its answers to all eight flips and rotations."
     undo = (0, 1, 2, 3, 4, 6, 5, 7)   # the symmetry that undoes each
+    def turned(lr, k):
+        sr = upscale_image(model, np.ascontiguousarray(symmetry(lr, k)), model.scale)
+        return symmetry(sr.astype(np.uint16), undo[k])
     def one(image):
         lr = make_lr(image, model.scale)
-        return sum(symmetry(upscale_image(model, np.ascontiguousarray(symmetry(lr, k)), model.scale).astype(np.uint16), undo[k]) for k in range(8))
-    return np.stack([((total + 4) // 8).astype(np.uint8) for total in in_parallel(one, list(images), next(model.parameters()).device)])
+        return ((sum(turned(lr, k) for k in range(8)) + 4) // 8).astype(np.uint8)
+    return np.stack(in_parallel(one, list(images), next(model.parameters()).device))
 
 # %% ../nbs/10c_labels.ipynb #3ba34118
 def redraw_photos(
-    photos,   # `data.Photos`
-    teacher,  # function that gives the SR model; called when a label is missing
-    folder,   # for the labels as PNG, under the photos' names; a file that is there is kept
-):            # `data.Photos`
+    photos: Photos,
+    teacher: Callable,     # gives the SR model; called when a label is missing
+    folder: Path | str,    # for the labels as PNG, under the photos' names; a file that is there is kept
+) -> Photos:
     "All photos as a teacher draws them from their LR copies."
     folder, model = make_folder(folder), None
     for i, name in enumerate(photos.names):

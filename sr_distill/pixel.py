@@ -242,10 +242,10 @@ def start_images(
         if recipe.grouping == "cluster": score = _kept(score)
         def one(g): return start_best(groups, g, recipe, score)
     else:
-        def one(g): return _checked(start(groups, g, recipe), recipe)
+        def one(g): return _checked_start(start(groups, g, recipe), recipe)
     return np.concatenate(in_parallel(one, range(len(groups)) if chosen is None else chosen))
 
-def _checked(images, recipe):
+def _checked_start(images, recipe):
     "The images of a start, if they are what a set is made of."
     shape = (recipe.ipc, recipe.size, recipe.size, 3)
     if isinstance(images, np.ndarray) and images.shape == shape and images.dtype == np.uint8: return images

@@ -41,7 +41,7 @@ def _reading(path):
         said = f"is no readable trace ({type(e).__name__}); delete it, the images do not depend on it"
         raise UserError(f"{path}: {said}") from None
 
-def _opened(path):
+def _trace_reader(path):
     "A function that reads a file of a trace as bytes: from a run's folder, a .safetensors file, or version 0.1's zip."
     if path.is_dir(): return lambda name: (path/name).read_bytes()
     if zipfile.is_zipfile(path):
@@ -62,7 +62,7 @@ class Trace:
     ):
         self.path, self.shape = Path(path), None
         with _reading(path):
-            self.read = _opened(self.path)
+            self.read = _trace_reader(self.path)
             self.about = json.loads(self.read("trace.json"))
             self.steps, self.names, losses = self.about["steps"], self.about["names"], self.about["losses"]
             lists = dict(steps=[0] * len(self.steps), names=[""] * len(self.names), losses=[0.] * len(losses))

@@ -60,7 +60,7 @@ def test_stopped_run_goes_on_bit_for_bit(folder, tmp_path, changes):
 
 
 def test_what_cannot_be_cut_is_told_before_a_teacher_learns(folder, tmp_path, monkeypatch):
-    for name in ("get_teacher", "_pool"): monkeypatch.setattr(room, name, lambda *args: pytest.fail("long work came first"))
+    for name in ("get_teacher", "_pool_networks"): monkeypatch.setattr(room, name, lambda *args: pytest.fail("long work came first"))
     with pytest.raises(UserError, match="--ipc 5000"): distill(Photos.open(folder), replace(RECIPE, ipc=5000, labels="teacher"), tmp_path / "out", OPTIONS)
 
 
