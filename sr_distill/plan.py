@@ -132,7 +132,7 @@ def _weights(path):
     return sorted(f for f in {path.with_name(path.name.replace(a, b)) for a in both for b in both} if f.exists())
 
 # %% ../nbs/10e_plan.ipynb #0000002a
-def _job(plan):
+def _folder_job(plan):
     "The folder of a distillation. Two runs are the same if recipe, photos, and the weights that the recipe names are."
     other = "belongs to a run with other weights or code of --{} {}; give another folder, or put back what was there"
     words = {k: other.format(k, getattr(plan.recipe, k)) for k in plan.weights}
@@ -141,7 +141,7 @@ def _job(plan):
     return Job(plan.out, identity, words, checkpoint=".run")
 
 def _flat(stored):
-    "The identity in a manifest or in run.json, as `_job` has it."
+    "The identity in a manifest or in run.json, as `_folder_job` has it."
     weights = stored.get("weights")
     return {**stored, **(weights if isinstance(weights, dict) else {})}
 
@@ -156,7 +156,7 @@ def _found(job):
         raise UserError(f"{began}: does not say which run this is; {again}")
     return found
 
-def _claim(job, plan):
+def _claim_folder(job, plan):
     "Make the folder this run's, and note how it began; `UserError` when it holds something else."
     found = _found(job)
     job.claim(found and _flat(found), own=(".run",))
@@ -177,9 +177,9 @@ def _settled(plan):
         follow = [0, *(last for _, last in bounds)] == [*(first for first, _ in bounds), len(plan.groups)]
         if not follow or any(type(k) is not int for bound in bounds for k in bound):
             raise ValueError("parts that do not follow each other")
-        return replace(plan, parts=_parts(plan.state, bounds), options=replace(plan.options, snapshots=n))
+        return replace(plan, parts=_parts_at(plan.state, bounds), options=replace(plan.options, snapshots=n))
 
-def _parts(state, bounds): return [Part(state/f"part-{i:04d}", *bound) for i, bound in enumerate(bounds)]
+def _parts_at(state, bounds): return [Part(state/f"part-{i:04d}", *bound) for i, bound in enumerate(bounds)]
 
 # %% ../nbs/10e_plan.ipynb #00000035
 @dataclass(frozen=True)
@@ -216,9 +216,9 @@ class Plan:
     @contextlib.contextmanager
     def held(self) -> Iterator["Plan"]:
         "A block in which the folder belongs to this run, or `UserError`; at its end the state is deleted."
-        job = _job(self)
+        job = _folder_job(self)
         with job.held(self.team.first), precision(self.options.tf32):
-            if self.team.first: _claim(job, self)
+            if self.team.first: _claim_folder(job, self)
             self.team.wait()
             yield self if self.finished else _settled(self)
             self.team.wait()
@@ -239,7 +239,7 @@ def make_plan(
     if recipe.budget:
         recipe = replace(recipe, ipc=ipc_for_budget(recipe.budget, len(groups), recipe.size, photos.pixels))
     check_starts(groups, recipe)
-    parts = _parts(out/".run", cut_parts(len(groups), recipe, team.size, part_bytes))
+    parts = _parts_at(out/".run", cut_parts(len(groups), recipe, team.size, part_bytes))
     return Plan(photos, recipe, out, options, groups, parts, named_weights(recipe), device, team)
 
 # %% ../nbs/10e_plan.ipynb #99bb55a6
