@@ -348,7 +348,7 @@ def _same_distance(path, state, work):
         raise UserError(f"{path}: has minimised {before} so far, and here it would be {here}; "
                         "bring the weights of LPIPS back, or delete it")
 
-# %% ../nbs/10b_inversion.ipynb #0000002b
+# %% ../nbs/10b_inversion.ipynb #89cc9d8e
 def _begin(images, prior, config, classes, job):
     "The inversion at its start, or at the step of the checkpoint in `job`."
     state = job and job.load()
@@ -359,6 +359,7 @@ def _begin(images, prior, config, classes, job):
     with restoring(job.checkpoint): work.load_state_dict(state)
     return work
 
+# %% ../nbs/10b_inversion.ipynb #0000002b
 def invert(
     images: np.ndarray,          # uint8 [N,s,s,3]
     prior: Prior,                # runs where it is, in its float type
