@@ -7,37 +7,42 @@ __all__ = ['skip_bad', 'recursive', 'PLAIN', 'flags', 'chosen', 'common', 'cli',
 
 # %% ../nbs/14_cli.ipynb #00000003
 import codecs, contextlib, functools, logging, os, signal, sys, threading, unicodedata
+from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
+from typing import TextIO
 import click
 from . import __version__
 from .recipe import DEVICE_HELP, GOOD_SETTINGS, SCALES, Recipe, RunError, RunOptions, TrainConfig, UserError
 
 # %% ../nbs/14_cli.ipynb #00000006
 def flags(
-    cls,        # a dataclass made of `recipe.option`s
-    skip=(),    # fields that the command sets itself
-):
+    cls: type,              # a dataclass made of `recipe.option`s
+    skip: Iterable = (),    # fields that the command sets itself
+) -> Callable:
     "A decorator that adds one flag for each field of `cls`; what the user leaves out is not passed on."
+    by_model = {name for good in GOOD_SETTINGS.values() for name in good} if cls is TrainConfig else ()
     def flag(f):
-        name = "--" + f.name.replace("_", "-")
-        kind = click.Choice([str(c) for c in f.metadata["choices"]]) if f.metadata["choices"] else {int: int, float: float, str: str}.get(f.type, str)
-        default = "by model" if cls is TrainConfig and any(f.name in good for good in GOOD_SETTINGS.values()) else f.default
+        name, choices = "--" + f.name.replace("_", "-"), f.metadata["choices"]
+        kind = click.Choice([str(c) for c in choices]) if choices else f.type if f.type in (int, float) else str
+        default = "by model" if f.name in by_model else f.default
         text = f.metadata["help"] + ("" if default is None else f"  [{default}]")
         if f.type in (bool, "bool"): return click.option(name, is_flag=True, default=None, help=text)
         return click.option(name, type=kind, default=None, help=text)
-    return lambda command: functools.reduce(lambda c, f: flag(f)(c), reversed([f for f in fields(cls) if f.name not in skip]), command)
+    asked = [f for f in fields(cls) if f.name not in skip]
+    return lambda command: functools.reduce(lambda c, f: flag(f)(c), reversed(asked), command)
 
-def chosen(cls, given: dict) -> dict:
+def chosen(cls: type, given: dict) -> dict:
     "The fields of `cls` that the user gave, with the right types."
     values = {f.name: given[f.name] for f in fields(cls) if given.get(f.name) is not None}
     return {k: int(v) if k == "scale" else v for k, v in values.items()}
 
 # %% ../nbs/14_cli.ipynb #0000000a
-def common(command):
+def common(command: Callable) -> Callable:
     "What every command takes."
     return click.option("--debug", is_flag=True, help="show the traceback of an error")(command)
 
-skip_bad = click.option("--skip-bad", is_flag=True, help="list photos that cannot be read or are too small, and go on without them")
+skip_bad = click.option("--skip-bad", is_flag=True,
+                        help="list photos that cannot be read or are too small, and go on without them")
 recursive = click.option("--recursive", is_flag=True, help="read the photos of folders below as well")
 
 @click.group(context_settings=dict(help_option_names=["-h", "--help"], max_content_width=100))
@@ -51,11 +56,15 @@ def cli():
 # %% ../nbs/14_cli.ipynb #0000000b
 def _alone():
     "`UserError` under torchrun, for a command that one process does."
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1: raise UserError("this command runs in one process; start it without torchrun (distill and train share their work)")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("this command runs in one process; start it without torchrun (distill and train share their "
+                        "work)")
 
 def _check_failed(results):
     "`RunError` where a cell failed, after all the others are done and shown."
-    if results.failed: raise RunError(f"{len(results.failed)} cells failed, the first one: {': '.join(next(iter(results.failed.items())))}")
+    if results.failed:
+        raise RunError(f"{len(results.failed)} cells failed, the first one: "
+                       f"{': '.join(next(iter(results.failed.items())))}")
 
 @cli.command("demo")
 @click.argument("out", default="demo-out")
@@ -63,7 +72,8 @@ def _check_failed(results):
 def _demo(out, debug):
     """The main job on the photos that come with it: table and report.html in OUT, in about two minutes."""
     _alone()
-    click.echo("Distils a small training set from six photos, makes three rival sets of its size, and trains a model on each: about two minutes.", err=True)
+    click.echo("Distils a small training set from six photos, makes three rival sets of its size, and trains a model "
+               "on each: about two minutes.", err=True)
     from sr_distill.demo import demo
     result = demo(out)
     click.echo(f"\n{result}\n\nreport: {out}/report.html")
@@ -92,7 +102,8 @@ def _distill(photos, out, skip_bad, recursive, debug, **given):
     if not ranks().first: return
     about = result.manifest
     click.echo(f"{out}: {len(result)} images of {recipe.size}²; {result.budget}")
-    for line in [*loop.remarks(about), loop.summary(about["report"]), f"{out}: {loop.on_disk(loop.set_bytes(out))}"]: click.echo(line)
+    for line in [*loop.remarks(about), loop.summary(about["report"]), f"{out}: {loop.on_disk(loop.set_bytes(out))}"]:
+        click.echo(line)
 
 # %% ../nbs/14_cli.ipynb #0000000d
 @cli.command("train")
@@ -109,37 +120,47 @@ def _train(set_, out, val, device, skip_bad, recursive, debug, **given):
 
     `torchrun --nproc_per_node=N -m sr_distill train …` shares every batch among N processes.
     """
-    if given["validate"] and not val: raise UserError(f"--validate {given['validate']} means nothing without --val; leave it out, or give --val PHOTOS")
-    config = TrainConfig.for_model(given["model"] or "vdsr", **{k: v for k, v in chosen(TrainConfig, given).items() if k != "model"})
+    if given["validate"] and not val:
+        raise UserError(f"--validate {given['validate']} means nothing without --val; leave it out, or give --val "
+                        "PHOTOS")
+    config = TrainConfig.for_model(given["model"] or "vdsr",
+                                   **{k: v for k, v in chosen(TrainConfig, given).items() if k != "model"})
     from sr_distill.core import rng
     from sr_distill.data import Photos
     from sr_distill.distill import open_photos
     from sr_distill.models import count_parameters, make_model
     from sr_distill.parallel import ranks
     from sr_distill.train import train
-    with ranks().one_by_one(): photos, held_out = open_photos(set_, skip_bad, recursive), Photos.open(val, skip_bad, recursive) if val else None
+    with ranks().one_by_one():
+        photos = open_photos(set_, skip_bad, recursive)
+        held_out = Photos.open(val, skip_bad, recursive) if val else None
     model = make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "model"))
     result = train(model, photos, config, out, held_out, device, team=ranks())
     if not ranks().first: return
-    click.echo(f"{out}: {config.model} ×{config.scale}, {count_parameters(model):,} parameters, {config.steps} steps on {photos!r}, loss {result.history[-1]['loss']:.5g}")
+    click.echo(f"{out}: {config.model} ×{config.scale}, {count_parameters(model):,} parameters, {config.steps} steps "
+               f"on {photos!r}, loss {result.history[-1]['loss']:.5g}")
 
 # %% ../nbs/14_cli.ipynb #0000000e
 def _check_scores(file):
     "`UserError` where no scores can be written, or something else would be lost."
     folder = os.path.dirname(file) or "."
-    if not os.path.isdir(folder): raise UserError(f"--json {file}: there is no folder {folder}; make it, or give another name")
+    if not os.path.isdir(folder):
+        raise UserError(f"--json {file}: there is no folder {folder}; make it, or give another name")
     if not os.path.exists(file): return
     from sr_distill.core import read_json
     try: old = read_json(file)
     except UserError: old = None
-    if not isinstance(old, dict) or "dataset" not in old or not {"images", "models"} & old.keys(): raise UserError(f"--json {file}: is there already and holds no scores; give another name")
+    if not isinstance(old, dict) or "dataset" not in old or not {"images", "models"} & old.keys():
+        raise UserError(f"--json {file}: is there already and holds no scores; give another name")
 
 @cli.command("evaluate")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.argument("hr_dir")
-@click.option("--scale", type=click.Choice([str(s) for s in SCALES]), help="of bicubic; a trained model knows its own  [2]")
+@click.option("--scale", type=click.Choice([str(s) for s in SCALES]),
+              help="of bicubic; a trained model knows its own  [2]")
 @click.option("--lr-dir", help="folder of LR images; without it they are made from HR by bicubic")
-@click.option("--lr-name", default="", help="how LR files are called, such as '{name}_small_x{scale}'; without it the usual ways")
+@click.option("--lr-name", default="",
+              help="how LR files are called, such as '{name}_small_x{scale}'; without it the usual ways")
 @click.option("--crop-hr", is_flag=True, help="cut HR photos that are larger than scale × LR")
 @click.option("--lpips", default="auto", help="LPIPS backbone: auto, alex, vgg, squeeze or none  [auto]")
 @click.option("--json", "json_file", metavar="FILE", help="also write everything there")
@@ -148,7 +169,8 @@ def _check_scores(file):
 @recursive
 @common
 def _evaluate(models, hr_dir, scale, lr_dir, lr_name, crop_hr, lpips, json_file, device, skip_bad, recursive, debug):
-    """Judge each MODEL, a folder that train made, or `bicubic`, on the HR photos in HR_DIR: beside bicubic, and beside each other."""
+    """Judge each MODEL, a folder that train made, or `bicubic`, on the HR photos in HR_DIR: beside bicubic, and beside
+    each other."""
     _alone()
     from sr_distill.core import log, pick_device, write_json
     from sr_distill.distill import learnt_from, open_photos
@@ -157,22 +179,29 @@ def _evaluate(models, hr_dir, scale, lr_dir, lr_name, crop_hr, lpips, json_file,
     if json_file: _check_scores(json_file)
     judged = {m: m if m == "bicubic" else load_model(m) for m in models}
     scales = {m: net.scale for m, net in judged.items() if m != "bicubic"}
-    if len(set(scales.values())) > 1: raise UserError("the models enlarge by different factors ({}); give those of one scale at a time".format(", ".join(f"{m}: ×{s}" for m, s in scales.items())))
+    if len(set(scales.values())) > 1:
+        factors = ", ".join(f"{m}: ×{s}" for m, s in scales.items())
+        raise UserError(f"the models enlarge by different factors ({factors}); give those of one scale at a time")
     wrong = next((m for m, s in scales.items() if scale and int(scale) != s), None)
     if wrong: raise UserError(f"--scale {scale}: the model in {wrong} is for ×{scales[wrong]}; leave --scale out")
     factor = next(iter(scales.values()), int(scale or 2))
     photos = open_photos(hr_dir, skip_bad, recursive)
     for m in scales:
         met = learnt_from(m, photos)
-        if met: log.warning("%s: the model %s has learnt from %d of these %d photos, %s among them; judge it by others", hr_dir, m, len(met), len(photos), met[0])
+        if met:
+            log.warning("%s: the model %s has learnt from %d of these %d photos, %s among them; judge it by others",
+                        hr_dir, m, len(met), len(photos), met[0])
     distance = LPIPS(lpips, pick_device(device))
     def judge(net): return evaluate(net, photos, factor, lr_dir, distance, device, lr_name=lr_name, crop_hr=crop_hr)
     plain = judge("bicubic")
-    found = {m: replace(judge(net), bicubic=plain.mean) for m, net in judged.items() if m != "bicubic"} or {"bicubic": plain}
+    found = {m: replace(judge(net), bicubic=plain.mean) for m, net in judged.items() if m != "bicubic"}
+    found = found or {"bicubic": plain}
     one = next(iter(found.values())) if len(found) == 1 else None
     try:
         if json_file and one: one.save(json_file)
-        elif json_file: write_json(json_file, dict(dataset=str(hr_dir), scale=factor, models={m: e.to_dict() for m, e in found.items()}))
+        elif json_file:
+            scores = {m: e.to_dict() for m, e in found.items()}
+            write_json(json_file, dict(dataset=str(hr_dir), scale=factor, models=scores))
     finally: click.echo(one or side_by_side(found))
 
 # %% ../nbs/14_cli.ipynb #0000000f
@@ -180,15 +209,18 @@ def _evaluate(models, hr_dir, scale, lr_dir, lr_name, crop_hr, lpips, json_file,
 @click.argument("file")
 @click.argument("out")
 @click.option("--scale", default="", help="one of the scales that FILE names, as quick; without it FILE as it stands")
-@click.option("--jobs", type=int, default=0, help="processes; 0 for one per CPU core, or a single one where a GPU computes  [0]")
-@click.option("--minutes", type=float, default=0, help="begin nothing after so many minutes; the same command goes on later")
+@click.option("--jobs", type=int, default=0,
+              help="processes; 0 for one per CPU core, or a single one where a GPU computes  [0]")
+@click.option("--minutes", type=float, default=0,
+              help="begin nothing after so many minutes; the same command goes on later")
 @click.option("--device", default="cpu", help=f"{DEVICE_HELP}  [cpu]")
 @skip_bad
 @common
 def _study(file, out, scale, jobs, minutes, device, skip_bad, debug):
     """Compare many training sets, models and seeds: FILE is a TOML file or the name of a study of the package.
 
-    OUT receives results.csv, results.json, tables.md, report.html and every set and model; the same command goes on where it was stopped.
+    OUT receives results.csv, results.json, tables.md, report.html and every set and model; the same command goes on
+    where it was stopped.
     """
     _alone()
     from sr_distill.study import load_study, run_study, write_tables
@@ -207,15 +239,17 @@ def _inspect(path, recursive, debug):
     """Say what PATH is, a distilled set, a trained model, what a study left or a folder of photos, and check it."""
     from sr_distill.distill import describe
     from sr_distill.study import Results
-    click.echo(Results.load(f"{path}/results.json") if os.path.exists(f"{path}/results.json") else describe(path, recursive))
+    results = f"{path}/results.json"
+    click.echo(Results.load(results) if os.path.exists(results) else describe(path, recursive))
 
 # %% ../nbs/14_cli.ipynb #e56cd947
-PLAIN = {"²": "^2", "×": "x", "±": "+/-", "–": "-", "—": "-", "−": "-", "…": "...", "·": "|", "≤": "<=", "≥": ">=", "→": "->", "Ł": "L", "ł": "l", "ß": "ss", "ø": "o", "Ø": "O"}
+PLAIN = {"²": "^2", "×": "x", "±": "+/-", "–": "-", "—": "-", "−": "-", "…": "...", "·": "|", "≤": "<=", "≥": ">=",
+         "→": "->", "Ł": "L", "ł": "l", "ß": "ss", "ø": "o", "Ø": "O"}
 
-def nearest(error):
+def nearest(error: UnicodeError) -> tuple[str, int]:
     "Codec error handler: the nearest plain characters for those that a code page lacks, ? where there are none."
     if not isinstance(error, UnicodeEncodeError): raise error
-    bare = lambda c: unicodedata.normalize("NFKD", c).encode("ascii", "ignore").decode()
+    def bare(c): return unicodedata.normalize("NFKD", c).encode("ascii", "ignore").decode()
     return "".join(PLAIN.get(c) or bare(c) or "?" for c in error.object[error.start:error.end]), error.end
 
 codecs.register_error("sr_distill.nearest", nearest)
@@ -223,10 +257,10 @@ codecs.register_error("sr_distill.nearest", nearest)
 
 # %% ../nbs/14_cli.ipynb #bd566d02
 class Output:
-    "A text stream in the place of `stream` that never fails: `lost` is the error after which nothing is written any more."
-    def __init__(self, stream): self._stream, self.lost = stream, None
+    "A text stream in the place of `stream` that never fails: `lost` is the error after which nothing is written."
+    def __init__(self, stream: TextIO): self._stream, self.lost = stream, None
 
-    def write(self, text):
+    def write(self, text: str) -> int:
         encoding = getattr(self._stream, "encoding", None)
         if encoding: text = text.encode(encoding, "sr_distill.nearest").decode(encoding, "replace")
         self._try(self._stream.write, text)
@@ -254,38 +288,50 @@ class Output:
 
 # %% ../nbs/14_cli.ipynb #3bdc8808
 @contextlib.contextmanager
-def safe_output(level=logging.INFO):
+def safe_output(level: int = logging.INFO):
     "A block in which printing, logging and progress bars cannot fail."
     before, root = (sys.stdout, sys.stderr), logging.getLogger()
-    sys.stdout, sys.stderr = (Output(stream or open(os.devnull, "w", encoding="utf-8")) for stream in before)   # None where the shell closed it
+    # None where the shell closed it
+    sys.stdout, sys.stderr = (Output(stream or open(os.devnull, "w", encoding="utf-8")) for stream in before)
     ours, handlers = (sys.stdout, sys.stderr), list(root.handlers)
     logging.basicConfig(level=level, format="%(message)s")
     try: yield
     finally:
         for stream in ours: stream.flush()
-        if (lost := ours[0].lost) and not isinstance(lost, BrokenPipeError): print(f"sr_distill: the output could not be written ({lost}); what is stored is complete", file=ours[1])
+        if (lost := ours[0].lost) and not isinstance(lost, BrokenPipeError):
+            print(f"sr_distill: the output could not be written ({lost}); what is stored is complete", file=ours[1])
         for handler in [h for h in root.handlers if h not in handlers]: root.removeHandler(handler)
         sys.stdout, sys.stderr = before
 
 
 # %% ../nbs/14_cli.ipynb #00000013
-def _is_memory(e): return isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(e)   # PyTorch's on GPU and CPU, without its import
+def _is_memory(e):
+    "Did memory run out? PyTorch's errors on GPU and CPU are known without importing it."
+    return isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(e)
 
-def main(args=None) -> int:
+def main(args: Iterable | None = None) -> int:
     "Run the command line and return its exit code; printing cannot change it."
     args, rank = sys.argv[1:] if args is None else list(args), int(os.environ.get("RANK", 0))
-    with safe_output(logging.WARNING if rank else logging.INFO): return _run(args, rank)   # the first process speaks for all
+    with safe_output(logging.WARNING if rank else logging.INFO):
+        return _run(args, rank)   # the first process speaks for all
 
 def _run(args, rank):
-    if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, signal.default_int_handler)   # a batch system's end is a Ctrl-C
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)   # a batch system's end is a Ctrl-C
     try: return cli.main(args, prog_name="sr_distill", standalone_mode=False) or 0
     except click.exceptions.Exit as e: return e.exit_code
     except click.ClickException as e: return e.show() or e.exit_code
     except (Exception, KeyboardInterrupt, click.Abort) as e:
         if "--debug" in args: raise
         if isinstance(e, UserError): text, code = str(e), e.exit_code
-        elif _is_memory(e): text, code = f"out of memory ({' '.join(str(e).split())[:120]}); give a smaller --batch, --patch or --size, fewer --jobs or --device cpu: what is finished is kept", RunError.exit_code
-        elif isinstance(e, (KeyboardInterrupt, click.Abort)): text, code = "interrupted; what is done is kept, and the same command goes on from there", 130
-        else: text, code = f"{type(e).__name__}: {e}; this should not happen, please report it with the output of --debug", 1
+        elif _is_memory(e):
+            text, code = (f"out of memory ({' '.join(str(e).split())[:120]}); give a smaller --batch, --patch or "
+                          "--size, "
+                          "fewer --jobs or --device cpu: what is finished is kept"), RunError.exit_code
+        elif isinstance(e, (KeyboardInterrupt, click.Abort)):
+            text, code = "interrupted; what is done is kept, and the same command goes on from there", 130
+        else:
+            text, code = (f"{type(e).__name__}: {e}; this should not happen, please report it with the output of "
+                          "--debug"), 1
         click.echo(f"sr_distill{f' (process {rank})' if rank else ''}: {text}", err=True)
         return code

@@ -64,11 +64,12 @@ def ssim(
     "Structural similarity as in Wang et al. 2004; `ValueError` when the two cannot be compared."
     x, y = _compared(sr, hr, border, channel)
     if min(x.shape[:2]) < 11: raise ValueError(f"SSIM needs 11x11 pixels; {x.shape[1]}x{x.shape[0]} are left")
-    return float(structural_similarity(x, y, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255,
-                                       channel_axis=-1 if x.ndim == 3 else None))
+    return float(structural_similarity(x, y, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+                                       data_range=255, channel_axis=-1 if x.ndim == 3 else None))
 
 # %% ../nbs/05_metrics.ipynb #00000022
-BACKBONES = {"alex": "AlexNet_Weights", "squeeze": "SqueezeNet1_1_Weights", "vgg": "VGG16_Weights"}   # in order of preference
+# in order of preference
+BACKBONES = {"alex": "AlexNet_Weights", "squeeze": "SqueezeNet1_1_Weights", "vgg": "VGG16_Weights"}
 
 def backbone_file(net: str) -> Path:
     "Where the weights of a backbone lie, or would lie after a download: below $TORCH_HOME."
@@ -95,7 +96,7 @@ def _lpips(model, a, b):
 
 # %% ../nbs/05_metrics.ipynb #00000027
 class LPIPS:
-    "Learned perceptual distance (arXiv 1801.03924). Without the package or the weights `net` is None and `reason` says why."
+    "Learned perceptual distance (arXiv 1801.03924). Where package or weights are missing, `net` is None; see `reason`."
     smallest = 32   # pixels per side that every backbone can work on
     def __init__(self,
         net: str = "auto",  # alex, squeeze, vgg (downloaded if missing), auto (the first whose weights are here), none
@@ -111,7 +112,8 @@ class LPIPS:
             self.reason = f"the package {missing} is not installed (pip install {missing})"
             return
         if net == "auto": net = next((n for n in BACKBONES if backbone_file(n).exists()), None)
-        if net is None: self.reason = f"no backbone weights in {backbone_file('alex').parent}; --lpips alex downloads them"
+        if net is None:
+            self.reason = f"no backbone weights in {backbone_file('alex').parent}; --lpips alex downloads them"
         else: self._load(net)
 
     def _load(self, net):
@@ -158,7 +160,8 @@ def _in_tiles(network, lr, scale, margin, size):
         for left, right in _cuts(w, size):
             y, x = max(0, top - margin), max(0, left - margin)
             sr = network(lr[..., y:bottom + margin, x:right + margin])[..., (top - y) * scale:, (left - x) * scale:]
-            out[..., top*scale:bottom*scale, left*scale:right*scale] = sr[..., :(bottom - top) * scale, :(right - left) * scale]
+            inner = sr[..., :(bottom - top) * scale, :(right - left) * scale]
+            out[..., top*scale:bottom*scale, left*scale:right*scale] = inner
     return out
 
 # %% ../nbs/05_metrics.ipynb #0000003a
@@ -208,7 +211,8 @@ def upscale_image(
     "The enlarged photo, clamped and rounded; runs where the model is."
     check_u8(lr, channels=(1, 3))
     if model != "bicubic" and getattr(model, "scale", scale) != scale:
-        raise UserError(f"the model enlarges by {model.scale}, not by {scale}; give its own scale or train another model")
+        raise UserError(f"the model enlarges by {model.scale}, not by {scale}; give its own scale or train another "
+                        "model")
     sr = to_uint8(_enlarged(model, lr, scale, tile).expand(-1, 3, -1, -1))[0]
     return sr if lr.ndim == 3 else sr[..., 0]
 
@@ -235,8 +239,8 @@ def _any_backbone(): return LPIPS("auto")
 def metric_about(
     name: str,  # a column of an evaluation or a study
 ) -> dict:      # `title`; `digits` after the point; `lower`: True where lower is better; `grey`: takes [H,W] too
-    "How a column is shown and read. A stored column whose metric is not registered in this process has its name as title."
-    known = METRICS.about(name) if name in METRICS else METRICS.takes
+    "How a column is shown and read. A stored column whose metric is not registered here has its name as title."
+    known = METRICS.about(name) if name in METRICS else METRICS.takes or {}
     return {**known, "title": known["title"] or name}
 
 # %% ../nbs/05_metrics.ipynb #34671549
@@ -320,11 +324,12 @@ class Evaluation:
         if exact: said.append(f"PSNR of {', '.join(exact)} is infinite, because the image is met exactly; "
                               "the mean leaves it out.")
         if grey := self.grey_as_colour:
-            said.append(f"Grey, but saved with three equal channels: {', '.join(grey)}. PSNR-Y and SSIM-Y are those of a "
-                        "colour image, about 1.3 dB above the figures of the same photo saved as grey.")
+            said.append(f"Grey, but saved with three equal channels: {', '.join(grey)}. PSNR-Y and SSIM-Y are those of "
+                        "a colour image, about 1.3 dB above the figures of the same photo saved as grey.")
         if self.below:
-            said.append(f"This model is {self.below:.2f} dB below bicubic enlargement in PSNR: it has not learnt to enlarge "
-                        "yet. Train it for more steps; to compare it with another model says nothing about their "
+            said.append(f"This model is {self.below:.2f} dB below bicubic enlargement in PSNR: it has not learnt to "
+                        "enlarge yet. Train it for more steps; to compare it with another model says nothing about "
+                        "their "
                         "training sets.")
         return said
 
@@ -417,7 +422,7 @@ def evaluate(
     crop_hr: bool = False, # cut HR photos that are larger than scale × LR
     beside: bool = False,  # also say how bicubic enlargement does, and the gain over it
 ) -> Evaluation:
-    "Enlarge the LR copy of every photo and compare it by each of `METRICS`: border `scale` for all, grey photos as luma."
+    "Enlarge the LR copy of every photo and compare it by each of `METRICS`: border `scale`, grey photos as luma."
     photos, files = _check_input(model, photos, scale, lr_dir, lr_name, crop_hr)
     device = _device(model) if device is None else pick_device(str(device))
     if device != _device(model) and model != "bicubic": model = copy.deepcopy(model).to(device)
@@ -445,6 +450,7 @@ def side_by_side(
     body = [[name, *(_shown(k, mean[k]) for k in first.columns), *gain] for name, mean, gain in rows]
     notes = dict.fromkeys(n for e in found.values() for n in e.notes if "below bicubic" not in n)
     below = [f"{name} by {e.below:.2f} dB" for name, e in found.items() if e.below]
-    if below: notes[f"Below bicubic: {', '.join(below)}. Such a model has not learnt to enlarge yet, so a difference to it "
+    if below:
+        notes[f"Below bicubic: {', '.join(below)}. Such a model has not learnt to enlarge yet, so a difference to it "
                     "says nothing about training sets."] = None
     return "\n".join([first.caption(), *notes, *(line.rstrip() for line in _aligned(heading, body))])

@@ -23,7 +23,8 @@ def _check(**numbers):
     "`UserError` for a size that is no whole number, too small or, for the scale, not offered."
     for name, n in numbers.items():
         if type(n) is not int or n < 1: raise UserError(f"{name} {n!r} is not possible; give a whole number from 1 up")
-        if name == "scale" and n not in SCALES: raise UserError(f"scale {n} is not possible; choose one of: {', '.join(map(str, SCALES))}")
+        if name == "scale" and n not in SCALES:
+            raise UserError(f"scale {n} is not possible; choose one of: {', '.join(map(str, SCALES))}")
 
 # %% ../nbs/04_models.ipynb #00000009
 def _reach(radius, scale): return (5 * scale + 2 * radius - 2) // (2 * scale)   # LR pixels, in whole numbers
@@ -33,14 +34,16 @@ class SRCNN(nn.Module):
     "Three convolutions on the bicubically enlarged photo (Dong et al. 2015, arXiv 1501.00092, section 3)."
     def __init__(self,
         scale: int = 2,     # 2, 3 or 4
-        kernels=(9, 1, 5),  # odd kernel sizes; (9, 5, 5) is the larger variant
-        widths=(64, 32),    # channels between the layers
+        kernels: tuple = (9, 1, 5),  # odd kernel sizes; (9, 5, 5) is the larger variant
+        widths: tuple = (64, 32),    # channels between the layers
     ):
         super().__init__()
         kernels, widths = tuple(kernels), tuple(widths)
-        _check(scale=scale, **{f"kernels[{i}]": k for i, k in enumerate(kernels)}, **{f"widths[{i}]": w for i, w in enumerate(widths)})
+        _check(scale=scale, **{f"kernels[{i}]": k for i, k in enumerate(kernels)},
+               **{f"widths[{i}]": w for i, w in enumerate(widths)})
         if len(kernels) != 3 or len(widths) != 2 or not all(k % 2 for k in kernels):
-            raise UserError(f"SRCNN kernels {kernels} and widths {widths} do not fit; give three odd kernel sizes and two widths")
+            raise UserError(f"SRCNN kernels {kernels} and widths {widths} do not fit; give three odd kernel sizes and "
+                            "two widths")
         self.scale, self.margin = scale, _reach(sum(k // 2 for k in kernels), scale)
         self.config = dict(name="srcnn", scale=scale, kernels=list(kernels), widths=list(widths))
         self.body = nn.Sequential(_conv(3, widths[0], kernels[0]), nn.ReLU(),
@@ -85,13 +88,16 @@ class VDSR(nn.Module):
 @torch.no_grad()
 def init_weights(
     model: nn.Module,  # its weights are drawn anew, in place
-    generator=None,    # torch.Generator; None takes the global one
+    generator: torch.Generator | None = None,   # None takes the global one
 ) -> nn.Module:        # the same model
     """Draw all weights of `model`: those of a `Conv2d` as PyTorch does or by the layer's `gain`, all others as their
     layers' own `reset_parameters` does. `UserError` naming a layer whose weights no generator can draw."""
     strangers = [f"{name or 'the network itself'} ({type(layer).__name__})" for name, layer in model.named_modules()
-                 if [*layer.parameters(recurse=False)] and not hasattr(layer, "reset_parameters") and not isinstance(layer, FIXED)]
-    if strangers and generator is not None: raise UserError(f"{', '.join(strangers)}: no generator can draw these weights; give the layer a `reset_parameters` method, or draw them yourself and train without a generator")
+                 if [*layer.parameters(recurse=False)]
+                 and not hasattr(layer, "reset_parameters") and not isinstance(layer, FIXED)]
+    if strangers and generator is not None:
+        raise UserError(f"{', '.join(strangers)}: no generator can draw these weights; give the layer a "
+                        "`reset_parameters` method, or draw them yourself and train without a generator")
     for layer in model.modules():
         if any(p.is_meta for p in layer.parameters(recurse=False)): continue
         if isinstance(layer, nn.Conv2d): _draw_convolution(layer, generator)
@@ -158,23 +164,23 @@ CLASSES = dict(srcnn=SRCNN, vdsr=VDSR, edsr=EDSR)   # by the name in a stored `c
 def _given(**sizes): return {k: v for k, v in sizes.items() if v is not None}
 
 @register_model("srcnn")
-def srcnn(scale: int = 2, width: int = None, kernels: tuple = (9, 1, 5)) -> SRCNN:
+def srcnn(scale: int = 2, width: int | None = None, kernels: tuple = (9, 1, 5)) -> SRCNN:
     "SRCNN 9-1-5; `width` is that of the first layer, the second has half of it."
     if width is not None: _check(width=width)
     return SRCNN(scale, kernels=kernels, **({} if width is None else dict(widths=(width, max(1, width // 2)))))
 
 @register_model("srcnn-955")
-def srcnn_955(scale: int = 2, width: int = None) -> SRCNN:
+def srcnn_955(scale: int = 2, width: int | None = None) -> SRCNN:
     "SRCNN 9-5-5."
     return srcnn(scale, width, (9, 5, 5))
 
 @register_model("vdsr")
-def vdsr(scale: int = 2, depth: int = None, width: int = None) -> VDSR:
+def vdsr(scale: int = 2, depth: int | None = None, width: int | None = None) -> VDSR:
     "VDSR of `depth` layers."
     return VDSR(scale, **_given(depth=depth, width=width))
 
 @register_model("edsr")
-def edsr(scale: int = 2, depth: int = None, width: int = None) -> EDSR:
+def edsr(scale: int = 2, depth: int | None = None, width: int | None = None) -> EDSR:
     "EDSR of `depth` residual blocks; with 256 channels or more they are scaled by 0.1, as in its paper."
     wide = isinstance(width, int) and width >= 256
     return EDSR(scale, **_given(depth=depth, width=width), res_scale=.1 if wide else 1.)
@@ -184,7 +190,7 @@ OURS = (*CLASSES, "srcnn-955")   # the models of this page, whose weights `init_
 
 def build_model(
     config: dict,    # what a model's `.config` holds
-    generator: torch.Generator = None,  # for the weights; None draws from the global one
+    generator: torch.Generator | None = None,  # for the weights; None draws from the global one
 ) -> nn.Module:
     "The model described by `config`; with a generator its weights depend on nothing else."
     sizes = dict(config)
@@ -194,64 +200,77 @@ def build_model(
 def make_model(
     name: str,           # one of `MODELS`; those of this page in any case
     scale: int = 2,      # 2, 3 or 4
-    depth: int = None,   # VDSR's layers or EDSR's residual blocks; None for the paper's
-    width: int = None,   # channels; SRCNN's second layer has half; None for the paper's
-    generator: torch.Generator = None,  # for the weights
+    depth: int | None = None,   # VDSR's layers or EDSR's residual blocks; None for the paper's
+    width: int | None = None,   # channels; SRCNN's second layer has half; None for the paper's
+    generator: torch.Generator | None = None,  # for the weights
 ) -> nn.Module:
     "The model called `name`, of the paper's size where you give none."
     key = str(name) if str(name) in MODELS else str(name).lower()
     if key not in MODELS: raise UserError(f"--model {name!r} is unknown; choose one of: {', '.join(MODELS)}")
-    if key.startswith("srcnn") and depth is not None and key in OURS: raise UserError("--depth: SRCNN always has three layers; leave it out, or choose vdsr or edsr")
+    if key.startswith("srcnn") and depth is not None and key in OURS:
+        raise UserError("--depth: SRCNN always has three layers; leave it out, or choose vdsr or edsr")
     return _drawn(key, MODELS[key], _given(scale=scale, depth=depth, width=width), generator)
 
 def _drawn(name, make, sizes, generator):
-    "What `make` builds of `sizes`. A model that is not of this page draws its weights itself, from a seed that `generator` gives."
+    "What `make` builds of `sizes`. A model from outside draws its weights itself, from a seed that `generator` gives."
     ours = name in OURS
     try:
-        with contextlib.nullcontext() if generator is None else torch.random.fork_rng(devices=[]):   # the constructor's own draws leave no trace
-            if generator is not None and not ours: torch.manual_seed(int(torch.randint(1 << 62, (), generator=generator, device=generator.device)))
+        # the constructor's own draws leave no trace
+        with contextlib.nullcontext() if generator is None else torch.random.fork_rng(devices=[]):
+            if generator is not None and not ours:
+                torch.manual_seed(int(torch.randint(1 << 62, (), generator=generator, device=generator.device)))
             model = make(**sizes)
     except (TypeError, ValueError, OverflowError, RuntimeError) as e:
         remedy = "write it again with this version" if ours else "give the settings that it takes"
         raise UserError(f"the settings {str(sizes)[:200]} do not fit {name} ({e}); {remedy}") from None
-    if not isinstance(model, nn.Module): raise UserError(f"the model {name!r} gives a {type(model).__name__}; let it return an nn.Module")
+    if not isinstance(model, nn.Module):
+        raise UserError(f"the model {name!r} gives a {type(model).__name__}; let it return an nn.Module")
     if ours: return model if generator is None else init_weights(model, generator)
     model.config, model.scale = {"name": name, **sizes}, sizes["scale"]
     return model
 
 # %% ../nbs/04_models.ipynb #00000041
-def model_settings(model) -> dict:
+def model_settings(model: nn.Module) -> dict:
     "How a network is built, as `config.json` stores it: its `config`, with the name of its class where it gives none."
     return {"name": type(model).__name__, **getattr(model, "config", {})}
 
 def save_model(
     model: nn.Module,  # any network; one of this module can be loaded by `load_model`
-    folder,            # created when missing
-    **about,           # anything else worth keeping in config.json
+    folder: Path | str,  # created when missing
+    **about: object,     # anything else worth keeping in config.json
 ) -> Path:             # the folder
     "Write `model.safetensors` and `config.json` into `folder`."
     folder = make_folder(folder)
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     atomic_write(folder/"model.safetensors", weights := save_weights(state))
-    write_json(folder/"config.json", {"model": model_settings(model), "parameters": count_parameters(model), "sha256": hashlib.sha256(weights).hexdigest(), **about})
+    write_json(folder/"config.json",
+               {"model": model_settings(model), "parameters": count_parameters(model),
+                "sha256": hashlib.sha256(weights).hexdigest(), **about})
     return folder
 
 # %% ../nbs/04_models.ipynb #00000042
 def load_model(
-    folder,         # made by `save_model` or by `sr_distill train`
-    device="cpu",
+    folder: Path | str,   # made by `save_model` or by `sr_distill train`
+    device: str | torch.device = "cpu",
 ) -> nn.Module:
     "The model stored in `folder`; `UserError` naming the file that is missing, damaged or does not fit."
     folder, file = Path(folder), Path(folder)/"model.safetensors"
     if not folder.is_dir(): raise UserError(f"{folder}: no such folder; give one that sr_distill train made")
     about = read_json(folder/"config.json")
-    config, unfit = about.get("model"), UserError(f"{file}: these weights do not fit config.json beside it; the two files are from different models")
-    if not isinstance(config, dict): raise UserError(f"{folder/'config.json'}: does not describe a model; train it again or restore the file")
+    config = about.get("model")
+    unfit = UserError(f"{file}: these weights do not fit config.json beside it; the two files are from different "
+                      "models")
+    if not isinstance(config, dict):
+        raise UserError(f"{folder/'config.json'}: does not describe a model; train it again or restore the file")
     weights = _stored_weights(file, about)
-    if (name := str(config.get("name"))) not in CLASSES and name not in MODELS: raise UserError(f"{folder/'config.json'}: describes a network that is none of ours, {config.get('name')!r}; build it yourself and call `load_into(network, folder)`")
+    if (name := str(config.get("name"))) not in CLASSES and name not in MODELS:
+        raise UserError(f"{folder/'config.json'}: describes a network that is none of ours, {config.get('name')!r}; "
+                        "build it yourself and call `load_into(network, folder)`")
     if isinstance(config.get("depth"), int) and config["depth"] > len(weights): raise unfit
     try:
-        with torch.device("meta" if name in CLASSES else "cpu"): shapes = {k: v.shape for k, v in build_model(config, torch.Generator()).state_dict().items()}   # takes no memory, whatever the file says
+        with torch.device("meta" if name in CLASSES else "cpu"):
+            # takes no memory, whatever the file says
+            shapes = {k: v.shape for k, v in build_model(config, torch.Generator()).state_dict().items()}
         if shapes != {k: v.shape for k, v in weights.items()}: raise unfit
         model = build_model(config, torch.Generator())   # leaves the global stream alone
     except UserError as e: raise e if e is unfit else UserError(f"{folder/'config.json'}: {e}") from None
@@ -261,18 +280,25 @@ def load_model(
 def _stored_weights(file, about):
     "The tensors in a file of weights, whose hash must be that in config.json."
     try: weights = load_weights(content := file.read_bytes())
-    except FileNotFoundError: raise UserError(f"{file}: no such file; train the model again or restore the file") from None
-    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as e: raise UserError(f"{file}: cannot be read ({e}); train the model again or restore the file") from None
-    if about.get("sha256", sha := hashlib.sha256(content).hexdigest()) != sha: raise UserError(f"{file}: differs from what was stored (its sha256 is not that in config.json); train the model again or restore the file")
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file; train the model again or restore the file") from None
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as e:
+        raise UserError(f"{file}: cannot be read ({e}); train the model again or restore the file") from None
+    if about.get("sha256", sha := hashlib.sha256(content).hexdigest()) != sha:
+        raise UserError(f"{file}: differs from what was stored (its sha256 is not that in config.json); train the "
+                        "model again or restore the file")
     return weights
 
 def load_into(
     model: nn.Module,  # a network of the same kind; changed in place
-    folder,            # made by `save_model` or by `train`
-) -> nn.Module:        # the same network
-    "Give `model` the weights stored in `folder`; `UserError` where they are those of another network. For networks of your own, which `load_model` cannot build."
+    folder: Path | str,  # made by `save_model` or by `train`
+) -> nn.Module:          # the same network
+    """Give `model` the weights stored in `folder`; `UserError` where they are those of another network. For networks of
+    your own that are not registered, which `load_model` cannot build."""
     file = Path(folder)/"model.safetensors"
     weights = _stored_weights(file, read_json(Path(folder)/"config.json"))
-    if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in model.state_dict().items()}: raise UserError(f"{file}: these weights do not fit this network, a {type(model).__name__}; build the one that was stored")
+    if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in model.state_dict().items()}:
+        raise UserError(f"{file}: these weights do not fit this network, a {type(model).__name__}; build the one that "
+                        "was stored")
     model.load_state_dict(weights)
     return model

@@ -11,10 +11,12 @@ __all__ = ['Entry', 'KINDS', 'SCALES', 'SPACES', 'GROUPINGS', 'TARGETS', 'POOLS'
 
 # %% ../nbs/00_recipe.ipynb #00000003
 import difflib, functools, importlib, importlib.metadata, inspect, os, re, sys, types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, asdict, replace, InitVar
 from numbers import Integral, Real
-from typing import TypeVar
+from typing import Any, TypeVar
+
+Entry = TypeVar("Entry")   # what a decorator gets, it returns
 
 # %% ../nbs/00_recipe.ipynb #00000006
 class UserError(Exception):
@@ -27,17 +29,17 @@ class RunError(UserError):
 
 # %% ../nbs/00_recipe.ipynb #0000000a
 def expect_error(
-    kind,             # the exception class that must be raised
-    fn,               # what to call
-    *args, **kwargs,  # with what
-) -> Exception:
+    kind: type[BaseException],   # the exception class that must be raised
+    fn: Callable,                # what to call
+    *args: Any, **kwargs: Any,   # with what
+) -> BaseException:
     "Call `fn`, which must raise `kind`, and return the exception to look at its message."
     try: fn(*args, **kwargs)
     except kind as e: return e
     raise AssertionError(f"{getattr(fn, '__name__', fn)} did not raise {kind.__name__}")
 
 # %% ../nbs/00_recipe.ipynb #b4bdb409
-def verb(fn):
+def verb(fn: Entry) -> Entry:
     "Decorator of a function that bears its module's name: calling the module calls the function."
     module = sys.modules[fn.__module__]
     if fn.__module__.rpartition(".")[2] != fn.__name__: return fn   # a notebook, which is no module of that name
@@ -52,13 +54,11 @@ class Unknown(UserError, KeyError):
     "A name that a registry does not know."
     __str__ = Exception.__str__
 
-Entry = TypeVar("Entry")
-
 class Registry(Mapping):
     "The names of one kind of thing, and the function, class or object that each stands for."
     def __init__(self,
-        kind: str,       # what the names stand for, as "objective"; entry points lie in the group `sr_distill.objectives`
-        own: dict,       # name → module of this package that registers it, or (module, what to know of it before the import)
+        kind: str,       # what the names stand for, as "objective"; group of entry points: `sr_distill.objectives`
+        own: dict,       # name → module that registers it, or (module, what to know of it before the import)
         home: str = "",  # a module of this package to import before anything else, where its names are not in `own`
         takes: dict | None = None,  # what `register` may say of an entry, with defaults; None: anything
     ):
@@ -114,15 +114,16 @@ class Registry(Mapping):
         return sorted({entry.__module__ for name, entry in self._entries.items()
                        if name not in self._own and hasattr(entry, "__module__")})
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Any:
         self._settle()
         if name not in self._entries and name in self._own: importlib.import_module(f"sr_distill.{self._own[name][0]}")
         if name not in self._entries and name in (offered := self._offered()): self._load(offered[name])
         if name in self._entries: return self._entries[name]
         near = "".join(f"is {near!r} meant? " for near in difflib.get_close_matches(str(name), list(self), 1))
-        raise Unknown(self._broken.get(name) or f"{self.kind} {name!r} is unknown; {near}choose one of: {', '.join(self)}")
+        raise Unknown(self._broken.get(name) or f"{self.kind} {name!r} is unknown; {near}choose one of: "
+                                                f"{', '.join(self)}")
 
-    def __contains__(self, name) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self._own or name in self._entries or any(name == known for known in self)
     def __iter__(self) -> Iterator:
         self._settle()
@@ -132,7 +133,8 @@ class Registry(Mapping):
     def __repr__(self) -> str: return f"{self.kind}: {', '.join(self)}"
 
     def _settle(self):
-        if self.home and f"sr_distill.{self.home}" not in sys.modules: importlib.import_module(f"sr_distill.{self.home}")
+        if self.home and f"sr_distill.{self.home}" not in sys.modules:
+            importlib.import_module(f"sr_distill.{self.home}")
 
     def _offered(self):
         "name → entry point of an installed package."
@@ -151,35 +153,41 @@ class Registry(Mapping):
 
 # %% ../nbs/00_recipe.ipynb #0000000f
 def option(
-    default,        # value when the user says nothing
+    default: Any,   # value when the user says nothing
     help: str,      # one phrase for the command line and the docs
-    choices=(),     # valid names, empty for free values
-    low=None,       # smallest valid number
-):
-    "A dataclass field that carries its own help, valid names and lower bound; a `Registry` as `choices` stays open to new names."
-    return field(default=default, metadata=dict(help=help, choices=choices if isinstance(choices, Registry) else tuple(choices), low=low))
+    choices: Iterable = (),     # valid names, empty for free values; a `Registry` stays open to new names
+    low: float | None = None,   # smallest valid number
+) -> Any:           # what `dataclasses.field` gives
+    "A dataclass field that carries its own `help`, valid names and lower bound."
+    known = choices if isinstance(choices, Registry) else tuple(choices)
+    return field(default=default, metadata=dict(help=help, choices=known, low=low))
 
 # %% ../nbs/00_recipe.ipynb #00000010
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 def _fits(value, kind):
     if kind is bool or isinstance(value, bool): return isinstance(value, bool) and kind is bool
-    return isinstance(value, {int: Integral, float: Real}.get(kind, kind)) and (kind is not float or -1e300 < float(value) < 1e300)
+    if not isinstance(value, {int: Integral, float: Real}.get(kind, kind)): return False
+    return kind is not float or -1e300 < float(value) < 1e300
 
 def check_options(
-    config,        # a dataclass of `option`s
-    stored=False,  # it was read from a file: names of an open registry may be those of somebody's own code
+    config: Any,           # a dataclass of `option`s
+    stored: bool = False,  # it was read from a file: names of an open registry may be those of somebody's own code
 ):
-    "Raise `UserError` for the first field of `config` that has a value of another kind, is no valid choice or lies below its bound; NumPy's numbers become Python's."
+    """Raise `UserError` for the first field of `config` whose value is of another kind, no valid choice or below its
+    bound. NumPy's numbers become Python's."""
     for f in fields(config):
         value, choices, low = getattr(config, f.name), f.metadata["choices"], f.metadata["low"]
         flag = "--" + f.name.replace("_", "-")
-        if not (_fits(value, f.type) or value is None is f.default): raise UserError(f"{flag} {str(value)[:40]!r} is not {KINDS[f.type]}; give one")
+        if not (_fits(value, f.type) or value is None is f.default):
+            raise UserError(f"{flag} {str(value)[:40]!r} is not {KINDS[f.type]}; give one")
         if choices and value not in choices and not (stored and isinstance(choices, Registry)):
             raise UserError(f"{flag} {value!r} is unknown; choose one of: {', '.join(map(str, choices))}")
         if low is not None and value is not None and not value >= low:
             raise UserError(f"{flag} {value} is too small; give at least {low}")
-        if type(value).__module__ == "numpy": object.__setattr__(config, f.name, f.type(value))   # an equal number with another text, which hashes and random streams go by
+        if type(value).__module__ == "numpy":
+            # an equal number with another text, which hashes and random streams go by
+            object.__setattr__(config, f.name, f.type(value))
 
 # %% ../nbs/00_recipe.ipynb #1e2eab0f
 class Settings:
@@ -191,7 +199,8 @@ class Settings:
     @classmethod
     def from_dict(cls, d: dict):
         "The settings in `d`, by name; `UserError` for a name that this version does not know."
-        if not isinstance(d, dict): raise UserError(f"{cls.__name__} is made of settings by name, not of {str(d)[:40]!r}; give a dict")
+        if not isinstance(d, dict):
+            raise UserError(f"{cls.__name__} is made of settings by name, not of {str(d)[:40]!r}; give a dict")
         known = [f.name for f in fields(cls)]
         if unknown := sorted(set(d) - {*known, "stored"}):
             near = "".join(f"is {name!r} meant, or " for name in difflib.get_close_matches(unknown[0], known, 2))
@@ -202,20 +211,26 @@ class Settings:
     def filled(cls, stored: dict) -> dict:
         "Stored settings, with the defaults of options that the version which wrote them did not have."
         try: return cls.from_dict(stored).to_dict()
-        except Exception: return {**{f.name: f.default for f in fields(cls)}, **stored}   # written by a later version, or spoilt
+        except Exception:
+            return {**{f.name: f.default for f in fields(cls)}, **stored}   # written by a later version, or spoilt
 
     def key(self) -> dict:
         "What names these settings in a hash: every option that is not at its default."
         defaults = {f.name: f.default for f in fields(self)}
         return {k: v for k, v in self.to_dict().items() if k in self.ALWAYS or v != defaults[k]}
 
-    def difference(self, stored: dict, but=()) -> str:
-        "The first option in which a stored run differs from this one, in words; empty where there is none. `but`: options that do not count."
+    def difference(self,
+        stored: dict,         # another run's settings, by name
+        but: Iterable = (),   # options that do not count
+    ) -> str:
+        "The first option in which a stored run differs from this one, in words; empty where there is none."
         mine, theirs = self.to_dict(), self.filled(stored)
         for k in [*mine, *(k for k in theirs if k not in mine)]:
             if k in but or (k in mine and theirs[k] == mine[k]): continue
             flag = "--" + k.replace("_", "-")
-            return f"was made with `{flag} {theirs[k]}`; this command says `{flag} {mine[k]}`" if k in mine else f"was made with `{flag} {theirs[k]}`, which this version does not know"
+            made = f"was made with `{flag} {theirs[k]}`"
+            if k not in mine: return f"{made}, which this version does not know"
+            return f"{made}; this command says `{flag} {mine[k]}`"
         return ""
 
 # %% ../nbs/00_recipe.ipynb #00000015
@@ -227,37 +242,50 @@ POOLS      = ("fresh", "random", "trajectory")
 LABELS     = ("own", "teacher")
 
 _ranked    = "pixel", dict(ranked=True)   # the starts that go by a score, and can leave its top out
-INITS      = Registry("start", dict(noise="pixel", downscaled="pixel", random="pixel", hardest=_ranked, error=_ranked, loss=_ranked, gradient=_ranked, diverse="pixel"))
+INITS      = Registry("start",
+                      dict(noise="pixel", downscaled="pixel", random="pixel", hardest=_ranked, error=_ranked,
+                           loss=_ranked, gradient=_ranked, diverse="pixel"))
 STATISTICS = Registry("statistic", dict(gradient="matching", features=("matching", dict(learns=False))))
 OBJECTIVES = Registry("objective", {name: ("matching", dict(statistic=what)) for name, what in
-                                    dict(whole="gradient", layerwise="gradient", magnitude="gradient", features="features").items()})
+                                    dict(whole="gradient", layerwise="gradient", magnitude="gradient",
+                                         features="features").items()})
 MODELS     = Registry("model", {**{name: "models" for name in ("srcnn", "srcnn-955", "vdsr", "edsr")},
-                                **{f"spandrel:{name}": "nets" for name in ("Compact", "SPAN", "RCAN", "SwinIR-light", "OmniSR")}})
+                                **{f"spandrel:{name}": "nets" for name in ("Compact", "SPAN", "RCAN", "SwinIR-light",
+                                                                           "OmniSR")}})
 _xl        = [f"stylegan-xl-{kind}{side}" for kind, least in (("imagenet", 16), ("ffhq", 256), ("pokemon", 256))
               for side in (16, 32, 64, 128, 256, 512, 1024) if side >= least]
-PRIORS     = Registry("prior", {name: "priors" for name in ("embedded", "taesd", "taesdxl", "taesd3", "taef1", "taef2", *_xl)})
+PRIORS     = Registry("prior",
+                      {name: "priors" for name in ("embedded", "taesd", "taesdxl", "taesd3", "taef1", "taef2", *_xl)})
 METRICS    = Registry("metric", {name: "metrics" for name in ("psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb", "lpips")},
                       takes=dict(title="", digits=4, lower=False, grey=False))   # see `metrics.metric_about`
 REGISTRIES = (INITS, STATISTICS, OBJECTIVES, MODELS, PRIORS, METRICS)
-register_start, register_statistic, register_objective, register_model, register_prior, register_metric = (r.register for r in REGISTRIES)
+register_start, register_statistic, register_objective = INITS.register, STATISTICS.register, OBJECTIVES.register
+register_model, register_prior, register_metric = MODELS.register, PRIORS.register, METRICS.register
 
 def ranked_starts() -> list:
     "The starts that go by a score, and can leave its top out."
     return [name for name in INITS if INITS.about(name).get("ranked")]
-DEVICE_HELP = "where to compute: auto (CUDA where there is one), cpu, cuda or one of several as cuda:1, mps (not for distilling)"
+
+DEVICE_HELP = ("where to compute: auto (CUDA where there is one), cpu, cuda or one of several as cuda:1, "
+               "mps (not for distilling)")
 
 # %% ../nbs/00_recipe.ipynb #00000019
 @dataclass(frozen=True)
 class Recipe(Settings):
-    "All choices of one distillation; the same recipe and photos give the same set, bit for bit, on the CPU (in latent space, where the same LPIPS weights are at hand)."
+    """All choices of one distillation. The same recipe and photos give the same set, bit for bit, on the CPU (in latent
+    space, where the same LPIPS weights are at hand)."""
     space: str     = option("pixel", "how a synthetic image is parametrised", SPACES)
     init: str      = option("hardest", "what the synthetic images start from", INITS)
-    trim: float    = option(0.0, "per cent of the windows that the starts hardest, error, loss and gradient leave out, the highest by their own score: outliers", low=0)
+    trim: float    = option(0.0, "per cent of the windows that the starts hardest, error, loss and gradient leave out, "
+                                 "the highest by their own score: outliers", low=0)
     grouping: str  = option("image", "which real sub-images one group answers for", GROUPINGS)
     clusters: int  = option(40, "number of groups when --grouping is cluster", low=1)
-    objective: str = option("layerwise", "what synthetic images share with real ones: the gradient they cause (whole, layerwise, magnitude), or the distribution of their patches (features)", OBJECTIVES)
+    objective: str = option("layerwise", "what synthetic images share with real ones: the gradient they cause (whole, "
+                                         "layerwise, magnitude), or the distribution of their patches (features)",
+                                         OBJECTIVES)
     network: str   = option("srcnn", "SR network that the gradients are taken in", MODELS)
-    pool: str      = option("trajectory", "networks to match in: fresh, random, trajectory, or the folder of a trained model")
+    pool: str      = option("trajectory", "networks to match in: fresh, random, trajectory, or the folder of a trained "
+                                          "model")
     networks: int  = option(10, "how many networks the pool holds", low=1)
     outer: int     = option(1, "matching steps per network before the next one is taken", low=1)
     inner: int     = option(0, "training steps of the network on the synthetic set between two matching steps", low=0)
@@ -266,51 +294,74 @@ class Recipe(Settings):
     ipc: int       = option(1, "synthetic images per group; --budget overrides it", low=1)
     budget: float  = option(None, "per cent of the real pixels; sets the largest IPC not above it")
     real: int      = option(32, "real sub-images per group that the target gradient is taken over; 0 for all", low=0)
-    target: str    = option("uniform", "how those are drawn: uniform, error (in proportion to bicubic error) or hard (the hardest 5 % without the top 0.2 %)", TARGETS)
+    target: str    = option("uniform", "how those are drawn: uniform, error (in proportion to bicubic error) or hard "
+                                       "(the hardest 5 % without the top 0.2 %)", TARGETS)
     steps: int     = option(300, "matching steps; 0 keeps the start, which is a selection baseline", low=0)
     optimizer: str = option("adam", "optimiser of the synthetic images; sgd is DC's, momentum 0.5", ("adam", "sgd"))
-    lr: float      = option(None, "learning rate of the synthetic images, in units of the 0..1 pixel range: 0.01 with Adam; with sgd 0.1, or 10 for --objective whole; latent space has --lr-latents instead", low=0)
+    lr: float      = option(None, "learning rate of the synthetic images, in units of the 0..1 pixel range: 0.01 with "
+                                  "Adam; with sgd 0.1, or 10 for --objective whole; latent space has --lr-latents "
+                                  "instead", low=0)
     prior: str     = option("embedded", "image prior of latent space: its name, a file or a folder")
-    invert: int    = option(100, "latent space: steps from the start images to latents; 0 keeps what the encoder says", low=0)
-    tune: int      = option(0, "latent space: steps of pivotal tuning, which teach the start images to the generator", low=0)
+    invert: int    = option(100, "latent space: steps from the start images to latents; 0 keeps what the encoder says",
+                            low=0)
+    tune: int      = option(0, "latent space: steps of pivotal tuning, which teach the start images to the generator",
+                            low=0)
     layer: int     = option(None, "latent space: also optimise the features of this layer of a StyleGAN-XL", low=0)
     lr_latents: float   = option(0.03, "latent space: learning rate of the latents, in their own unit", low=0)
     lr_features: float  = option(0.1, "latent space: learning rate of the features, where --layer is given", low=0)
     lr_generator: float = option(0.0, "latent space: learning rate of the generator's weights, 0 to keep them", low=0)
     schedule: str  = option("cosine", "learning rate over the steps; DC keeps it constant", ("cosine", "constant"))
-    labels: str    = option("own", "what the stored images show: own (what the steps made of them), teacher (what an EDSR that learns from all the photos makes of their LR copies), or the folder of a trained model that does it")
+    labels: str    = option("own", "what the stored images show: own (what the steps made of them), teacher (what an "
+                                   "EDSR that learns from all the photos makes of their LR copies), or the folder of a "
+                                   "trained model that does it")
     teacher_steps: int = option(6000, "training steps of that teacher", low=1)
     seed: int      = option(0, "fixes every random choice", low=0)
     stored: InitVar[bool] = False   # read from a file: a folder that it names may be gone
-    ALWAYS = ("space", "init", "trim", "grouping", "clusters", "objective", "network", "pool", "networks", "outer", "inner", "scale", "size", "ipc", "budget", "real", "target",
-              "steps", "optimizer", "lr", "prior", "invert", "tune", "layer", "lr_latents", "lr_features", "lr_generator", "schedule", "labels", "teacher_steps", "seed")
+    ALWAYS = ("space", "init", "trim", "grouping", "clusters", "objective", "network", "pool", "networks", "outer",
+              "inner", "scale", "size", "ipc", "budget", "real", "target",
+              "steps", "optimizer", "lr", "prior", "invert", "tune", "layer", "lr_latents", "lr_features",
+              "lr_generator", "schedule", "labels", "teacher_steps", "seed")
 
     def __post_init__(self, stored):
         check_options(self, stored)
         if self.lr is None: object.__setattr__(self, "lr", self.usual_rate)
         if not stored: self._check_used()
         if not self.trim < 100: raise UserError(f"--trim {self.trim} leaves no window; give less than 100")
-        if self.size % self.scale: raise UserError(f"--size {self.size} is not a multiple of --scale {self.scale}; give a multiple")
-        if self.budget is not None and not 0 < self.budget <= 100: raise UserError(f"--budget {self.budget} is no percentage; give a number above 0 and up to 100")
-        if not stored and not self.learns and (self.outer > 1 or self.inner): raise UserError(f"--objective {self.objective} matches random features, which do not learn; leave --outer and --inner out")
-        if self.labels != "own" and self.space == "latent": raise UserError(f"--labels {self.labels} writes pixels that no latent has; leave it out, or give --space pixel")
-        if self.space == "latent" and not (self.lr_latents or self.lr_generator or self.lr_features and self.layer is not None): raise UserError(f"--lr-latents {self.lr_latents} leaves nothing that could move; give a rate above 0")
-        if self.inner and self.outer == 1: raise UserError("--inner trains the network between two matching steps, so it needs --outer 2 or more")
+        if self.size % self.scale:
+            raise UserError(f"--size {self.size} is not a multiple of --scale {self.scale}; give a multiple")
+        if self.budget is not None and not 0 < self.budget <= 100:
+            raise UserError(f"--budget {self.budget} is no percentage; give a number above 0 and up to 100")
+        if not stored and not self.learns and (self.outer > 1 or self.inner):
+            raise UserError(f"--objective {self.objective} matches random features, which do not learn; leave --outer "
+                            "and --inner out")
+        if self.labels != "own" and self.space == "latent":
+            raise UserError(f"--labels {self.labels} writes pixels that no latent has; leave it out, or give --space "
+                            "pixel")
+        moves = self.lr_latents or self.lr_generator or self.lr_features and self.layer is not None
+        if self.space == "latent" and not moves:
+            raise UserError(f"--lr-latents {self.lr_latents} leaves nothing that could move; give a rate above 0")
+        if self.inner and self.outer == 1:
+            raise UserError("--inner trains the network between two matching steps, so it needs --outer 2 or more")
 
     def _check_used(self):
         "`UserError` for an option that would be ignored, or a folder that is not there."
         for _, message in self.unused(): raise UserError(message)
         for name, known in (("pool", POOLS), ("labels", LABELS)):
-            if (given := getattr(self, name)) not in known and not os.path.isdir(given): raise UserError(f"--{name} {given!r}: no such folder; choose one of: {', '.join(known)}, or give the folder of a trained model")
+            if (given := getattr(self, name)) not in known and not os.path.isdir(given):
+                raise UserError(f"--{name} {given!r}: no such folder; choose one of: {', '.join(known)}, or give the "
+                                "folder of a trained model")
 
     def unused(self):
         "(field, message) of each option that differs from its default and means nothing beside the others."
-        latent = [f for f in fields(self) if f.name in ("prior", "tune", "layer") or f.name.startswith("lr_")]   # not invert, networks or clusters, which may be there for nothing
+        # not invert, networks or clusters, which may be there for nothing
+        latent = [f for f in fields(self) if f.name in ("prior", "tune", "layer") or f.name.startswith("lr_")]
         rules = [*((f.name, self.space == "pixel", "is for latent space only", "give --space latent") for f in latent),
                  ("lr", self.space == "latent", "is for pixel space only", "give --lr-latents"),
                  ("lr_features", self.layer is None, "means nothing without --layer", "give --layer"),
-                 ("trim", not INITS.about(self.init).get("ranked"), f"means nothing to --init {self.init}", f"choose one of: {', '.join(ranked_starts())}"),
-                 ("teacher_steps", self.labels != "teacher", f"means nothing to --labels {self.labels}", "give --labels teacher")]
+                 ("trim", not INITS.about(self.init).get("ranked"), f"means nothing to --init {self.init}",
+                  f"choose one of: {', '.join(ranked_starts())}"),
+                 ("teacher_steps", self.labels != "teacher", f"means nothing to --labels {self.labels}",
+                  "give --labels teacher")]
         for name, idle, why, instead in rules:
             usual = self.usual_rate if name == "lr" else type(self).__dataclass_fields__[name].default
             if idle and (value := getattr(self, name)) != usual:
@@ -318,28 +369,35 @@ class Recipe(Settings):
 
     @property
     def usual_rate(self) -> float:
-        "The rate at which the images move: a step of Adam is about as long as its rate, one of SGD as long as the gradient, and that of one cosine is small."
-        return RATES[self.optimizer, self.objective] if (self.optimizer, self.objective) in RATES else RATES[self.optimizer]
+        """The rate at which the images move: a step of Adam is about as long as its rate, one of SGD as long as the
+        gradient, and that of one cosine is small."""
+        own = self.optimizer, self.objective
+        return RATES[own if own in RATES else self.optimizer]
     @property
     def learns(self) -> bool:
         "Whether the networks that the objective is taken in are SR networks, which training changes."
         return STATISTICS.about(OBJECTIVES.about(self.objective).get("statistic", "gradient")).get("learns", True)
     @property
-    def stride(self) -> int: return max(self.scale, self.size // 2 // self.scale * self.scale)  # half overlap, as is customary (480 / 240)
+    def stride(self) -> int:
+        "Pixels between two sub-images: half of them overlaps, as is customary (480 / 240)."
+        return max(self.scale, self.size // 2 // self.scale * self.scale)
     @classmethod
     def from_dict(cls, d: dict): return super().from_dict({**d, "stored": True} if isinstance(d, dict) else d)
 
-RATES = {"adam": .01, "sgd": .1, ("sgd", "whole"): 10.}   # by optimiser, or optimiser and objective; measured on ten photos
+# by optimiser, or optimiser and objective; measured on ten photos
+RATES = {"adam": .01, "sgd": .1, ("sgd", "whole"): 10.}
 
 # %% ../nbs/00_recipe.ipynb #00000020
 @dataclass(frozen=True)
 class RunOptions(Settings):
     "How a distillation is carried out; nothing here is part of the recipe."
     device: str     = option("auto", DEVICE_HELP)
-    chunk: int      = option(0, "images that a CPU core or the GPU takes through the network at once; 0 chooses by memory", low=0)
+    chunk: int      = option(0, "images that a CPU core or the GPU takes through the network at once; 0 chooses by "
+                                "memory", low=0)
     tf32: bool      = option(False, "let CUDA round factors to TF32: faster, but gradients differ in the fourth digit")
     checkpoint: int = option(25, "save a checkpoint every N steps", low=1)
-    snapshots: int  = option(24, "frames kept for the widgets, spaced in the logarithm of the step; 0 stores no trace", low=0)
+    snapshots: int  = option(24, "frames kept for the widgets, spaced in the logarithm of the step; 0 stores no trace",
+                             low=0)
     held_out: int   = option(5, "unseen networks that the matching loss is reported on; 0 for none", low=0)
     lr_images: bool = option(False, "also store the LR images, for toolkits that read pairs")
 
@@ -351,7 +409,8 @@ class RunOptions(Settings):
 @dataclass(frozen=True)
 class TrainConfig(Settings):
     "All choices of one training run of an SR model."
-    ALWAYS = ("model", "depth", "width", "scale", "steps", "batch", "patch", "sampling", "loss", "lr", "schedule", "clip", "ema", "amp", "validate", "checkpoint", "seed")
+    ALWAYS = ("model", "depth", "width", "scale", "steps", "batch", "patch", "sampling", "loss", "lr", "schedule",
+              "clip", "ema", "amp", "validate", "checkpoint", "seed")
     model: str     = option("vdsr", "SR model", MODELS)
     depth: int     = option(None, "layers (VDSR) or residual blocks (EDSR); the paper's own if not given", low=1)
     width: int     = option(None, "channels per layer; the paper's own if not given", low=1)
@@ -359,7 +418,8 @@ class TrainConfig(Settings):
     steps: int     = option(2000, "training steps", low=1)
     batch: int     = option(16, "patches per step", low=1)
     patch: int     = option(48, "side of an HR training patch in pixels", low=8)
-    sampling: str  = option("uniform", "where patches come from: uniform, or error (in proportion to bicubic error)", ("uniform", "error"))
+    sampling: str  = option("uniform", "where patches come from: uniform, or error (in proportion to bicubic error)",
+                            ("uniform", "error"))
     loss: str      = option("l1", "training loss", ("l1", "mse"))
     lr: float      = option(1e-3, "highest learning rate of Adam", low=0)
     schedule: str  = option("onecycle", "learning rate over the steps", ("onecycle", "cosine", "constant"))
@@ -372,10 +432,11 @@ class TrainConfig(Settings):
 
     def __post_init__(self):
         check_options(self)
-        if self.patch % self.scale: raise UserError(f"--patch {self.patch} is not a multiple of --scale {self.scale}; give a multiple")
+        if self.patch % self.scale:
+            raise UserError(f"--patch {self.patch} is not a multiple of --scale {self.scale}; give a multiple")
 
     @classmethod
-    def for_model(cls, model: str, **changes):
+    def for_model(cls, model: str, **changes: Any) -> "TrainConfig":
         "The settings that train `model` well, with `changes` laid over them."
         good = dict(GOOD_SETTINGS.get(model) or (MODELS.about(model).get("training", {}) if model in MODELS else {}))
         if model == "vdsr": good["lr"] = _vdsr_rate(changes.get("depth") or 20, changes.get("width") or 64)

@@ -11,6 +11,7 @@ import contextlib, copy, csv, functools, io, math, platform, time, warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 import numpy as np, torch, torch.nn.functional as F
 from tqdm.auto import tqdm
 import sr_distill
@@ -99,7 +100,8 @@ class PatchSampler(PatchPlaces):
             small, large = self.photo(i)
             lr[k] = symmetry(small[y:y + side, x:x + side], s)
             hr[k] = symmetry(large[y * scale:(y + side) * scale, x * scale:(x + side) * scale], s)
-        def batch(u8): return to_tensor(u8, device).contiguous(memory_format=torch.channels_last)   # convolutions like it
+        def batch(u8):
+            return to_tensor(u8, device).contiguous(memory_format=torch.channels_last)   # convolutions like it
         return batch(lr), batch(hr)
 
 # %% ../nbs/06_train.ipynb #00000018
@@ -128,10 +130,12 @@ def _recorded(loss, config, device):
     "Loss and gradient as CUDA graphs for batches of this shape."
     def sample(side):
         return torch.zeros(config.batch, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
-    warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")   # a graph has its own, and PyTorch waits for it
+    # a graph has its own, and PyTorch waits for it
+    warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")
     buffers, side = [b.clone() for b in loss.buffers()], config.patch // config.scale
     recorded = policy(device).record(loss, (sample(side), sample(side * config.scale)))
-    for b, before in zip(loss.buffers(), buffers): b.data.copy_(before)   # running statistics know nothing of the sample
+    for b, before in zip(loss.buffers(), buffers):
+        b.data.copy_(before)   # running statistics know nothing of the sample
     return recorded
 
 # %% ../nbs/06_train.ipynb #0000001f
@@ -139,9 +143,11 @@ def _check_model(model, config):
     "`UserError` for a model that is not the one of `config`; a depth or width that is not given fits any."
     kind, p = type(model).__name__, config.patch
     if type(getattr(model, "scale", None)) is not int:
-        raise UserError(f"the network {kind} does not say by how much it enlarges; give it an attribute `scale`, such as 2")
+        raise UserError(f"the network {kind} does not say by how much it enlarges; give it an attribute `scale`, such "
+                        "as 2")
     if (made := _answer(model, config)) not in (None, (1, 3, p, p)):
-        raise UserError(f"the network {kind} does not enlarge by {model.scale}: an LR image of {p // model.scale}² becomes "
+        raise UserError(f"the network {kind} does not enlarge by {model.scale}: an LR image of {p // model.scale}² "
+                        "becomes "
                         f"{list(made)}, not [1, 3, {p}, {p}]")
     if not [*model.parameters()]:
         raise UserError(f"the network {kind} has no weights that could learn; give one that has")
@@ -221,7 +227,8 @@ class Trainer:
     def _follow(self):
         beta = min(self.config.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - beta)
-        for mine, theirs in zip(self.average.buffers(), self.model.buffers()): mine.copy_(theirs)   # running statistics are means already
+        for mine, theirs in zip(self.average.buffers(), self.model.buffers()):
+            mine.copy_(theirs)   # running statistics are means already
 
 # %% ../nbs/06_train.ipynb #00000028
 def validate(
@@ -281,7 +288,7 @@ def _read_csv(path):
 def plot_history(
     history: list,                  # `TrainResult.history`
     bicubic: float | None = None,   # PSNR-Y of bicubic on the validation photos, dB
-) -> "matplotlib.figure.Figure":
+) -> Any:                          # the figure
     "Loss, and PSNR-Y where it was measured, over the steps."
     import matplotlib.pyplot as plt
     measured = [row for row in history if "val_psnr_y" in row]
@@ -342,7 +349,8 @@ PLAIN = ("step", "history", "seconds")
 def _save(trainer, job):
     "The trainer as one file, whole or absent; a trainer whose weights are no numbers is not saved."
     if not all(p.isfinite().all() for p in trainer.model.parameters()):
-        raise RunError(f"the weights are no numbers any more at step {trainer.step}; start again in a new folder with a "
+        raise RunError(f"the weights are no numbers any more at step {trainer.step}; start again in a new folder with "
+                       "a "
                        f"lower --lr or with --clip 0.1, what {job.out} holds is kept")
     state = {name: getattr(trainer, name).state_dict() for name in STATEFUL if getattr(trainer, name)}
     state |= {name: getattr(trainer, name) for name in PLAIN}
@@ -352,12 +360,14 @@ def _save(trainer, job):
 def _job(trainer, photos, val, out):
     "The folder of a training. What makes two trainings the same: settings, network, start weights, photos."
     start, seen = state_sha256(trainer.model.state_dict()), val and val.fingerprint
-    identity = dict(training=trainer.config, model=model_settings(trainer.model), start=start, photos=photos.fingerprint,
+    identity = dict(training=trainer.config, model=model_settings(trainer.model), start=start,
+                    photos=photos.fingerprint,
                     validation=seen)
     other = dict(model="another network", photos="other photos", validation="other validation photos",
                  start="a network with other start weights")
     refusals = {k: f"holds a run of {what}; give another folder" for k, what in other.items()}
-    return Job(out, identity, refusals, but=("checkpoint",), checkpoint=CHECKPOINT)   # how often to save changes nothing
+    # how often to save changes nothing
+    return Job(out, identity, refusals, but=("checkpoint",), checkpoint=CHECKPOINT)
 
 # %% ../nbs/06_train.ipynb #00000038
 def _restore(trainer, job, state):
@@ -414,16 +424,16 @@ tags: [super-resolution, {kind}]
 ---
 # {kind.upper()} for ×{model.scale} super-resolution
 
-{count_parameters(model):,} parameters, trained by sr_distill for {about['training']['steps']} steps on {photos['count']} \
-images of {photos['pixels']:,} pixels in all.{score}
+{count_parameters(model):,} parameters, trained by sr_distill for {about['training']['steps']} steps on \
+{photos['count']} images of {photos['pixels']:,} pixels in all.{score}
 
     from sr_distill.metrics import upscale_image
     from sr_distill.models import {loader}
     sr = upscale_image({how}, lr, {model.scale})   # lr: uint8 [h,w,3]
 
-It learnt to undo antialiased bicubic reduction by {model.scale}; noise, blur and JPEG blocks are none of its business. \
-`config.json` has every setting and the hash of each image it learnt from, whose licences may bind it; `history.csv` has \
-its losses.
+It learnt to undo antialiased bicubic reduction by {model.scale}; noise, blur and JPEG blocks are none of its \
+business. `config.json` has every setting and the hash of each image it learnt from, whose licences may bind it; \
+`history.csv` has its losses.
 """
 
 # %% ../nbs/06_train.ipynb #0000003c
@@ -462,7 +472,7 @@ def _finish(trainer, job, photos, val):
 @precision()
 @verb
 def train(
-    model: torch.nn.Module,        # `models.SRCNN`, `VDSR`, `EDSR` or a network of your own with a `scale`; trained in place
+    model: torch.nn.Module,        # `models.SRCNN`, `VDSR`, `EDSR` or your own with a `scale`; trained in place
     photos: Photos,                # to learn from: real photos, the images of a distilled set, or a program
     config: TrainConfig,
     out: Path | str | None = None, # folder for the results and the checkpoint; None keeps all in memory
@@ -471,8 +481,8 @@ def train(
     callback: Callable | None = None,   # called with (step, loss or None, None); `callback.stopped` ends the run, saved
     team: Ranks = Ranks(),         # `parallel.ranks()` to share each batch among the processes of torchrun
 ) -> TrainResult:
-    """Train `model`, on CUDA in float32 without TF32 unless `amp` is on; with `out`, the same call goes on where a killed one
-    stopped. Raises `UserError`, `RunError`."""
+    """Train `model`, on CUDA in float32 without TF32 unless `amp` is on; with `out`, the same call goes on where a
+    killed one stopped. Raises `UserError`, `RunError`."""
     trainer = Trainer(model, config, device, team)
     if out is None or not (Path(out)/"config.json").exists(): trainer.check()
     photos = photos.at_least(config.patch, "--patch")
