@@ -255,6 +255,7 @@ def distill(
         missing = options.lr_images and not all((lr/f"{name}.png").exists() for name in made.names)
         return made.store_lr() if missing and plan.team.first else made
 
+# %% ../nbs/11_distill.ipynb #770c80c7
 def _make(plan, callback, began):
     "This process's parts, and then, in the first one, the set."
     team, recipe, mine = plan.team, plan.recipe, plan.mine
@@ -296,6 +297,7 @@ def _learnt_prior(plan):
     check_prior(prior, plan.recipe)
     return prior
 
+# %% ../nbs/11_distill.ipynb #fa894cee
 def _pool_networks(plan):
     "The networks to match in, made once for all processes and all restarts."
     path = plan.state/"pool.pt"

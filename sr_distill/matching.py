@@ -68,6 +68,7 @@ class Statistic:
         "Whether `group_gradients` gives it for many groups at once."
         return False
 
+# %% ../nbs/07b_matching.ipynb #123f806c
 @register_statistic("gradient")
 class Gradient(Statistic):
     "The gradient of the loss in the weights of an SR network."
@@ -277,6 +278,7 @@ def check_networks(
     if recipe.pool not in POOLS: _trained(recipe)
     if recipe.pool == "trajectory": _marks(-(-recipe.networks // 2))
 
+# %% ../nbs/07b_matching.ipynb #b52c704a
 @precision()
 def trajectories(
     recipe: Recipe,  # network, scale and seed
@@ -373,6 +375,7 @@ def mean_gradient(
         except torch.cuda.OutOfMemoryError: pass   # mended below, where the failed call's tensors are gone
         pieces.halve()
 
+# %% ../nbs/07b_matching.ipynb #c9872452
 def unflatten(
     flat: torch.Tensor,  # [G,P]
     net: nn.Module,
@@ -436,6 +439,7 @@ class Networks:
         if self.loaded != k: self.net.load_state_dict(self.states[k]); self.loaded = k
         return self.net
 
+# %% ../nbs/07b_matching.ipynb #c78e335b
 def bank_key(
     groups: Groups,
     recipe: Recipe,
@@ -450,6 +454,7 @@ def bank_key(
     return cache_key(5, groups.fingerprint, *asked, stream, [state_sha256(s) for s in states],
                      *({arithmetic(device)} - {"cpu"}), *yours)
 
+# %% ../nbs/07b_matching.ipynb #a9a7a763
 def fill(
     file: RowFile,                   # open
     missing: list[tuple[int, int]],  # (network, group) of the rows to compute, in this order

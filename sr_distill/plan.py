@@ -169,6 +169,7 @@ def _claim_folder(job, plan):
     began = dict(plan.identity, parts=bounds, snapshots=found.get("snapshots", plan.options.snapshots))
     write_json(make_folder(job.checkpoint)/"run.json", began)
 
+# %% ../nbs/10e_plan.ipynb #d81791bf
 def _settled(plan):
     "The plan with the parts and the number of snapshots that its run started with; they stay as they are."
     settled = read_json(path := plan.state/"run.json")
@@ -224,6 +225,7 @@ class Plan:
             self.team.wait()
             if self.team.first: job.finish()
 
+# %% ../nbs/10e_plan.ipynb #19fd188d
 def make_plan(
     photos: Photos,
     recipe: Recipe,

@@ -53,6 +53,7 @@ def _trace_reader(path):
         with safe_open(path, "np") as f: return f.get_tensor(name).tobytes()
     return read
 
+# %% ../nbs/10d_sets.ipynb #5599a294
 def _frame_name(step): return f"{step:07d}.png"
 
 class Trace:
@@ -163,6 +164,7 @@ def _said_of_labels(report):
     return [f"All this is said of the images as the steps left them; what is stored is what a teacher, "
             f"{labels['model']['name']}, made of their LR copies, {labels['psnr']:.1f} dB from them."]
 
+# %% ../nbs/10d_sets.ipynb #264313a8
 STILL, THROWN = .5, 60   # grey levels: a mean change below the first or above the second is that of a wrong rate
 
 def odd_rate(
@@ -425,6 +427,7 @@ def _unfinished(folder):
             return f"unfinished training, {state['step']} of {state['identity']['training']['steps']} steps; {go_on}"
     return ""
 
+# %% ../nbs/10d_sets.ipynb #fe41237d
 def learnt_from(
     model: Path | str,  # the folder of a trained model
     photos: Photos,
@@ -439,6 +442,7 @@ def learnt_from(
             met = [*met, *(s.get("sha256") for s in read_manifest(source)["sources"] if isinstance(s, dict))]
     return [name for name, sha256 in zip(photos.names, photos.sha256) if sha256 in met]
 
+# %% ../nbs/10d_sets.ipynb #89352906
 def describe(
     path: Path | str,
     recursive: bool = False,  # also count photos in the folders below
