@@ -83,6 +83,7 @@ def _cuda_graph(loss, samples):
     "`loss` and its gradient as CUDA graphs for batches like `samples`."
     with torch.cuda.device(samples[0].device): return torch.cuda.make_graphed_callables(loss, samples)
 
+# %% ../nbs/01_core.ipynb #bda6cba9
 POLICIES = {
     "cpu": Policy(),
     "mps": Policy(cores=False, one_pass=True, real_at_once=32, graph_factor=8),

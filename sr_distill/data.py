@@ -374,6 +374,7 @@ class Listing:
 
 def _some(names): return ", ".join(names[:3]) + ", …" * (len(names) > 3)
 
+# %% ../nbs/02_data.ipynb #ebc144f1
 def list_images(
     folder: Path | str,
     recursive: bool = False,  # folders below as well
@@ -402,6 +403,7 @@ def list_images(
         else: found.kinds[p.suffix.lower()] += 1
     return found
 
+# %% ../nbs/02_data.ipynb #a9bac9a7
 def image_files(
     folder: Path | str,
     recursive: bool = False,  # folders below as well
@@ -822,6 +824,7 @@ def _image_size(file):
         turned = opened.getexif().get(0x112) in (5, 6, 7, 8)
         return opened.size if turned else opened.size[::-1]
 
+# %% ../nbs/02_data.ipynb #81998b48
 def _lr_files(lr_dir, scale):
     "The listings of the folders that LR images may be in, and their files by name as it is compared."
     places = [p for p in (Path(lr_dir), *(Path(lr_dir)/f"{x}{scale}" for x in "Xx")) if p.is_dir()]

@@ -84,6 +84,7 @@ def sub_image_features(
     logs = [np.log10(np.maximum(a, 0) + 1e-5) for a in (mean(dx), mean(dy), contrast, mean(error_map(u8, 2)))]
     return np.stack([*(mean(rgb[..., c]) for c in range(3)), *logs], -1).reshape(-1, 7).astype(np.float32)
 
+# %% ../nbs/03_patches.ipynb #d4cd48b2
 def kmeans(
     features: np.ndarray,  # [n, d]
     k: int,                # clusters

@@ -296,6 +296,7 @@ def triangle_spans(
     b = np.where(below >= 0, x1[k] + below * lower[k], x0[k] + above * upper[k])
     return k, row, np.minimum(a, b), np.maximum(a, b)
 
+# %% ../nbs/08b_procedural.ipynb #cb6f20d7
 def ellipse_spans(
     x: np.ndarray,    # centres [N], pixels
     y: np.ndarray,    # centres [N], pixels
@@ -362,6 +363,7 @@ def _ellipses(world, u, r, who, x, y, cos, sin, side):
     k, row, left, right = ellipse_spans(x, y, a, b, cos[who], sin[who], side)
     return who[k], row, left, right
 
+# %% ../nbs/08b_procedural.ipynb #3dc80bae
 def _polygons(world, u, r, who, x, y, cos, sin, side):
     bar = u["bar"][who] < world.bars
     choice = (world.corners_max - world.corners_min + 1) * u["corners"][who]
@@ -417,6 +419,7 @@ def texture_tiles(
 
 def _standard(t): return (t - t.mean((1, 2), keepdims=True)) / t.std((1, 2), keepdims=True)
 
+# %% ../nbs/08b_procedural.ipynb #09a3f3c1
 @functools.lru_cache(16)
 def _bank(seed, slopes, crease, stretch):
     "All tiles of a world in one row, and where those of each size begin."
@@ -459,6 +462,7 @@ def _add_textures(planes, label, world, u, r, bank):
     place = start[leaf] + ((y + dy[leaf]) & (m - 1)) * m + ((x + dx[leaf]) & (m - 1))
     planes[:, at] += (tiles[place].astype(np.int32) * amp[leaf]) // UNIT
 
+# %% ../nbs/08b_procedural.ipynb #e37597d9
 SINE = np.rint(4096 * np.sin(2 * np.pi * np.arange(1024) / 1024)).astype(np.int32)
 
 def _add_gratings(planes, label, world, u, r):
@@ -664,6 +668,7 @@ class Endless(ProgramPhotos):
         "Batches for a training with `config`."
         return EndlessSampler(self, config)
 
+# %% ../nbs/08b_procedural.ipynb #eebc8e6d
 class EndlessSampler(PatchSampler):
     "Batches of LR and HR patches from an `Endless`; batch `t` is a function of the program, the seed and `t`."
     AHEAD = 2   # images drawn before they are needed
