@@ -48,8 +48,20 @@ def dangers(source: str) -> list:
     return [(line, what) for line, what in found if what not in ("re.compile",)]
 
 
+MEANT = {   # (module, what) → why it is no danger: no file that somebody else wrote has a say in it
+    ("recipe", "importlib.import_module"): "modules of this package, by the names in its own registries",
+    ("nets", "importlib.import_module"): "network definitions of spandrel, by names in the source",
+    ("study", "importlib.import_module"): "modules that the parent process has imported before",
+    ("export", "torch.jit.load"): "the file that it wrote itself the moment before, to compare it",
+}
+
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda p: p.stem)
-def test_the_library_runs_nothing_that_it_reads(path): assert not dangers(path.read_text(encoding="utf-8"))
+def test_the_library_runs_nothing_that_it_reads(path):
+    assert not [(line, what) for line, what in dangers(path.read_text(encoding="utf-8")) if (path.stem, what) not in MEANT]
+
+def test_every_exception_is_still_one():
+    found = {(path.stem, what) for path in LIBRARY for _, what in dangers(path.read_text(encoding="utf-8"))}
+    assert set(MEANT) <= found
 
 @pytest.mark.parametrize("code", ["import pickle", "from pickle import loads", "eval(x)", "exec(x)", "torch.load(p)", "torch.load(p, weights_only=False)", "np.load(p, allow_pickle=True)", "import subprocess",
                                   "os.system(x)", "AutoencoderKL.from_pretrained(p)", "z.extractall(p)", "f(x, shell=True)", "pd.read_pickle(p)", "__import__(x)", "torch.load(p, weights_only=flag)"])
