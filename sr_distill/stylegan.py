@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from .autoencoders import Prior
 from .core import atomic_write, json_sha256, policy, rng
@@ -27,16 +27,19 @@ from .recipe import UserError
 from .safe_pickle import Persistent, read_pickle
 
 # %% ../nbs/09c_stylegan.ipynb #00000009
-def lrelu(x): return F.leaky_relu(x, 0.2) * math.sqrt(2)
+def lrelu(x: Tensor) -> Tensor:
+    "Leaky ReLU with slope 0.2, times √2, which keeps the size of a normal signal."
+    return F.leaky_relu(x, 0.2) * math.sqrt(2)
 
 class Dense(nn.Module):
     "Fully connected layer with an equalised learning rate."
-    def __init__(self, n_in, n_out, rate=1.0, active=False, bias=0.0):
+    def __init__(self, n_in: int, n_out: int, rate: float = 1.0, active: bool = False, bias: float = 0.0):
         super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.randn(n_out, n_in) / rate), nn.Parameter(torch.full((n_out,), bias / rate))
+        self.weight = nn.Parameter(torch.randn(n_out, n_in) / rate)
+        self.bias = nn.Parameter(torch.full((n_out,), bias / rate))
         self.rate, self.active = rate, active
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = F.linear(x, self.weight * (self.rate / math.sqrt(self.weight.shape[1])), self.bias * self.rate)
         return lrelu(x) if self.active else x
 
@@ -45,7 +48,9 @@ def _unit(x): return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
 class Mapping(nn.Module):
     "From noise (and a class) to one style w per layer; a class-unconditional network has `c_dim` 0."
-    def __init__(self, z_dim=64, c_dim=1000, w_dim=512, layers=2, embed_dim=320, rate=0.01):
+    def __init__(self,
+        z_dim: int = 64, c_dim: int = 1000, w_dim: int = 512, layers: int = 2, embed_dim: int = 320, rate: float = 0.01,
+    ):
         super().__init__()
         self.c_dim = c_dim
         if c_dim:
@@ -56,7 +61,7 @@ class Mapping(nn.Module):
         self.layers = layers
         self.register_buffer("w_avg", torch.zeros(c_dim, w_dim) if c_dim else torch.zeros(w_dim))
 
-    def forward(self, z, class_index=None, psi=1.0):
+    def forward(self, z: Tensor, class_index: Tensor = None, psi: float = 1.0) -> Tensor:
         x = _unit(z)
         if self.c_dim: x = torch.cat([x, _unit(self.embed_proj(self.embed(class_index)))], 1)
         for k in range(self.layers): x = getattr(self, f"fc{k}")(x)
@@ -74,18 +79,19 @@ def _rigid(t):
 # %% ../nbs/09c_stylegan.ipynb #00000012
 class FourierInput(nn.Module):
     "The wave pattern that every image starts from; its place and angle follow the first w."
-    def __init__(self, w_dim, channels, size, sampling_rate, bandwidth):
+    def __init__(self, w_dim: int, channels: int, size: int, sampling_rate: float, bandwidth: float):
         super().__init__()
         self.size, self.sampling_rate, self.bandwidth = size, sampling_rate, bandwidth
         freqs = torch.randn(channels, 2)
-        freqs = freqs / freqs.norm(dim=1, keepdim=True) * torch.rand(channels, 1).sqrt() * bandwidth   # even over a disc
+        directions = freqs / freqs.norm(dim=1, keepdim=True)
+        freqs = directions * torch.rand(channels, 1).sqrt() * bandwidth   # even over a disc
         self.register_buffer("freqs", freqs)
         self.register_buffer("phases", torch.rand(channels) - 0.5)
         self.register_buffer("transform", torch.eye(3))
         self.weight, self.affine = nn.Parameter(torch.randn(channels, channels)), Dense(w_dim, 4)
         self.affine.weight.data.zero_(); self.affine.bias.data = torch.tensor([1., 0., 0., 0.])
 
-    def forward(self, w):   # w: [N, w_dim] -> [N, channels, size, size]
+    def forward(self, w: Tensor) -> Tensor:   # [N,w_dim] -> [N,channels,size,size]
         move = _rigid(self.affine(w)) @ self.transform
         phases = self.phases + (self.freqs @ move[:, :2, 2:]).squeeze(2)
         freqs = self.freqs @ move[:, :2, :2]
@@ -97,12 +103,12 @@ class FourierInput(nn.Module):
 
 # %% ../nbs/09c_stylegan.ipynb #00000016
 def modulated_conv(
-    x,             # [N,I,H,W]
-    weight,        # [O,I,k,k]
-    style,         # [N,I]
+    x: Tensor,       # [N,I,H,W]
+    weight: Tensor,  # [O,I,k,k]
+    style: Tensor,   # [N,I]
     demodulate: bool = True,
-    gain=1.0,      # applied to the weights
-):  # [N,O,H+k-1,W+k-1]
+    gain: float | Tensor = 1.0,   # applied to the weights
+) -> Tensor:         # [N,O,H+k-1,W+k-1]
     "Convolve each sample with its own scaled weights (StyleGAN2, eq. 1 and 3)."
     if demodulate:
         weight = weight * weight.square().mean((1, 2, 3), keepdim=True).rsqrt()
@@ -119,7 +125,7 @@ def design_filter(
     cutoff: float,  # where the pass band ends
     width: float,   # of the transition, both sides of the cutoff
     rate: float,    # sampling rate
-):  # float32 [taps], sum 1; None for one tap
+) -> Tensor | None: # float32 [taps], sum 1; None for one tap
     "Low-pass filter: a sinc under a Kaiser window with the β that `taps` and `width` ask for."
     if taps == 1: return None
     attenuation = 2.285 * (taps - 1) * math.pi * width / (rate / 2) + 7.95
@@ -141,11 +147,11 @@ def _axes(kernel): return (3, 2) if kernel.ndim == 1 else (None,)
 
 # %% ../nbs/09c_stylegan.ipynb #0000001e
 def upsample(
-    x,                    # [N,C,H,W]
-    kernel,               # [taps], or [taps,taps] for a radial filter
+    x: Tensor,       # [N,C,H,W]
+    kernel: Tensor,  # [taps], or [taps,taps] for a radial filter
     factor: int,
-    padding=(0, 0, 0, 0), # left, right, top, bottom, in samples of the output grid
-):  # [N,C,H·factor + top + bottom - taps + 1, …]
+    padding: tuple = (0, 0, 0, 0),   # left, right, top, bottom, in samples of the output grid
+) -> Tensor:         # [N,C,H·factor + top + bottom - taps + 1, …]
     "Insert zeros, pad, filter; constants keep their size."
     taps, (left, right, top, bottom) = kernel.shape[0], padding
     sizes = [n * factor + a + b - taps + 1 for n, a, b in zip(x.shape[2:], (top, left), (bottom, right))]
@@ -155,7 +161,7 @@ def upsample(
     ends = [s + n - have for s, n, have in zip(start, sizes, x.shape[2:])]
     return F.pad(x, (-start[1], ends[1], -start[0], ends[0]))
 
-def downsample(x, kernel, factor: int):
+def downsample(x: Tensor, kernel: Tensor, factor: int) -> Tensor:
     "Filter and keep every `factor`-th sample; no padding."
     for axis in _axes(kernel): x = _along(x, kernel, axis, F.conv2d, factor)
     return x
@@ -164,22 +170,27 @@ def downsample(x, kernel, factor: int):
 def _add_shifted(to, x, shift, factor, axis):
     "to[j] += factor · x[j + shift] along `axis`; what lies outside is zero."
     first, last = max(0, -shift), min(to.shape[axis], x.shape[axis] - shift)
-    if last > first: to.narrow(axis, first, last - first).add_(x.narrow(axis, first + shift, last - first), alpha=factor)
+    n = last - first
+    if n > 0: to.narrow(axis, first, n).add_(x.narrow(axis, first + shift, n), alpha=factor)
 
 class Phases:
-    "Up-sample, leaky ReLU, clamp and down-sample of images [C,H,W], phase by phase; for 1-D filters whose `up` is a multiple of `down`."
+    "Up-sample, leaky ReLU, clamp and down-sample of images [C,H,W], phase by phase; `up` must be a multiple of `down`."
     def __init__(self,
-        up_filter,           # [taps], sum 1
-        up: int,             # factor
-        down_filter,         # [taps], sum 1
-        down: int,           # factor
-        padding,             # left, right, top, bottom, in samples of the larger grid
-        clamp: float = 0.,   # 0 for none
+        up_filter: Tensor,    # [taps], sum 1
+        up: int,              # factor
+        down_filter: Tensor,  # [taps], sum 1
+        down: int,            # factor
+        padding: tuple,       # left, right, top, bottom, in samples of the larger grid
+        clamp: float = 0.,    # 0 for none
     ):
-        self.up, self.down, self.padding, self.clamp, self.taps, self.ends = up, down, padding, clamp, (len(up_filter), len(down_filter)), up // down
+        self.up, self.down, self.ends, self.padding, self.clamp = up, down, up // down, padding, clamp
+        self.taps = len(up_filter), len(down_filter)
         f, h = (up_filter.double() * up).tolist(), down_filter.double().tolist()
-        self.rise = self._rise([math.sqrt(2) * v for v in f], padding[2]), self._rise(f, padding[0])   # the gain of the bend lies in the first filter
-        self.fall = [(*reversed(divmod(down * e + t, up)), e, v) for e in range(self.ends) for t, v in enumerate(h)]   # phase, shift, output phase, factor
+        bent = [math.sqrt(2) * v for v in f]   # the gain of the bend lies in the first filter
+        self.rise = self._rise(bent, padding[2]), self._rise(f, padding[0])
+        self.fall = []   # phase, shift, output phase, factor
+        for e in range(self.ends):
+            self.fall += [(*reversed(divmod(down * e + t, up)), e, v) for t, v in enumerate(h)]
 
     def _rise(self, f, before):
         found = []
@@ -191,7 +202,8 @@ class Phases:
     def _sizes(self, x):
         "Height and width of the output, and of each phase between."
         left, right, top, bottom = self.padding
-        out = [(n * self.up + p - sum(self.taps) + 1) // self.down + 1 for n, p in ((x.shape[1], top + bottom), (x.shape[2], left + right))]
+        pads = zip(x.shape[1:], (top + bottom, left + right))
+        out = [(n * self.up + p - sum(self.taps) + 1) // self.down + 1 for n, p in pads]
         return out, [-(-(self.down * (n - 1) + self.taps[1]) // self.up) for n in out]
 
     def _part(self, n, e): return -(-(n - e) // self.ends)   # samples of an output phase
@@ -204,7 +216,7 @@ class Phases:
         for phase, shift, v in self.rise[1]: _add_shifted(middle[phase], row, shift, v, 2)
         return middle
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         (height, width), (high, wide) = self._sizes(x)
         out, narrow = x.new_zeros(len(x), height, width), []
         for row in self._rows(x, high):
@@ -213,23 +225,26 @@ class Phases:
             if self.clamp: middle = [m.clamp_(-self.clamp, self.clamp) for m in middle]
             for phase, shift, e, v in self.fall: _add_shifted(narrow[-1][e], middle[phase], shift, v, 2)
         for phase, shift, ey, v in self.fall:
-            for ex in range(self.ends): _add_shifted(out[:, ey::self.ends, ex::self.ends], narrow[phase][ex], shift, v, 1)
+            for ex in range(self.ends):
+                _add_shifted(out[:, ey::self.ends, ex::self.ends], narrow[phase][ex], shift, v, 1)
         return out
 
-    def backward(self, grad, x):
+    def backward(self, grad: Tensor, x: Tensor) -> Tensor:
         "Gradient in `x`."
         (height, width), (high, wide) = self._sizes(x)
         narrow = [[x.new_zeros(len(x), high, self._part(width, e)) for e in range(self.ends)] for _ in range(self.up)]
         for phase, shift, ey, v in self.fall:
-            for ex in range(self.ends): _add_shifted(narrow[phase][ex], grad[:, ey::self.ends, ex::self.ends], -shift, v, 1)
+            for ex in range(self.ends):
+                _add_shifted(narrow[phase][ex], grad[:, ey::self.ends, ex::self.ends], -shift, v, 1)
         to_rows, to_x = [], torch.zeros_like(x)
         for row, ends in zip(self._rows(x, high), narrow):
             to_rows.append(torch.zeros_like(row))
             to_middle = [x.new_zeros(len(x), high, wide) for _ in range(self.up)]
             for phase, shift, e, v in self.fall: _add_shifted(to_middle[phase], ends[e], -shift, v, 2)
             for k, m in enumerate(self._middle(row, wide)):
-                if self.clamp: to_middle[k] = torch.ops.aten.hardtanh_backward(to_middle[k], m, -5 * self.clamp, self.clamp)
-                to_middle[k] = torch.ops.aten.leaky_relu_backward(to_middle[k], m, 0.2, False)
+                aten, clamp = torch.ops.aten, self.clamp
+                if clamp: to_middle[k] = aten.hardtanh_backward(to_middle[k], m, -5 * clamp, clamp)
+                to_middle[k] = aten.leaky_relu_backward(to_middle[k], m, 0.2, False)
             for phase, shift, v in self.rise[1]: _add_shifted(to_rows[-1], to_middle[phase], -shift, v, 2)
         for phase, shift, v in self.rise[0]: _add_shifted(to_x, to_rows[phase], -shift, v, 1)
         return to_x
@@ -241,36 +256,28 @@ AT_ONCE = 300_000   # numbers of the input that a core bends phase by phase: its
 @dataclass(frozen=True)
 class Ways:
     "How a generator computes: the same images up to rounding."
-    half: bool = None            # 16-bit floats in the layers where the official configuration has them; None: on CUDA, while the weights are frozen
+    half: bool = None            # 16-bit floats where the official generator has them; None: on CUDA, with frozen weights
     fused: bool = None           # the nonlinearity as one kernel; None: where the kernels run
     channels_last: bool = False  # convolutions see their channels last in memory
-    keep: bool = None            # keep each layer's values for the backward pass; None: if memory has room, else compute them again
+    keep: bool = None            # keep the layers' values for the backward pass; None: if memory has room
 
 # %% ../nbs/09c_stylegan.ipynb #be4b145d
 class Gauge:
     "The power of two that gradients in 16-bit layers are multiplied by; each backward pass sets it anew."
     scale = 1.
 
-class _Narrow(torch.autograd.Function):
-    "Into the 16-bit layers."
+class _Gauged(torch.autograd.Function):
+    "Into the 16-bit layers (`dtype` float16), where gradients get their size back; or out of them, where it is set."
     @staticmethod
-    def forward(ctx, x, gauge):
-        ctx.gauge = gauge
-        return x.half()
-    @staticmethod
-    def backward(ctx, grad): return grad.float() / ctx.gauge.scale, None
-
-class _Widen(torch.autograd.Function):
-    "Out of the 16-bit layers."
-    @staticmethod
-    def forward(ctx, x, gauge):
-        ctx.gauge = gauge
-        return x.float()
+    def forward(ctx, x, dtype, gauge):
+        ctx.into, ctx.gauge = dtype == torch.float16, gauge
+        return x.to(dtype)
     @staticmethod
     def backward(ctx, grad):
+        if ctx.into: return grad.float() / ctx.gauge.scale, None, None
         largest = grad.abs().amax()
         ctx.gauge.scale = torch.where(largest > 0, torch.exp2(-torch.ceil(torch.log2(largest))), 1.)
-        return (grad * ctx.gauge.scale).half(), None
+        return (grad * ctx.gauge.scale).half(), None, None
 
 # %% ../nbs/09c_stylegan.ipynb #6da43ac4
 @lru_cache
@@ -284,14 +291,14 @@ def _winograd(dtype: torch.dtype) -> list:
 
 # %% ../nbs/09c_stylegan.ipynb #7d5ab745
 FILTERS = 256   # that a CPU core takes at once: the same on any number of cores, so that no digit depends on it
-TILES, CUT = 1024, 300_000   # tiles that meet the filters at once; numbers that a core cuts into tiles at once, in its cache
+TILES, CUT = 1024, 300_000   # tiles that meet the filters at once; numbers that a core cuts into tiles at once
 
 def conv_in_tiles(
     x: torch.Tensor,       # [N,I,H,W]
     weight: torch.Tensor,  # [O,I,3,3]
     padding: int = 0,      # zeros on each side of `x`
 ) -> torch.Tensor:         # [N,O,H + 2·padding - 2,W + 2·padding - 2]
-    "`F.conv2d(x, weight, padding=padding)` with a quarter of its multiplications, image by image; pays from some hundred channels on."
+    "`F.conv2d(x, weight, padding=padding)` with a quarter of its multiplications; pays from some hundred channels on."
     (n, channels, *size), (a, g, b) = x.shape, _winograd(x.dtype)
     height, width = (s + 2 * padding - 2 for s in size)
     across, ends = -(-width // 4), weight.chunk(2 * -(-len(weight) // (2 * FILTERS)))
@@ -327,7 +334,8 @@ def _styled(x, style, ways):
     if not _tensor_cores(x): return x * style
     n, i, h, w = x.shape
     form = torch.channels_last if ways.channels_last else torch.contiguous_format
-    out = (torch.zeros if _eights(i) else torch.empty)((n, i + _eights(i), h, w), dtype=x.dtype, device=x.device, memory_format=form)
+    make = torch.zeros if _eights(i) else torch.empty
+    out = make((n, i + _eights(i), h, w), dtype=x.dtype, device=x.device, memory_format=form)
     torch.mul(x, style, out=out[:, :i])
     return out
 
@@ -336,8 +344,10 @@ def _convolved(x, weight, padding, ways):
     if _tensor_cores(x):
         weight = F.pad(weight, (0, 0, 0, 0, 0, _eights(weight.shape[1]), 0, _eights(outputs)))
         x = F.pad(x, (0, 0, 0, 0, 0, weight.shape[1] - x.shape[1])) if weight.shape[1] > x.shape[1] else x
-    if policy(x.device).cores and weight.shape[-1] == 3 and min(weight.shape[:2]) >= WIDE and x.dtype == torch.float32: return conv_in_tiles(x, weight, padding)
-    if policy(x.device).cores: return torch.cat(in_parallel(lambda w: F.conv2d(x, w, padding=padding), weight.split(FILTERS), x.device), 1)
+    if policy(x.device).cores:
+        wide = weight.shape[-1] == 3 and min(weight.shape[:2]) >= WIDE and x.dtype == torch.float32
+        if wide: return conv_in_tiles(x, weight, padding)
+        return torch.cat(in_parallel(lambda w: F.conv2d(x, w, padding=padding), weight.split(FILTERS), x.device), 1)
     if not ways.channels_last: return F.conv2d(x, weight, padding=padding)[:, :outputs]
     x, weight = (t.contiguous(memory_format=torch.channels_last) for t in (x, weight))
     return F.conv2d(x, weight, padding=padding)[:, :outputs].contiguous()
@@ -348,10 +358,11 @@ def _dots(a, b):
     return torch.stack([(u.float() * v).sum((1, 2)) for u, v in zip(a, b)])
 
 # %% ../nbs/09c_stylegan.ipynb #a9f872a0
-def _scaled(c, scale, bias): return torch.addcmul(bias.to(c.dtype)[:, None, None], c, scale.to(c.dtype)[:, :, None, None])
+def _scaled(c, scale, bias):
+    return torch.addcmul(bias.to(c.dtype)[:, None, None], c, scale.to(c.dtype)[:, :, None, None])
 
 def _parts(layer, c):
-    "Channels a few at a time (pairs of first and last), so that the doubled signal stays small; the same on any number of cores."
+    "Channels a few at a time, as pairs of first and last, so that the doubled signal stays small."
     n = len(c) * c[0].numel() * layer.s["up_factor"]**2 // PART + 1
     step = -(-c.shape[1] // n)
     if layer.phases(c): step = min(step, max(1, AT_ONCE // c[0, 0].numel()))
@@ -393,15 +404,20 @@ class _Layer(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         x, weight, style, scale, bias, c = ctx.saved_tensors
-        to_c, to_scale, to_bias = ctx.kernels.backward(grad, c, scale, bias) if ctx.kernels else _unbent(ctx.layer, grad, c, scale, bias)
+        unbent = ctx.kernels.backward(grad, c, scale, bias) if ctx.kernels else _unbent(ctx.layer, grad, c, scale, bias)
+        to_c, to_scale, to_bias = unbent
         needs_x, needs_weight, needs_style = ctx.needs_input_grad[:3]
         to_x = to_weight = to_style = None
-        if needs_weight: to_weight = torch.nn.grad.conv2d_weight(_styled(x, style, ways=Ways()), weight.shape, to_c, padding=weight.shape[-1] - 1)
+        if needs_weight:
+            styled, padding = _styled(x, style, ways=Ways()), weight.shape[-1] - 1
+            to_weight = torch.nn.grad.conv2d_weight(styled, weight.shape, to_c, padding=padding)
         if needs_x or needs_style:
             to_x = _convolved(to_c, weight.transpose(0, 1).flip(2, 3), 0, ctx.ways)
             if ctx.kernels: to_x, to_style = scale_backward(to_x, x, style)
             else: to_x, to_style = to_x * style.to(x.dtype)[:, :, None, None], _dots(to_x, x)
-        if ctx.gauge: to_style, to_scale, to_bias = (g if g is None else g / ctx.gauge.scale for g in (to_style, to_scale, to_bias))
+        if ctx.gauge:
+            gradients = to_style, to_scale, to_bias
+            to_style, to_scale, to_bias = (g if g is None else g / ctx.gauge.scale for g in gradients)
         return to_x, to_weight, to_style, to_scale, to_bias, None, None, None
 
 # %% ../nbs/09c_stylegan.ipynb #00000025
@@ -418,10 +434,11 @@ class SynthesisLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(s["out_channels"]))
         self.affine = Dense(s["w_dim"], s["in_channels"], bias=1.0)
         self.register_buffer("magnitude_ema", torch.ones([]))
-        self.register_buffer("up_filter", design_filter(s["up_taps"], s["in_cutoff"], 2 * s["in_half_width"], rate))
-        self.register_buffer("down_filter", design_filter(s["down_taps"], s["out_cutoff"], 2 * s["out_half_width"], rate))
+        for way, end in (("up", "in"), ("down", "out")):
+            taps = design_filter(s[f"{way}_taps"], s[f"{end}_cutoff"], 2 * s[f"{end}_half_width"], rate)
+            self.register_buffer(f"{way}_filter", taps)
 
-    def forward(self, x, w, ways=Ways(), gauge=None):
+    def forward(self, x: Tensor, w: Tensor, ways: Ways = Ways(), gauge: Gauge = None) -> Tensor:
         weight, style, gain = self.weight, self.affine(w), self.magnitude_ema.rsqrt()
         if self.s["is_torgb"]: style, scale = style / math.sqrt(weight[0].numel()), gain.expand(len(w), len(weight))
         else:   # as in `modulated_conv`, with filters of length 1, which 16 bits can hold
@@ -430,7 +447,7 @@ class SynthesisLayer(nn.Module):
             scale = (style.square() @ weight.square().sum((2, 3)).T + 1e-8 / weight[0].numel()).rsqrt() * gain
         return _Layer.apply(x, weight.to(x.dtype), style, scale, self.bias, self, ways, gauge)
 
-    def bend(self, x):
+    def bend(self, x: Tensor) -> Tensor:
         "Up, nonlinearity, down, by PyTorch's calls; channel by channel, so it can be done a few channels at a time."
         s, dtype = self.s, x.dtype
         if self.up_filter is not None: x = upsample(x, self.up_filter.to(dtype), s["up_factor"], s["padding"])
@@ -438,23 +455,28 @@ class SynthesisLayer(nn.Module):
         if s["conv_clamp"]: x = x.clamp(-s["conv_clamp"], s["conv_clamp"])
         return x if self.down_filter is None else downsample(x, self.down_filter.to(dtype), s["down_factor"])
 
-    def phases(self, x):
-        "The nonlinearity phase by phase, where a CPU's cores do it."
+    def _filters(self):
+        "Filters, factors and paddings as `Phases` and `FilteredReLU` take them."
         s = self.s
-        able = policy(x.device).cores and self.up_filter is not None and self.down_filter is not None and self.up_filter.ndim == self.down_filter.ndim == 1
-        if not able or s["is_torgb"] or s["up_factor"] % s["down_factor"] or x.dtype not in (torch.float32, torch.float64): return None
-        return self._once("by_phases", lambda: Phases(self.up_filter, s["up_factor"], self.down_filter, s["down_factor"], s["padding"], s["conv_clamp"] or 0))
+        return self.up_filter, s["up_factor"], self.down_filter, s["down_factor"], s["padding"]
 
-    def in_half(self, x, ways) -> bool:
-        "Whether the layer computes in 16 bit: as the official configuration does, on CUDA, and not while its weights are tuned."
+    def phases(self, x: Tensor) -> Phases | None:
+        "The nonlinearity phase by phase, where a CPU's cores do it."
+        s, filters = self.s, (self.up_filter, self.down_filter)
+        able = policy(x.device).cores and not s["is_torgb"] and all(f is not None and f.ndim == 1 for f in filters)
+        if not able or s["up_factor"] % s["down_factor"] or x.dtype not in (torch.float32, torch.float64): return None
+        return self._once("by_phases", lambda: Phases(*self._filters(), s["conv_clamp"] or 0))
+
+    def in_half(self, x: Tensor, ways: Ways) -> bool:
+        "Whether the layer computes in 16 bit: as the official one, on CUDA, not while its weights are tuned."
         able = self.half and self.weight.dtype == torch.float32 and not self.weight.requires_grad
         return able and (x.is_cuda if ways.half is None else ways.half)
 
-    def kernels(self, x, ways):
+    def kernels(self, x: Tensor, ways: Ways) -> FilteredReLU | None:
         "The nonlinearity as kernels, or None where the plain calls are to do it."
         if ways.fused is False or self.up_filter is None or self.down_filter is None or self.s["is_torgb"]: return None
         if x.dtype not in (torch.float32, torch.float16, torch.bfloat16) or not usable(x.device): return None
-        made = self._once("by_kernels", lambda: FilteredReLU(self.up_filter, self.s["up_factor"], self.down_filter, self.s["down_factor"], self.s["padding"], clamp=self.s["conv_clamp"] or 0))
+        made = self._once("by_kernels", lambda: FilteredReLU(*self._filters(), clamp=self.s["conv_clamp"] or 0))
         return made if made.fits else None
 
     def _once(self, name, make):
@@ -500,122 +522,168 @@ class StyleGANXL(Styles):
     def __init__(self, config: dict, name: str = "stylegan-xl"):
         super().__init__()
         self.config, self.name, self.resolution = config, name, config["img_resolution"]
-        self.num_ws, self.w_dim, self.depth, self.classes = config["num_ws"], config["w_dim"], config["num_ws"], config["c_dim"]
+        self.num_ws, self.w_dim = config["num_ws"], config["w_dim"]
+        self.depth, self.classes = config["num_ws"], config["c_dim"]
         c, first = config, config["layers"][0]
-        if config["num_ws"] != len(config["layers"]) + 1: raise UserError(f"{name}: {c['num_ws']} w's do not fit {len(c['layers'])} layers; the file is damaged or of another kind")
-        self.mapping = Mapping(c["z_dim"], c["c_dim"], c["w_dim"], c["mapping_layers"], c.get("embed_dim", 320), c["lr_multiplier"])
-        self.synthesis = nn.Module()
-        self.synthesis.input = FourierInput(c["w_dim"], first["in_channels"], first["in_size"][0], first["in_sampling_rate"], first["in_cutoff"])
-        for s in c["layers"]: setattr(self.synthesis, s["name"], SynthesisLayer(s, s.get("use_fp16", 16 * s["out_sampling_rate"] > self.resolution)))
+        if config["num_ws"] != len(config["layers"]) + 1:
+            raise UserError(f"{name}: {c['num_ws']} w's do not fit {len(c['layers'])} layers; "
+                            "the file is damaged or of another kind")
+        sizes = c["z_dim"], c["c_dim"], c["w_dim"], c["mapping_layers"], c.get("embed_dim", 320)
+        self.mapping = Mapping(*sizes, c["lr_multiplier"])
+        self.synthesis, rate, cutoff = nn.Module(), first["in_sampling_rate"], first["in_cutoff"]
+        self.synthesis.input = FourierInput(c["w_dim"], first["in_channels"], first["in_size"][0], rate, cutoff)
+        for s in c["layers"]:
+            half = s.get("use_fp16", 16 * s["out_sampling_rate"] > self.resolution)
+            setattr(self.synthesis, s["name"], SynthesisLayer(s, half))
         self.ways = Ways()
 
-    identity = property(lambda self: json_sha256([super().identity, float(self.config["output_scale"])]), doc="what tells it from other generators: its weights, and the scale that none of them shows")
-    layers = property(lambda self: [self.synthesis.input] + [getattr(self.synthesis, s["name"]) for s in self.config["layers"]])
-    def map(self, z, class_index=None, psi: float = 1.0):
+    @property
+    def identity(self) -> str:
+        "What tells the generator from others: its weights, and the scale of its output, which no weight shows."
+        return json_sha256([super().identity, float(self.config["output_scale"])])
+    @property
+    def layers(self) -> list:
+        "The waves and the synthesis layers, in order."
+        return [self.synthesis.input] + [getattr(self.synthesis, s["name"]) for s in self.config["layers"]]
+    def map(self, z: Tensor, class_index: Tensor = None, psi: float = 1.0) -> Tensor:
         "Noise [N, z_dim] and classes [N] to styles [N, num_ws, w_dim], truncated towards the class mean."
         classes = self.config["c_dim"]
         if classes and (class_index is None or not all(0 <= int(c) < classes for c in class_index)):
             raise UserError(f"the prior {self.name} makes images of a class; give class_index from 0 to {classes - 1}")
         return self.mapping(z, class_index, psi)[:, None].expand(-1, self.num_ws, -1)
-    def features(self, ws, layer: int):
+    def features(self, ws: Tensor, layer: int) -> Tensor:
         "The output of `layer`: 0 for the waves, 1 for the first layer, `num_ws` - 1 for the last."
         self._check(layer)
         x = self.layers[0](ws[:, 0])
         return self._run(x, ws, 1, layer)
-    def from_features(self, f, ws, layer: int):
+    def from_features(self, f: Tensor, ws: Tensor, layer: int) -> Tensor:
         "The image in [-1,1] made of the features `f` of `layer`."
         self._check(layer)
         return self._run(f, ws, layer + 1, self.num_ws - 1) * self.config["output_scale"]
-    def synthesize(self, ws): return self.from_features(self.features(ws, 0), ws, 0)
+    def synthesize(self, ws: Tensor) -> Tensor:
+        "The image in [-1,1] of the styles `ws`."
+        return self.from_features(self.features(ws, 0), ws, 0)
 
-    def latent_shape(self, size=None): return (self.num_ws, self.w_dim, *self.check_size(size or self.resolution)[2:])
-    def paint(self, latents): return self.synthesize(latents) / 2 + 0.5
+    def latent_shape(self, size: int = None) -> tuple:
+        "The shape of one image's latent; `size` may only be the generator's own."
+        return (self.num_ws, self.w_dim, *self.check_size(size or self.resolution)[2:])
+    def paint(self, latents: Tensor) -> Tensor:
+        "Images, around [0,1], of the styles `latents`."
+        return self.synthesize(latents) / 2 + 0.5
     def _run(self, x, ws, first, last):
-        ways, gauge = self.ways, None
-        if torch.is_grad_enabled() and ways.keep is None: ways = replace(ways, keep=self._kept_bytes(len(ws), first, last) < memory_for(x.device))
+        ways, gauge, trained = self.ways, None, torch.is_grad_enabled()
+        if trained and ways.keep is None:
+            ways = replace(ways, keep=self._kept_bytes(len(ws), first, last) < memory_for(x.device))
         for k in range(first, last + 1):
             layer = self.layers[k]
             if layer.in_half(x, ways) and x.dtype == torch.float32:
                 gauge = gauge or Gauge()
-                x = _Narrow.apply(x, gauge)
-            elif x.dtype == torch.float16 and gauge and not layer.in_half(x, ways): x = _Widen.apply(x, gauge)
+                x = _Gauged.apply(x, torch.float16, gauge)
+            elif x.dtype == torch.float16 and gauge and not layer.in_half(x, ways):
+                x = _Gauged.apply(x, torch.float32, gauge)
             arguments = x, ws[:, k], ways, gauge if x.dtype == torch.float16 else None
-            x = layer(*arguments) if ways.keep or not torch.is_grad_enabled() else checkpoint(layer, *arguments, use_reentrant=False)
-        return _Widen.apply(x, gauge) if gauge and x.dtype == torch.float16 else x
+            x = layer(*arguments) if ways.keep or not trained else checkpoint(layer, *arguments, use_reentrant=False)
+        return _Gauged.apply(x, torch.float32, gauge) if gauge and x.dtype == torch.float16 else x
     def _kept_bytes(self, n, first, last):
         "What the layers keep for the backward pass, and room for the largest one at work."
-        settings = [(s, self.layers[k]) for k, s in enumerate(self.config["layers"], 1) if first <= k <= last]
-        each = [(s["in_channels"] * math.prod(s["in_size"]) + s["out_channels"] * math.prod(side + s["conv_kernel"] - 1 for side in s["in_size"]))
-                * (2 if layer.in_half(layer.weight, self.ways) else layer.weight.element_size()) for s, layer in settings]
+        each = []
+        for layer in self.layers[first:last + 1]:
+            s, number = layer.s, 2 if layer.in_half(layer.weight, self.ways) else layer.weight.element_size()
+            convolved = math.prod(side + s["conv_kernel"] - 1 for side in s["in_size"])
+            each.append((s["in_channels"] * math.prod(s["in_size"]) + s["out_channels"] * convolved) * number)
         return n * (sum(each) + 4 * max(each, default=0))
     def _check(self, layer):
-        if not 0 <= layer < self.num_ws: raise UserError(f"layer {layer} is out of range; the prior {self.name} has layers 0 to {self.num_ws - 1}")
+        if 0 <= layer < self.num_ws: return
+        raise UserError(f"layer {layer} is out of range; the prior {self.name} has layers 0 to {self.num_ws - 1}")
 
 # %% ../nbs/09c_stylegan.ipynb #00000038
-_LAYER = ("w_dim is_torgb in_channels out_channels in_size out_size in_sampling_rate out_sampling_rate in_cutoff out_cutoff in_half_width "
-          "out_half_width conv_kernel conv_clamp tmp_sampling_rate up_factor up_taps down_factor down_taps padding").split()
+_LAYER = """
+    w_dim is_torgb in_channels out_channels in_size out_size in_sampling_rate out_sampling_rate in_cutoff out_cutoff
+    in_half_width out_half_width conv_kernel conv_clamp tmp_sampling_rate up_factor up_taps down_factor down_taps
+    padding
+""".split()
 
 def _pickle_config(g: Persistent) -> dict:
     "The settings of an official generator object."
     mapping, synthesis = (g.state["_modules"][k] for k in ("mapping", "synthesis"))
     modules, tensors = synthesis.state["_modules"], mapping.tensors()
-    names = sorted((k for k in modules if k[0] == "L" and k[1:].split("_")[0].isdigit()), key=lambda k: int(k[1:].split("_")[0]))
-    layers = [{**{k: modules[n].settings()[k] for k in _LAYER}, **{k: v for k, v in modules[n].settings().items() if k == "use_fp16"}, "name": n} for n in names]
+    numbers = {n: n[1:].split("_")[0] for n in modules if n[0] == "L"}
+    names = sorted((n for n, number in numbers.items() if number.isdigit()), key=lambda n: int(numbers[n]))
+    def layer(n, s): return {k: s[k] for k in _LAYER} | {k: v for k, v in s.items() if k == "use_fp16"} | {"name": n}
+    layers = [layer(n, modules[n].settings()) for n in names]
     m, dense = mapping.settings(), mapping.state["_modules"]["fc0"].settings()
-    return dict(z_dim=m["z_dim"], c_dim=m["c_dim"], w_dim=m["w_dim"], mapping_layers=m["num_layers"], lr_multiplier=dense.get("bias_gain", 0.01),
-                embed_dim=tensors["embed.weight"].shape[1] if m["c_dim"] else 0, img_resolution=layers[-1]["out_size"][0],
-                num_ws=len(layers) + 1, output_scale=synthesis.settings().get("output_scale", 0.25), layers=layers)
+    return dict(z_dim=m["z_dim"], c_dim=m["c_dim"], w_dim=m["w_dim"], mapping_layers=m["num_layers"],
+                lr_multiplier=dense.get("bias_gain", 0.01),
+                embed_dim=tensors["embed.weight"].shape[1] if m["c_dim"] else 0,
+                img_resolution=layers[-1]["out_size"][0], num_ws=len(layers) + 1,
+                output_scale=synthesis.settings().get("output_scale", 0.25), layers=layers)
 
 # %% ../nbs/09c_stylegan.ipynb #00000039
 LARGEST = 1 << 16   # number in the settings of a generator; the official ones end at 2048
 
-def _numbers(x): return [n for v in (x.values() if isinstance(x, dict) else x) for n in (_numbers(v) if isinstance(v, (dict, list, tuple)) else [abs(v)] if isinstance(v, (int, float)) else [])]
+def _numbers(x):
+    if isinstance(x, (int, float)): return [abs(x)]
+    inside = x.values() if isinstance(x, dict) else x if isinstance(x, (list, tuple)) else ()
+    return [n for v in inside for n in _numbers(v)]
 
 def _from_tensors(config: dict, tensors: dict, path) -> StyleGANXL:
     "A generator with these settings and weights; `UserError` when they do not fit each other."
     try:
         if max(_numbers(config)) > LARGEST: raise ValueError(f"it asks for sizes beyond {LARGEST}")
         for a, b in zip(config["layers"], config["layers"][1:]):
-            if a["out_size"] != b["in_size"] or a["out_channels"] != b["in_channels"]: raise ValueError(f"layer {b['name']} does not fit the one before")
-        with torch.device("meta"): shapes = {k: v.shape for k, v in StyleGANXL(config, "shapes").state_dict().items() if not k.endswith("_filter")}   # takes no memory, whatever the file says
-        if shapes != {k: v.shape for k, v in tensors.items() if k in shapes or not k.endswith("_filter")}: raise ValueError("its settings and its weights are of different sizes")
+            fits = a["out_size"] == b["in_size"] and a["out_channels"] == b["in_channels"]
+            if not fits: raise ValueError(f"layer {b['name']} does not fit the one before")
+        with torch.device("meta"): expected = StyleGANXL(config, "shapes").state_dict()   # takes no memory
+        shapes = {k: v.shape for k, v in expected.items() if not k.endswith("_filter")}
+        if shapes != {k: v.shape for k, v in tensors.items() if k in shapes or not k.endswith("_filter")}:
+            raise ValueError("its settings and its weights are of different sizes")
         model = StyleGANXL(config, Path(path).stem)
         for name, t in tensors.items():   # radial filters are 2-D
-            if name.endswith("_filter"): setattr(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], torch.zeros_like(t))
+            place, _, last = name.rpartition(".")
+            if name.endswith("_filter"): setattr(model.get_submodule(place), last, torch.zeros_like(t))
         model.load_state_dict(tensors)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as e:
-        raise UserError(f"{path}: is no StyleGAN-XL or StyleGAN3 generator ({str(e).splitlines()[0]}); this reader knows the generators of StyleGAN-XL and StyleGAN3, and files that sr_distill saved") from None
+        raise UserError(f"{path}: is no StyleGAN-XL or StyleGAN3 generator ({str(e).splitlines()[0]}); "
+                        "this reader knows the generators of StyleGAN-XL and StyleGAN3, "
+                        "and files that sr_distill saved") from None
     return model.eval().requires_grad_(False)
 
 # %% ../nbs/09c_stylegan.ipynb #0000003a
 def _used(tensors: dict, c_dim: int) -> dict:
-    "The weights that the generator computes with: the official code keeps an embedding of ImageNet's 1,000 classes in every file."
+    "The weights that the generator uses: official files keep an embedding of ImageNet's 1,000 classes as well."
     kept = {k: v.float() for k, v in tensors.items() if k.startswith(("mapping.", "synthesis."))}
     embedding = kept.pop("mapping.embed.weight", None)
     return kept if embedding is None or not c_dim else kept | {"mapping.embed.weight": embedding[:c_dim].clone()}
 
 def load_stylegan(
-    path,  # official .pkl, or .safetensors that `save_stylegan` wrote
+    path: Path | str,  # official .pkl, or .safetensors that `save_stylegan` wrote
 ) -> StyleGANXL:
     "A StyleGAN-XL or StyleGAN3 generator from a file; nothing in the file is executed."
     if Path(path).suffix != ".safetensors":
         g = read_pickle(path, "G_ema")
         try: config, tensors = _pickle_config(g), g.tensors()
         except UserError as e: raise UserError(f"{path}: its G_ema {e}; nothing in it was run") from None
-        except (KeyError, IndexError, TypeError, AttributeError) as e: raise UserError(f"{path}: its G_ema is no StyleGAN-XL or StyleGAN3 generator (no {e})") from None
+        except (KeyError, IndexError, TypeError, AttributeError) as e:
+            raise UserError(f"{path}: its G_ema is no StyleGAN-XL or StyleGAN3 generator (no {e})") from None
         return _from_tensors(config, _used(tensors, config["c_dim"]), path)
     try:
-        with safe_open(path, "pt") as f: config, tensors = json.loads((f.metadata() or {})["stylegan"]), {k: f.get_tensor(k) for k in f.keys()}
+        with safe_open(path, "pt") as f:
+            config, tensors = json.loads((f.metadata() or {})["stylegan"]), {k: f.get_tensor(k) for k in f.keys()}
         identity = config.pop("identity", None)
     except FileNotFoundError: raise UserError(f"{path}: no such file; give the path of a generator") from None
-    except Exception as e: raise UserError(f"{path}: is no generator saved by sr_distill ({type(e).__name__}); convert the official .pkl with save_stylegan(load_stylegan(...))") from None
+    except Exception as e:
+        raise UserError(f"{path}: is no generator saved by sr_distill ({type(e).__name__}); "
+                        "convert the official .pkl with save_stylegan(load_stylegan(...))") from None
     model = _from_tensors(config, tensors, path)
-    if identity and model.identity != identity: raise UserError(f"{path}: its weights differ from what was stored; delete it and make it again")
+    if identity and model.identity != identity:
+        raise UserError(f"{path}: its weights differ from what was stored; delete it and make it again")
     return model
 
-def save_stylegan(model: StyleGANXL, path):
+def save_stylegan(model: StyleGANXL, path: Path | str):
     "Write settings and weights to one .safetensors file."
-    atomic_write(path, save({k: v.contiguous() for k, v in model.state_dict().items()}, {"stylegan": json.dumps(dict(model.config, identity=model.identity))}))
+    tensors = {k: v.contiguous() for k, v in model.state_dict().items()}
+    header = dict(model.config, identity=model.identity)
+    atomic_write(path, save(tensors, {"stylegan": json.dumps(header)}))
 
 StyleGANXL.load = staticmethod(load_stylegan)
 StyleGANXL.save = save_stylegan
@@ -633,14 +701,16 @@ def _layer(k, last, before, band, channels, resolution):
     "Sizes, paddings and filter settings of layer `k` between two bands."
     margin, (cut0, stop0, rate0), (cut1, stop1, rate1) = 10, before, band
     rgb, critical = k == last, k >= last - 2
-    size = lambda rate, plain: [resolution]*2 if plain else [rate + 2*margin]*2
-    s = dict(name="", w_dim=512, is_torgb=rgb, is_critically_sampled=critical, in_channels=channels[0], out_channels=channels[1],
-             in_size=size(rate0, k >= last), out_size=size(rate1, k >= last - 1), in_sampling_rate=rate0, out_sampling_rate=rate1,
-             in_cutoff=cut0, out_cutoff=cut1, in_half_width=max(stop0, rate0/2) - cut0, out_half_width=max(stop1, rate1/2) - cut1,
+    def size(rate, plain): return [resolution]*2 if plain else [rate + 2*margin]*2
+    s = dict(name="", w_dim=512, is_torgb=rgb, is_critically_sampled=critical,
+             in_channels=channels[0], out_channels=channels[1], in_sampling_rate=rate0, out_sampling_rate=rate1,
+             in_size=size(rate0, k >= last), out_size=size(rate1, k >= last - 1), in_cutoff=cut0, out_cutoff=cut1,
+             in_half_width=max(stop0, rate0/2) - cut0, out_half_width=max(stop1, rate1/2) - cut1,
              conv_kernel=1 if rgb else 3, conv_clamp=256, tmp_sampling_rate=max(rate0, rate1) * (1 if rgb else 2))
     up, down = s["tmp_sampling_rate"] // rate0, s["tmp_sampling_rate"] // rate1
     s |= dict(up_factor=up, up_taps=6*up if up > 1 else 1, down_factor=down, down_taps=6*down if down > 1 else 1)
-    pad = (s["out_size"][0] - 1) * down + 1 - (s["in_size"][0] + s["conv_kernel"] - 1) * up + s["up_taps"] + s["down_taps"] - 2
+    convolved, taps = s["in_size"][0] + s["conv_kernel"] - 1, s["up_taps"] + s["down_taps"]
+    pad = (s["out_size"][0] - 1) * down + 1 - convolved * up + taps - 2
     low = (pad + up) // 2
     return s | dict(padding=[low, pad - low] * 2, name=f"L{k}_{s['out_size'][0]}_{channels[1]}")
 
@@ -648,18 +718,20 @@ def _layer(k, last, before, band, channels, resolution):
 def xl_config(
     resolution: int = 512,         # 16, 32 … 1024
     c_dim: int = 1000,             # classes; 0 for none
-    layers=(10, 7),                # of the stem, and new ones per super-resolution stage
+    layers: tuple = (10, 7),       # of the stem, and new ones per super-resolution stage
     channel_max: int = 1024,
     channel_base: int = 65536,     # channels are base/2 over the cutoff, at most channel_max
 ) -> dict:
     "The settings of a StyleGAN-XL that grew from 16² to `resolution`."
-    if resolution < 16 or resolution & (resolution - 1): raise UserError(f"resolution {resolution} is none of StyleGAN-XL's; give 16, 32, 64, 128, 256, 512 or 1024")
+    if resolution < 16 or resolution & (resolution - 1):
+        raise UserError(f"resolution {resolution} is none of StyleGAN-XL's; give 16, 32, 64, 128, 256, 512 or 1024")
     bands, side = _bands(layers[0], 2, (2, 2**2.1, None), 16), 16
     while side < resolution:
         side *= 2
         bands = bands[:-3] + _bands(layers[1], 2, bands[-4], side)
     width = [round(min(channel_base / 2 / cut, channel_max)) for cut, _, _ in bands[:-1]] + [3]
     last = len(bands) - 1
-    made = [_layer(k, last, bands[max(k - 1, 0)], bands[k], (width[max(k - 1, 0)], width[k]), resolution) for k in range(last + 1)]
-    return dict(z_dim=64, c_dim=c_dim, w_dim=512, mapping_layers=2, lr_multiplier=0.01, embed_dim=320, img_resolution=resolution,
-                num_ws=last + 2, output_scale=0.25, layers=made)
+    before = [max(k - 1, 0) for k in range(last + 1)]
+    made = [_layer(k, last, bands[b], bands[k], (width[b], width[k]), resolution) for k, b in enumerate(before)]
+    return dict(z_dim=64, c_dim=c_dim, w_dim=512, mapping_layers=2, lr_multiplier=0.01, embed_dim=320,
+                img_resolution=resolution, num_ws=last + 2, output_scale=0.25, layers=made)
