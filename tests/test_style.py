@@ -1,5 +1,6 @@
 """House rules for notebooks.  The limits are tests; the style table only guides: `make style` prints it."""
 import ast
+import builtins
 import json
 import re
 from pathlib import Path
@@ -87,6 +88,24 @@ def test_module_imports(path):
     mine = number.get(path.stem)
     higher = {room for room, n in number.items() if f"sr_distill.{room}" in names and mine is not None and n >= mine and room != path.stem}
     assert not higher, f"{path.stem} ({mine}) imports what comes after it: {higher}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_annotations_in_quotes_can_be_read(path):
+    "The site evaluates the signature of a function right below its cell: a name in quotes must be known there."
+    known, unknown = set(dir(builtins)), {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)): known |= {(a.asname or a.name).split(".")[0] for a in node.names}
+        if isinstance(node, ast.Assign): known |= {t.id for t in node.targets if isinstance(t, ast.Name)}
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)): continue
+        known.add(node.name)
+        shown = [node] if isinstance(node, ast.FunctionDef) else [f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"]
+        for f in shown if node.name[0] != "_" else []:
+            for annotation in [f.returns, *(a.annotation for a in [*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs])]:
+                if not (isinstance(annotation, ast.Constant) and isinstance(annotation.value, str)): continue
+                names = {n.id for n in ast.walk(ast.parse(annotation.value)) if isinstance(n, ast.Name)}
+                if names - known: unknown[f"{node.name}: {annotation.value!r}"] = sorted(names - known)
+    assert not unknown, f"give `object` and say in a comment what it is: {unknown}"
 
 
 if __name__ == "__main__":
