@@ -90,9 +90,9 @@ def test_two_processes_may_not_share_rows_that_are_not_there(tmp_path, monkeypat
     groups = Groups(data.Photos.open(faults.make_photos(tmp_path / "photos")), "image", 16, 8)
     make = lambda: matching.GradientBank(groups, which, [matching.fresh_network(which, k).state_dict() for k in range(2)]).build()
     first = make()
-    rows = np.array(first.rows)
-    first.rows[:] = 0
-    assert (make().rows == rows).all() and rows.any()
+    rows = np.array(first.file.rows)
+    first.file.rows[:] = 0
+    assert (make().file.rows == rows).all() and rows.any()
 
 def test_another_number_of_snapshots_does_not_strand_a_run(tmp_path):
     "A run that was started with --snapshots 5 goes on with what it has, whatever is asked for later."
