@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from .core import data_uri, rng, table_html, to_tensor
 from .data import Photos
 from .distill import DistilledSet, Run, how_far, image_names, snapshot_steps
-from .matching import (BankSource, GradientBank, dc_loss, fresh_network, gradient, mean_gradient, network_pool,
-                                 sample_real, statistic_of, unflatten)
+from .matching import (BankSource, GradientBank, dc_loss, fresh_network, gradient, mean_gradient,
+                                 network_pool, sample_real, statistic_of, unflatten)
 from .patches import Groups, ipc_for_budget
 from .pixel import PixelSpace, start_images
 from .recipe import INITS, OBJECTIVES, Recipe, UserError, verb

@@ -37,6 +37,7 @@ def plot_results(
         ax.set_title(_panel_titles(results)[model], fontsize=9)
     return fig
 
+# %% ../nbs/12f_plots.ipynb #fb8c1530
 def _panel_titles(results):
     "Model → architecture and training steps, where they say which model it is; else its name."
     said = {r["model"]: f"{r.get('architecture', r['model'])}, {r['steps']:,} training steps" for r in results.rows}
@@ -71,7 +72,7 @@ class _Curves:
         self.bicubic()
         self.below()
         _label_ends(self.ax, self.ends)
-        self.axes()
+        _finish_axes(self)
 
     def cost(self, name):
         "Stored pixels or bytes of a set, in per cent of the photos'."
@@ -111,14 +112,16 @@ class _Curves:
             self.ax.annotate(f"↓ {b:.1f}", (a, 0), (0, 3 + 9 * k), ("data", "axes fraction"), "offset points",
                              color=color, fontsize=7, ha="center")
 
-    def axes(self):
-        ax, results, metric = self.ax, self.results, self.metric
-        ax.set_xscale("log"); ax.margins(x=.12); ax.grid(alpha=.25); ax.spines[["top", "right"]].set_visible(False)
-        if len(self.marks) < 8: ax.set_xticks(sorted(self.marks)); ax.minorticks_off()   # the budgets themselves
-        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g} %"); ax.tick_params(labelsize=8)
-        ax.set_xlabel(f"stored {self.against}, of the photos'", fontsize=8)
-        of_psnr = f"{metric_about(metric)['title']}, dB, mean of the tests"
-        ax.set_ylabel(of_psnr if "psnr" in metric else results.column(metric), fontsize=8)
+# %% ../nbs/12f_plots.ipynb #a08325e9
+def _finish_axes(panel):
+    "A logarithmic axis with the budgets themselves, and the names of both axes."
+    ax, results, metric = panel.ax, panel.results, panel.metric
+    ax.set_xscale("log"); ax.margins(x=.12); ax.grid(alpha=.25); ax.spines[["top", "right"]].set_visible(False)
+    if len(panel.marks) < 8: ax.set_xticks(sorted(panel.marks)); ax.minorticks_off()
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g} %"); ax.tick_params(labelsize=8)
+    ax.set_xlabel(f"stored {panel.against}, of the photos'", fontsize=8)
+    of_psnr = f"{metric_about(metric)['title']}, dB, mean of the tests"
+    ax.set_ylabel(of_psnr if "psnr" in metric else results.column(metric), fontsize=8)
 
 def _label_ends(ax, ends):
     "Names at the right end of lines, at least a line of text apart."

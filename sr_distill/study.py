@@ -25,8 +25,8 @@ from .metrics import LPIPS, evaluate, from_json, to_json
 from .models import make_model
 from .patches import ipc_for_budget
 from .plots import plot_results, write_tables
-from .progress import (Progress, Share, distillation_work, duration, machine_speed, multiply_adds, teacher_work,
-                                 training_work)
+from .progress import (Progress, Share, distillation_work, duration, machine_speed, multiply_adds,
+                                 teacher_work, training_work)
 from .recipe import (INITS, METRICS, MODELS, OBJECTIVES, PRIORS, REGISTRIES, Recipe, RunError, RunOptions,
                                TrainConfig, UserError, verb)
 from .study_file import (Cell, Model, Study, StudyOptions, TrainingSet, expand, load_study, naming, overlaid,
@@ -36,7 +36,7 @@ from .train import train
 # %% ../nbs/13a_study.ipynb #00000017
 _photos_here = {}   # photos that this process has opened, by what they were asked for with
 
-def _opened(study):
+def _photos_of(study):
     "The photos to learn from and the held-out ones, opened once."
     key = (study.photos, study.count, study.held_out, study.skip_bad)
     if key not in _photos_here: _photos_here[key] = study.open()
@@ -44,7 +44,7 @@ def _opened(study):
 
 def _test_photos(study, test):
     "The photos of one test, opened once."
-    if test == "held out": return _opened(study)[1]
+    if test == "held out": return _photos_of(study)[1]
     key = (study.tests[test], study.skip_bad)
     if key not in _photos_here: _photos_here[key] = Photos.open(*key)
     return _photos_here[key]
@@ -52,7 +52,7 @@ def _test_photos(study, test):
 def _content(study):
     "Checksums of photos and tests: two runs of a study with equal ones had the same."
     tests = {test: _test_photos(study, test).fingerprint for test in study.tests}
-    return dict(photos_sha256=_opened(study)[0].fingerprint, tests_sha256=tests)
+    return dict(photos_sha256=_photos_of(study)[0].fingerprint, tests_sha256=tests)
 
 # %% ../nbs/13a_study.ipynb #00000016
 def make_set(
@@ -64,7 +64,7 @@ def make_set(
     share: Share = Share(None, 0.),   # is told how much of the set is made
 ) -> tuple:                   # `Photos` to train on, and a dict: folder, images, shares of pixels and bytes, seconds
     "The training photos of a set, made if they are not there, and what they cost."
-    photos, source = _opened(study)[0], study.sets[name]
+    photos, source = _photos_of(study)[0], study.sets[name]
     recipe, sets = source.for_seed(seed), make_folder(Path(out)/"sets")
     if recipe is None: return photos, dict(folder="", images=len(photos), pixels=1., bytes=1., set_seconds=0.)
     key = cache_key(photos.fingerprint, recipe, *named_weights(recipe).values())
@@ -105,6 +105,7 @@ def score(study: Study, out: Path | str, test: str, judged: Judged, device: str 
         write_json(file, to_json(found.mean))
     return from_json(read_json(file))
 
+# %% ../nbs/13a_study.ipynb #cf280a45
 def run_cell(
     study: Study,
     out: Path | str,          # folder of the study; models lie in `models`
@@ -125,6 +126,7 @@ def run_cell(
     about = dict(**_head(study, cell), **_made_with(folder, device), **cost, model_folder=folder.name)
     return [{**about, "test": test, **scores[test]} for test in study.tests]
 
+# %% ../nbs/13a_study.ipynb #c0b1788a
 def _made_with(folder, device):
     "The device and versions that trained the model in `folder`; those of this process where only its scores are left."
     stored = read_json(folder/"config.json") if (folder/"config.json").exists() else {}
@@ -145,7 +147,7 @@ JUDGING = 8e3, 3e4   # cost of PSNR and SSIM of a pixel, without and with LPIPS:
 
 def _cell_work(study, cell):
     "Multiply-adds of a task, as `Progress` counts them."
-    source, photos = study.sets[cell.set], _opened(study)[0]
+    source, photos = study.sets[cell.set], _photos_of(study)[0]
     if cell.model is None:
         recipe = source.for_seed(cell.seed)
         if source.labels: return teacher_work(recipe)
@@ -209,7 +211,7 @@ def _order(study, cells):
     return tasks
 
 # %% ../nbs/13a_study.ipynb #7fba6417
-def _used(study):
+def _names_used(study):
     "Pairs (registry, name) of everything in the study that could have been registered from outside the package."
     for source in study.sets.values():
         if recipe := source.recipe or source.labels:
@@ -221,7 +223,7 @@ def _used(study):
 def _modules(study, jobs):
     "The modules that a worker imports to know what you registered; `UserError` where it could not."
     if jobs == 1: return ()
-    for registry, name in _used(study):
+    for registry, name in _names_used(study):
         if "__main__" in registry.modules and getattr(registry.get(name), "__module__", "") == "__main__":
             raise UserError(f"the {registry.kind} {name!r} is defined in a notebook or script, which the {jobs} "
                             "processes of the study do not run; put it into a module and import that, "
@@ -245,6 +247,7 @@ def _progress(study, tasks, jobs, device):
                  sets, trainings, duration(seconds), jobs, "es" * (jobs > 1))
     return Progress(total, seconds, "study")
 
+# %% ../nbs/13a_study.ipynb #18bdbfc8
 @dataclass
 class Crew:
     "The processes that fill a grid: `finished` yields what they make."
@@ -265,19 +268,19 @@ class Crew:
             yield from self.alone(tasks)
             return
         try:
-            with interruptible() as interrupted: yield from self.together(tasks, interrupted)
+            with interruptible() as interrupted: yield from _together(self, tasks, interrupted)
         except BrokenProcessPool:
             raise RunError("a worker process was killed, probably for want of memory; give fewer --jobs: "
                            "what is finished is kept, and the same command goes on") from None
 
-    def making(self, task): return self.study.sets[task.cell.set].making(task.cell.seed)
+    def making(self, task: Task) -> tuple | None: return self.study.sets[task.cell.set].making(task.cell.seed)
 
-    def note(self, task, found):
+    def note(self, task: Task, found: list | str) -> tuple:
         "Remember that a set is made, or why it is not."
         if task.cell.model is None: self.made[self.making(task)] = found if isinstance(found, str) else ""
         return task.cell, found
 
-    def alone(self, tasks):
+    def alone(self, tasks: list) -> Iterator:
         "One task after the other, in this process."
         threads = torch.get_num_threads()
         try:
@@ -286,30 +289,30 @@ class Crew:
                 yield self.note(task, self.made.get(self.making(task)) or task.carry_out())
         finally: torch.set_num_threads(threads)
 
-    def ready(self, task): return task.cell.model is None or self.making(task) is None or self.making(task) in self.made
+# %% ../nbs/13a_study.ipynb #08c5e1c5
+def _together(crew, tasks, interrupted):
+    "Several processes; a cell waits for its set, and fails with it."
+    def ready(task): return task.cell.model is None or crew.making(task) is None or crew.making(task) in crew.made
+    waiting, running, counter = list(tasks), {}, crew.progress and crew.progress.counter
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(crew.jobs, mp_context=spawn, initializer=_start_worker, initargs=(counter,)) as pool:
+        while waiting or running:
+            free = crew.jobs - len(running) if time.time() < crew.deadline else 0
+            for task in list(filter(ready, waiting))[:free]:
+                waiting.remove(task)
+                running[pool.submit(Task.carry_out, task)] = task
+            if not running: return
+            finished = wait(running, .5, return_when=FIRST_COMPLETED).done
+            if interrupted(): _end_workers()
+            for done in sorted(finished, key=lambda d: d.exception() is not None):   # what broke comes last
+                yield crew.note(running.pop(done), done.result())
+            for task in [t for t in waiting if t.cell.model and crew.made.get(crew.making(t))]:
+                waiting.remove(task)
+                yield task.cell, crew.made[crew.making(task)]
 
-    def together(self, tasks, interrupted):
-        "Several processes; a cell waits for its set, and fails with it."
-        waiting, running, counter = list(tasks), {}, self.progress and self.progress.counter
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(self.jobs, mp_context=spawn, initializer=_start_worker, initargs=(counter,)) as pool:
-            while waiting or running:
-                free = self.jobs - len(running) if time.time() < self.deadline else 0
-                for task in list(filter(self.ready, waiting))[:free]:
-                    waiting.remove(task)
-                    running[pool.submit(Task.carry_out, task)] = task
-                if not running: return
-                finished = wait(running, .5, return_when=FIRST_COMPLETED).done
-                if interrupted(): self.end()
-                for done in sorted(finished, key=lambda d: d.exception() is not None):   # what broke comes last
-                    yield self.note(running.pop(done), done.result())
-                for task in [t for t in waiting if t.cell.model and self.made.get(self.making(t))]:
-                    waiting.remove(task)
-                    yield task.cell, self.made[self.making(task)]
-
-    def end(self):
-        for worker in multiprocessing.active_children(): worker.terminate()   # each saves the step at hand
-        raise KeyboardInterrupt
+def _end_workers():
+    for worker in multiprocessing.active_children(): worker.terminate()   # each saves the step at hand
+    raise KeyboardInterrupt
 
 def _start_worker(counter=None):
     "A worker shows no progress bars, and ends when its parent is killed: it would keep folders from the next start."
@@ -361,6 +364,7 @@ def _claim_folder(job):
     for folder in ("sets", "models", "scores"): make_folder(out/folder)
     return old
 
+# %% ../nbs/13a_study.ipynb #5845b858
 def _filled(kind, stored):
     "Stored settings of a set or a model, with the defaults of options that an older version did not have."
     if not isinstance(stored, dict): return stored
@@ -384,6 +388,7 @@ def _known_rows(old, about, cells):
         if rows and all(map(complete, rows)): found[cell] = rows
     return found
 
+# %% ../nbs/13a_study.ipynb #9117f1ff
 def _told(recipe):
     "A recipe as results have it: a file or folder by its name, without the path on this machine."
     def name(k, v): return Path(v).name if k in PLACES and not v.startswith("kl:") else v
@@ -418,13 +423,13 @@ def run_study(
     study = _with_backbone(study)
     _modules(study, jobs)
     _photos_here.clear()   # what lay there at an earlier call may have changed
-    photos, _ = _opened(study)
+    photos, _ = _photos_of(study)
     for test in study.tests: _test_photos(study, test)   # what cannot be read is said now
     _check_sets(study, photos, device)
     job = _study_job(out, photos)
     with job.held():
         old = _claim_folder(job)
-        results, tasks = _begin(study, out, old, device)
+        results, tasks = _start_grid(study, out, old, device)
         with _progress(study, tasks, jobs, device) as progress:
             deadline = began + 60 * minutes if minutes else math.inf
             for cell, found in Crew(study, out, jobs, device, deadline, progress).finished(tasks):
@@ -441,9 +446,9 @@ def done(results: Results) -> set:
     return {Cell(r["set"], r["model"], r["seed"]) for r in results.rows}
 
 # %% ../nbs/13a_study.ipynb #598a5ede
-def _begin(study, out, old, device):
+def _start_grid(study, out, old, device):
     "The results that are known before any training, bicubic enlargement first, and the tasks that are left."
-    results = Results(_bicubic_rows(study, out, device), _about(study, _opened(study)[0]))
+    results = Results(_bicubic_rows(study, out, device), _about(study, _photos_of(study)[0]))
     known = _known_rows(old, results.about, study.cells)
     for cell, rows in known.items():
         for row in rows:   # families may have other names now

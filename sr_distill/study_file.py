@@ -54,6 +54,7 @@ class TrainingSet:
         recipe = self.for_seed(seed)
         return recipe and (self.recipe is None, recipe)
 
+# %% ../nbs/12d_study_file.ipynb #18a13c5a
 @dataclass(frozen=True)
 class Model:
     "One model of a study: its training settings `config`."
@@ -84,6 +85,7 @@ class StudyOptions:
 
     def __post_init__(self): check_options(self)
 
+# %% ../nbs/12d_study_file.ipynb #fbe6434b
 @dataclass
 class Study(StudyOptions):
     "What to compare: each of `models` is trained on each of `sets` with each seed and judged by each of `tests`."
@@ -182,6 +184,7 @@ def study_from(
                         f"{'; '.join(models)}; correct it")
     return study
 
+# %% ../nbs/12d_study_file.ipynb #4ecff7d3
 def load_study(
     file: Path | str,   # a TOML file, or the name of a study of the package
     scale: str = "",    # one of the file's `scales`
@@ -263,6 +266,7 @@ def _recipe_of(shared, given):
     idle = {name: getattr(Recipe, name) for name, _ in recipe.unused() if name not in given}
     return replace(recipe, **idle)   # checked as what a user says
 
+# %% ../nbs/12d_study_file.ipynb #01204814
 UNTAKEN = (("seed", "the study gives each training its own"), ("sampling", "each set says how it is drawn from"),
            ("validate", "nothing is validated while a study trains"))
 

@@ -409,7 +409,7 @@ def _options(labels, chosen):
     def option(i, label): return f'<option value="{i}"{" selected" * (i == chosen)}>{label}</option>'
     return "".join(option(i, label) for i, label in enumerate(labels))
 
-def _scores(crops, truth):
+def _crop_notes(crops, truth):
     "label → its scores against the image labelled `truth`, as text."
     if truth not in crops:
         raise UserError(f"before_after has no image {truth!r} to score against; "
@@ -446,7 +446,7 @@ def before_after(
                         f"and got {len(images)} of {sorted(shapes)}; crop them to one size")
     (H, W, _), (first, second, *_) = shapes.pop(), images.values()
     y, x, h, w = crop or busiest_crop(first, second)
-    if truth: notes = {**_scores({k: a[y:y+h, x:x+w] for k, a in images.items()}, truth), **notes}
+    if truth: notes = {**_crop_notes({k: a[y:y+h, x:x+w] for k, a in images.items()}, truth), **notes}
     labels = [html.escape(str(label)) for label in images]
     def figure(label, key, whole):
         note, exact = html.escape(str(notes.get(key, ""))), data_uri(whole[y:y+h, x:x+w], "PNG")
@@ -650,10 +650,10 @@ class LiveView(Recorder):
         "Show the view with a Stop button, start `loop(view)` in a thread and return at once."
         self.screen.box.children += (self.button,)   # only here: a loop that blocks its cell would not hear it
         self._ipython_display_()
-        threading.Thread(target=self._follow, args=(loop,), name="sr_distill run", daemon=True).start()
+        threading.Thread(target=self._run_loop, args=(loop,), name="sr_distill run", daemon=True).start()
         return self
 
-    def _follow(self, loop):
+    def _run_loop(self, loop):
         value = error = None
         try: value = loop(self)
         except BaseException as e: error = e

@@ -108,15 +108,15 @@ def test_photos_are_looked_at_anew_and_stay_what_they_were(file, tmp_path, monke
     os.replace(tmp_path / "d.png", Path(study.photos) / "d.png")
     about = run_study(study, tmp_path / "other", jobs=1).about
     assert about["photos"] == before["photos"] + 1 and about["photos_sha256"] != before["photos_sha256"]
-    opened = module._opened
+    opened = module._photos_of
     def one_less(study):   # as a process sees it that starts after somebody removed a photo
         photos, held = opened(study)
         return photos.subset(range(1, len(photos))), held
     content = module._content(study)
-    monkeypatch.setattr(module, "_opened", one_less)
+    monkeypatch.setattr(module, "_photos_of", one_less)
     task = module.Task(study, tmp_path / "other", study.cells[0], "cpu", content)
     assert "are not what they were" in task.carry_out()
-    monkeypatch.setattr(module, "_opened", lambda study: study.open())
+    monkeypatch.setattr(module, "_photos_of", lambda study: study.open())
     shutil.rmtree(study.photos)
     assert str(study.photos) in task.carry_out()   # told, and no end of the study
 
