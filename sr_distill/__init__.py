@@ -1,4 +1,6 @@
-"""Dataset distillation for image super-resolution.  `import sr_distill as sd` offers the names below; each is imported when you use it."""
+"""Dataset distillation for image super-resolution.
+
+`import sr_distill as sd` offers the names below; each is imported when you use it."""
 __version__ = "0.1.0"
 
 from importlib import import_module
@@ -24,10 +26,11 @@ if TYPE_CHECKING:   # what editors and type checkers see
 _MODULES = {   # name → the module that it lies in
     "rng": "core", "Photos": "data", "DistilledSet": "sets", "evaluate": "metrics", "export_model": "export",
     "load_model": "models", "make_model": "models", "save_model": "models", "Prior": "priors", "load_study": "study",
-    **dict.fromkeys(("Recipe", "RunOptions", "TrainConfig", "UserError", "RunError", "register_metric", "register_model",
-                     "register_objective", "register_prior", "register_start", "register_statistic"), "recipe"),
+    **dict.fromkeys(("Recipe", "RunOptions", "TrainConfig", "UserError", "RunError", "register_metric",
+                     "register_model", "register_objective", "register_prior", "register_start",
+                     "register_statistic"), "recipe"),
 }
-_VERBS = ("distill", "train", "study", "upscale", "explore", "demo")   # modules that are called like the function in them
+_VERBS = ("distill", "train", "study", "upscale", "explore", "demo")   # modules that bear the name of their function
 __all__ = ["__version__", *_MODULES, *_VERBS]
 
 

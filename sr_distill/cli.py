@@ -12,7 +12,8 @@ from dataclasses import fields, replace
 from typing import TextIO
 import click
 from . import __version__
-from .recipe import DEVICE_HELP, GOOD_SETTINGS, SCALES, Recipe, RunError, RunOptions, TrainConfig, UserError
+from .recipe import (DEVICE_HELP, GOOD_SETTINGS, SCALES, Recipe, RunError, RunOptions, TrainConfig, UserError,
+                               option_kind)
 
 # %% ../nbs/14_cli.ipynb #00000006
 def flags(
@@ -23,10 +24,10 @@ def flags(
     by_model = {name for good in GOOD_SETTINGS.values() for name in good} if cls is TrainConfig else ()
     def flag(f):
         name, choices = "--" + f.name.replace("_", "-"), f.metadata["choices"]
-        kind = click.Choice([str(c) for c in choices]) if choices else f.type if f.type in (int, float) else str
+        kind = click.Choice([str(c) for c in choices]) if choices else {int: int, float: float}.get(option_kind(f), str)
         default = "by model" if f.name in by_model else f.default
         text = f.metadata["help"] + ("" if default is None else f"  [{default}]")
-        if f.type in (bool, "bool"): return click.option(name, is_flag=True, default=None, help=text)
+        if f.type is bool: return click.option(name, is_flag=True, default=None, help=text)
         return click.option(name, type=kind, default=None, help=text)
     asked = [f for f in fields(cls) if f.name not in skip]
     return lambda command: functools.reduce(lambda c, f: flag(f)(c), reversed(asked), command)

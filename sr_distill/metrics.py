@@ -8,9 +8,9 @@ __all__ = ['BACKBONES', 'luma', 'psnr', 'ssim', 'backbone_file', 'LPIPS', 'upsca
 
 # %% ../nbs/05_metrics.ipynb #00000003
 import contextlib, copy, functools, importlib.util, math, warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 import numpy as np, torch
 from skimage.metrics import structural_similarity
 from tqdm.auto import tqdm
@@ -64,8 +64,9 @@ def ssim(
     "Structural similarity as in Wang et al. 2004; `ValueError` when the two cannot be compared."
     x, y = _compared(sr, hr, border, channel)
     if min(x.shape[:2]) < 11: raise ValueError(f"SSIM needs 11x11 pixels; {x.shape[1]}x{x.shape[0]} are left")
-    return float(structural_similarity(x, y, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-                                       data_range=255, channel_axis=-1 if x.ndim == 3 else None))
+    value: Any = structural_similarity(x, y, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+                                       data_range=255, channel_axis=-1 if x.ndim == 3 else None)
+    return float(value)
 
 # %% ../nbs/05_metrics.ipynb #00000022
 # in order of preference
@@ -111,10 +112,9 @@ class LPIPS:
         if missing:
             self.reason = f"the package {missing} is not installed (pip install {missing})"
             return
-        if net == "auto": net = next((n for n in BACKBONES if backbone_file(n).exists()), None)
-        if net is None:
-            self.reason = f"no backbone weights in {backbone_file('alex').parent}; --lpips alex downloads them"
-        else: self._load(net)
+        found = next((n for n in BACKBONES if backbone_file(n).exists()), None) if net == "auto" else net
+        if found: self._load(found)
+        else: self.reason = f"no backbone weights in {backbone_file('alex').parent}; --lpips alex downloads them"
 
     def _load(self, net):
         file = backbone_file(net)
@@ -210,9 +210,8 @@ def upscale_image(
 ) -> np.ndarray:      # uint8 [scale·h, scale·w, 3], or [scale·h, scale·w]
     "The enlarged photo, clamped and rounded; runs where the model is."
     check_u8(lr, channels=(1, 3))
-    if model != "bicubic" and getattr(model, "scale", scale) != scale:
-        raise UserError(f"the model enlarges by {model.scale}, not by {scale}; give its own scale or train another "
-                        "model")
+    if (own := getattr(model, "scale", scale)) != scale:
+        raise UserError(f"the model enlarges by {own}, not by {scale}; give its own scale or train another model")
     sr = to_uint8(_enlarged(model, lr, scale, tile).expand(-1, 3, -1, -1))[0]
     return sr if lr.ndim == 3 else sr[..., 0]
 
@@ -425,7 +424,7 @@ def evaluate(
     "Enlarge the LR copy of every photo and compare it by each of `METRICS`: border `scale`, grey photos as luma."
     photos, files = _check_input(model, photos, scale, lr_dir, lr_name, crop_hr)
     device = _device(model) if device is None else pick_device(str(device))
-    if device != _device(model) and model != "bicubic": model = copy.deepcopy(model).to(device)
+    if isinstance(model, torch.nn.Module) and device != _device(model): model = copy.deepcopy(model).to(device)
     perceptual = _perceptual(lpips, device, photos, scale)
     judges, rows, quiet = _judges(perceptual, ssim), [], None if photos.pixels >= 10e6 else True
     for i, file in enumerate(tqdm(files, desc=f"evaluate ×{scale}", unit="photo", leave=False, disable=quiet)):

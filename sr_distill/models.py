@@ -9,6 +9,7 @@ __all__ = ['FIXED', 'CLASSES', 'OURS', 'SRCNN', 'count_parameters', 'VDSR', 'ini
 # %% ../nbs/04_models.ipynb #00000003
 import contextlib, hashlib
 from pathlib import Path
+from typing import Any
 import safetensors, torch
 from safetensors.torch import load as load_weights, save as save_weights
 from torch import nn
@@ -73,7 +74,7 @@ class VDSR(nn.Module):
         self.scale, self.margin = scale, _reach(depth, scale)
         self.config = dict(name="vdsr", scale=scale, depth=depth, width=width)
         widths = [3] + [width] * (depth - 1) + [3]
-        layers = [_conv(a, b) for a, b in zip(widths, widths[1:])]
+        layers: list[Any] = [_conv(a, b) for a, b in zip(widths, widths[1:])]
         for layer in layers: layer.gain = 6**.5   # He et al. 2015: as strong behind the ReLU as before
         layers[-1].gain = .01                     # start close to plain bicubic
         self.body = nn.Sequential(*[m for layer in layers for m in (layer, nn.ReLU())][:-1])
@@ -146,6 +147,7 @@ class EDSR(nn.Module):
     ):
         super().__init__()
         _check(scale=scale, depth=depth, width=width)
+        self.mean: torch.Tensor
         self.scale, self.margin = scale, 2 * depth + 4   # head, body's last, enlargement and tail: 1 each
         self.config = dict(name="edsr", scale=scale, depth=depth, width=width, res_scale=float(res_scale))
         self.register_buffer("mean", torch.tensor([.4488, .4371, .4040]).view(1, 3, 1, 1), persistent=False)
@@ -219,14 +221,15 @@ def _drawn(name, make, sizes, generator):
         with contextlib.nullcontext() if generator is None else torch.random.fork_rng(devices=[]):
             if generator is not None and not ours:
                 torch.manual_seed(int(torch.randint(1 << 62, (), generator=generator, device=generator.device)))
-            model = make(**sizes)
+            model: Any = make(**sizes)
     except (TypeError, ValueError, OverflowError, RuntimeError) as e:
         remedy = "write it again with this version" if ours else "give the settings that it takes"
         raise UserError(f"the settings {str(sizes)[:200]} do not fit {name} ({e}); {remedy}") from None
     if not isinstance(model, nn.Module):
         raise UserError(f"the model {name!r} gives a {type(model).__name__}; let it return an nn.Module")
     if ours: return model if generator is None else init_weights(model, generator)
-    model.config, model.scale = {"name": name, **sizes}, sizes["scale"]
+    theirs: Any = model
+    theirs.config, theirs.scale = {"name": name, **sizes}, sizes["scale"]
     return model
 
 # %% ../nbs/04_models.ipynb #00000041

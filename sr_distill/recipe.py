@@ -6,15 +6,15 @@
 __all__ = ['Entry', 'KINDS', 'SCALES', 'SPACES', 'GROUPINGS', 'TARGETS', 'POOLS', 'LABELS', 'INITS', 'STATISTICS', 'OBJECTIVES',
            'MODELS', 'PRIORS', 'METRICS', 'REGISTRIES', 'register_start', 'register_statistic', 'register_objective',
            'register_model', 'register_prior', 'register_metric', 'DEVICE_HELP', 'RATES', 'GOOD_SETTINGS', 'UserError',
-           'RunError', 'expect_error', 'verb', 'Unknown', 'Registry', 'option', 'check_options', 'Settings',
-           'ranked_starts', 'Recipe', 'RunOptions', 'TrainConfig']
+           'RunError', 'expect_error', 'verb', 'Unknown', 'Registry', 'option', 'option_kind', 'check_options',
+           'Settings', 'ranked_starts', 'Recipe', 'RunOptions', 'TrainConfig']
 
 # %% ../nbs/00_recipe.ipynb #00000003
 import difflib, functools, importlib, importlib.metadata, inspect, os, re, sys, types
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, asdict, replace, InitVar
+from dataclasses import dataclass, field, fields, asdict, Field, InitVar
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
 Entry = TypeVar("Entry")   # what a decorator gets, it returns
 
@@ -41,12 +41,14 @@ def expect_error(
 # %% ../nbs/00_recipe.ipynb #b4bdb409
 def verb(fn: Entry) -> Entry:
     "Decorator of a function that bears its module's name: calling the module calls the function."
-    module = sys.modules[fn.__module__]
-    if fn.__module__.rpartition(".")[2] != fn.__name__: return fn   # a notebook, which is no module of that name
-    @functools.wraps(fn)
-    def call(self, *args, **kwargs): return fn(*args, **kwargs)
+    function: Any = fn
+    module: Any = sys.modules[function.__module__]
+    if module.__name__.rpartition(".")[2] != function.__name__:
+        return fn   # a notebook, which is no module of that name
+    @functools.wraps(function)
+    def call(self, *args, **kwargs): return function(*args, **kwargs)
     module.__class__ = type("Verb", (types.ModuleType,), {"__call__": call, "__doc__": module.__doc__})
-    module.__signature__ = inspect.signature(fn)
+    module.__signature__ = inspect.signature(function)
     return fn
 
 # %% ../nbs/00_recipe.ipynb #e5725556
@@ -165,6 +167,12 @@ def option(
 # %% ../nbs/00_recipe.ipynb #00000010
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
+def option_kind(
+    f: Field,   # one of `dataclasses.fields`
+) -> Any:
+    "The type of an option's values, which None is not: `int` of a field annotated `int | None`."
+    return next((kind for kind in get_args(f.type) if kind is not type(None)), f.type)
+
 def _fits(value, kind):
     if kind is bool or isinstance(value, bool): return isinstance(value, bool) and kind is bool
     if not isinstance(value, {int: Integral, float: Real}.get(kind, kind)): return False
@@ -178,20 +186,21 @@ def check_options(
     bound. NumPy's numbers become Python's."""
     for f in fields(config):
         value, choices, low = getattr(config, f.name), f.metadata["choices"], f.metadata["low"]
-        flag = "--" + f.name.replace("_", "-")
-        if not (_fits(value, f.type) or value is None is f.default):
-            raise UserError(f"{flag} {str(value)[:40]!r} is not {KINDS[f.type]}; give one")
+        flag, kind = "--" + f.name.replace("_", "-"), option_kind(f)
+        if not (_fits(value, kind) or value is None is f.default):
+            raise UserError(f"{flag} {str(value)[:40]!r} is not {KINDS[kind]}; give one")
         if choices and value not in choices and not (stored and isinstance(choices, Registry)):
             raise UserError(f"{flag} {value!r} is unknown; choose one of: {', '.join(map(str, choices))}")
         if low is not None and value is not None and not value >= low:
             raise UserError(f"{flag} {value} is too small; give at least {low}")
         if type(value).__module__ == "numpy":
             # an equal number with another text, which hashes and random streams go by
-            object.__setattr__(config, f.name, f.type(value))
+            object.__setattr__(config, f.name, kind(value))
 
 # %% ../nbs/00_recipe.ipynb #1e2eab0f
 class Settings:
     "Base of a frozen dataclass of `option`s: settings that are stored, compared and hashed."
+    __dataclass_fields__: ClassVar[dict]
     ALWAYS = ()   # options that a key always holds: those of version 0.1
 
     def to_dict(self) -> dict: return asdict(self)
@@ -292,7 +301,7 @@ class Recipe(Settings):
     scale: int     = option(2, "super-resolution factor", SCALES)
     size: int      = option(192, "side of a synthetic HR image in pixels", low=16)
     ipc: int       = option(1, "synthetic images per group; --budget overrides it", low=1)
-    budget: float  = option(None, "per cent of the real pixels; sets the largest IPC not above it")
+    budget: float | None = option(None, "per cent of the real pixels; sets the largest IPC not above it")
     real: int      = option(32, "real sub-images per group that the target gradient is taken over; 0 for all", low=0)
     target: str    = option("uniform", "how those are drawn: uniform, error (in proportion to bicubic error) or hard "
                                        "(the hardest 5 % without the top 0.2 %)", TARGETS)
@@ -306,7 +315,7 @@ class Recipe(Settings):
                             low=0)
     tune: int      = option(0, "latent space: steps of pivotal tuning, which teach the start images to the generator",
                             low=0)
-    layer: int     = option(None, "latent space: also optimise the features of this layer of a StyleGAN-XL", low=0)
+    layer: int | None = option(None, "latent space: also optimise the features of this layer of a StyleGAN-XL", low=0)
     lr_latents: float   = option(0.03, "latent space: learning rate of the latents, in their own unit", low=0)
     lr_features: float  = option(0.1, "latent space: learning rate of the features, where --layer is given", low=0)
     lr_generator: float = option(0.0, "latent space: learning rate of the generator's weights, 0 to keep them", low=0)
@@ -412,8 +421,8 @@ class TrainConfig(Settings):
     ALWAYS = ("model", "depth", "width", "scale", "steps", "batch", "patch", "sampling", "loss", "lr", "schedule",
               "clip", "ema", "amp", "validate", "checkpoint", "seed")
     model: str     = option("vdsr", "SR model", MODELS)
-    depth: int     = option(None, "layers (VDSR) or residual blocks (EDSR); the paper's own if not given", low=1)
-    width: int     = option(None, "channels per layer; the paper's own if not given", low=1)
+    depth: int | None = option(None, "layers (VDSR) or residual blocks (EDSR); the paper's own if not given", low=1)
+    width: int | None = option(None, "channels per layer; the paper's own if not given", low=1)
     scale: int     = option(2, "super-resolution factor", SCALES)
     steps: int     = option(2000, "training steps", low=1)
     batch: int     = option(16, "patches per step", low=1)

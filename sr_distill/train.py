@@ -55,7 +55,8 @@ class PatchPlaces:
         "The bicubic error of windows half a patch apart, summed up from photo to photo."
         scale, side = self.config.scale, self.side
         def one(i):
-            ys, xs = (np.array(windows(length // scale, side, max(1, side // 2))) for length in self.photos.sizes[i])
+            corners: Any = [np.array(windows(n // scale, side, max(1, side // 2))) for n in self.photos.sizes[i]]
+            ys, xs = corners
             error = window_errors(self.photos, i, scale, scale * ys, scale * xs, self.config.patch).ravel()
             return error, np.full(error.size, i), np.repeat(ys, len(xs)), np.tile(xs, len(ys))
         error, *self.windows = map(np.concatenate, zip(*in_parallel(one, range(len(self.photos)))))
@@ -130,10 +131,11 @@ def _recorded(loss, config, device):
     "Loss and gradient as CUDA graphs for batches of this shape."
     def sample(side):
         return torch.zeros(config.batch, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
-    # a graph has its own, and PyTorch waits for it
+    # a graph has a stream of its own, and PyTorch waits for it
     warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")
     buffers, side = [b.clone() for b in loss.buffers()], config.patch // config.scale
-    recorded = policy(device).record(loss, (sample(side), sample(side * config.scale)))
+    record: Any = policy(device).record
+    recorded = record(loss, (sample(side), sample(side * config.scale)))
     for b, before in zip(loss.buffers(), buffers):
         b.data.copy_(before)   # running statistics know nothing of the sample
     return recorded
@@ -226,8 +228,10 @@ class Trainer:
     @torch.no_grad()
     def _follow(self):
         beta = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - beta)
-        for mine, theirs in zip(self.average.buffers(), self.model.buffers()):
+        average: Any = self.average
+        lerp: Any = torch._foreach_lerp_   # pyright: ignore[reportPrivateImportUsage]
+        lerp(list(average.parameters()), list(self.model.parameters()), 1 - beta)
+        for mine, theirs in zip(average.buffers(), self.model.buffers()):
             mine.copy_(theirs)   # running statistics are means already
 
 # %% ../nbs/06_train.ipynb #00000028
@@ -261,7 +265,8 @@ def _history_row(trainer, val, out):
     measure = val is not None and (t == config.steps or config.validate and t % config.validate == 0)
     if not measure and t % LOG_EVERY and t < config.steps: return None
     row = dict(step=t, loss=_mean_loss(trainer, out), lr=learning_rate(config, t - 1))
-    if measure and trainer.team.first: row["val_psnr_y"] = validate(trainer.result, val, config.scale)
+    if measure and val is not None and trainer.team.first:
+        row["val_psnr_y"] = validate(trainer.result, val, config.scale)
     trainer.history.append(row)
     return row
 
@@ -520,4 +525,5 @@ def helper_network(
     def learn(folder):
         def one(net): return train(net, photos, config, folder, device=device).model
         return in_parallel(one, [copy.deepcopy(model)], device)[0]
-    return cached(kind, key, learn)
+    found: Any = cached(kind, key, learn)
+    return found
