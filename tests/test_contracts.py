@@ -1,4 +1,5 @@
 """What every entry of a registry must keep: a new model, objective, start, prior or space is covered here without a new test."""
+import importlib.util
 import copy
 import dataclasses
 import functools
@@ -22,6 +23,9 @@ from sr_distill.pixel import PixelSpace, start_images
 from sr_distill.priors import load_prior, needs_photos
 from sr_distill.recipe import INITS, MODELS, OBJECTIVES, PRIORS, SCALES, Recipe, UserError
 from sr_distill.stylegan import StyleGANXL, xl_config
+
+# those of spandrel only where that is installed; tests/test_nets.py has more of them
+NETWORKS = [name for name in MODELS if not name.startswith("spandrel:") or importlib.util.find_spec("spandrel")]
 
 GPU = dataclasses.replace(POLICIES["cuda"], pinned=False, record=None, fused=False, free=lambda device: (16 << 30, 16 << 30), forget=lambda: None)
 
@@ -50,7 +54,7 @@ def relative(a, b): return float((a - b).norm() / b.norm().clamp_min(1e-12))
 
 # ---- models
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_weights_depend_on_the_generator_alone(name):
     torch.manual_seed(1)
     one = small(name).state_dict()
@@ -61,13 +65,13 @@ def test_weights_depend_on_the_generator_alone(name):
     other = small(name, stream="another").state_dict()
     assert any(not one[k].equal(other[k]) for k in one)
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("scale", SCALES)
 def test_a_model_enlarges_and_knows_its_reach(name, scale):
     net = small(name, scale)
     assert net.scale == scale and net(torch.rand(2, 3, 10, 12)).shape == (2, 3, 10 * scale, 12 * scale) and (net.margin is None or net.margin >= 0)
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_one_pass_is_one_group_at_a_time(name):
     net, images = small(name).double(), torch.rand(3, 2, 3, 16, 16, generator=rng(0, "images")).double()
     if name.startswith("spandrel:") and obstacle(net): return   # they go group by group, and a line says so
@@ -75,13 +79,13 @@ def test_one_pass_is_one_group_at_a_time(name):
     alone = [torch.stack(g) for g in zip(*(gradient(net, x) for x in images))]
     assert all(relative(a, b) < 1e-9 for a, b in zip(group_gradients(net, images), alone))
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_tiles_are_the_whole(name):
     net, lr = small(name), np.random.default_rng(1).integers(0, 256, (40, 52, 3), dtype=np.uint8)
     whole, tiled = (upscale_image(net, lr, 2, tile=tile).astype(int) for tile in (4096, 48))
     assert abs(whole - tiled).max() <= 1
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_saved_and_loaded_a_model_is_the_same(name, tmp_path):
     net = small(name)
     again = load_model(save_model(net, tmp_path))
@@ -159,7 +163,7 @@ def test_every_layer_gives_the_same_numbers_on_a_real_gpu(kind):
     assert relative(found[0].cpu(), wanted[0]) < 1e-6 and relative(found[1].cpu(), wanted[1]) < 1e-6
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_model_gives_the_same_gradients_on_a_real_gpu(name):
     net, images = small(name).double(), torch.rand(3, 2, 3, 16, 16, generator=rng(0, "images")).double()
     alone = [torch.stack(g) for g in zip(*(gradient(net, x) for x in images))]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sr_distill.core import rng
-from sr_distill.models import EDSR, SRCNN, VDSR, build_model, count_parameters, init_weights, load_model, make_model, save_model
-from sr_distill.recipe import MODELS, RunError, UserError
+from sr_distill.models import OURS, EDSR, SRCNN, VDSR, build_model, count_parameters, init_weights, load_model, make_model, save_model
+from sr_distill.recipe import RunError, UserError
 
 
 @pytest.mark.parametrize("model, count", [
@@ -17,7 +17,7 @@ def test_parameter_counts_of_the_protocol(model, count):
     assert count_parameters(model()) == count
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("scale", (2, 3, 4))
 def test_output_is_scale_times_the_input(name, scale):
     model = make_model(name.upper(), scale, width=4)
@@ -67,7 +67,7 @@ def test_same_draw_in_double_precision():
     assert all(p.equal(q.float()) for p, q in zip(a.parameters(), b.parameters()))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", OURS)
 def test_no_layer_works_in_place_and_input_stays(name):
     model = make_model(name, width=4)
     assert not any(getattr(m, "inplace", False) for m in model.modules())
@@ -152,6 +152,6 @@ def test_full_disk_keeps_the_old_model(tmp_path, monkeypatch):
 
 
 def test_saved_by_one_loaded_after_config_round_trip(tmp_path):
-    for name in MODELS:
+    for name in OURS:
         model = make_model(name, 3, width=4)
         assert build_model(load_model(save_model(model, tmp_path/name)).config).config == model.config

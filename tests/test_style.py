@@ -11,6 +11,7 @@ REPO = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(p for p in (REPO / "nbs").rglob("*.ipynb") if not any(part[0] in "._" for part in p.relative_to(REPO / "nbs").parts))
 MODULES = sorted(p for p in (REPO / "sr_distill").glob("*.py") if p.name != "__init__.py")
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|private/var|var/folders)/[\w.-]+")
+WIDE = ("_modidx", "data", "kernels", "nets", "stylegan", "upscale")   # still have lines over 120 characters; nothing is added
 ASSERTING = ("assert ", "expect_error", "test_eq", "test_close")
 
 
@@ -81,6 +82,56 @@ def test_imports_have_cells_of_their_own(path):
     assert not mixed, f"put the imports in a cell above: {mixed}"
 
 
+def functions(tree: ast.AST, public: bool = True, inside: bool = False):
+    "(function, is it public?) of all functions of a module; those in functions are not public."
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node, public and not inside and (not node.name.startswith("_") or node.name in ("__init__", "__call__"))
+            yield from functions(node, False, True)
+        else: yield from functions(node, public and not (isinstance(node, ast.ClassDef) and node.name.startswith("_")), inside)
+
+def long_lines(text: str) -> list:
+    "Lines over 120 characters; not `__all__`, which nbdev breaks at 130, and the sentence under the title."
+    return [line for k, line in enumerate(text.splitlines()) if len(line) > 120 and k and not line.startswith("__all__")]
+
+def private_imports(tree: ast.AST) -> list:
+    return [a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level for a in n.names if re.match("_[^_]", a.name)]
+
+def module_figures(path: Path) -> dict:
+    "Lines, longest function, long lines, public parameters and how many are annotated, named lambdas, private names imported."
+    text = path.read_text(encoding="utf-8")
+    tree, found = ast.parse(text), [*functions(ast.parse(text))]
+    asked = [a for f, public in found if public for a in
+             [*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs, *filter(None, [f.args.vararg, f.args.kwarg])] if a.arg not in ("self", "cls", "ctx")]
+    longest = max(found, key=lambda f: f[0].end_lineno - f[0].lineno, default=None)
+    return dict(lines=len(text.splitlines()), longest=f"{longest[0].name} {longest[0].end_lineno - longest[0].lineno + 1}" if longest else "",
+                long=len(long_lines(text)), parameters=len(asked), annotated=sum(a.annotation is not None for a in asked),
+                lambdas=sum(isinstance(n, ast.Assign) and isinstance(n.value, ast.Lambda) for n in ast.walk(tree)), private=len(private_imports(tree)))
+
+def side_effects(tree: ast.Module) -> list:
+    "What a module does to the process when it is imported: environment variables, global warnings filters."
+    calls = [ast.unparse(n) for node in tree.body if not isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.With, ast.If)) for n in ast.walk(node)
+             if isinstance(n, (ast.Call, ast.Assign))]
+    return [c for c in calls if re.match(r"os\.environ(\[|\.(update|setdefault))|os\.putenv|warnings\.(filterwarnings|simplefilter)", c)]
+
+
+def test_the_measures_measure():
+    tree = ast.parse("from .a import _b, __version__\ndef f(x: int, y):\n    def g(z): pass\nclass _C:\n    def h(self, w): pass\nh = lambda: 1")
+    assert private_imports(tree) == ["_b"] and [(f.name, p) for f, p in functions(tree)] == [("f", True), ("g", False), ("h", False)]
+    assert side_effects(ast.parse("import os\nos.environ['A'] = '1'\ndef f(): os.environ['B'] = '1'")) == ["os.environ['A'] = '1'"]
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_a_module_keeps_to_itself(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not private_imports(tree), "private names of another module: make them public, or move what needs them"
+    assert not side_effects(tree), "importing a module changes nothing for the rest of the process"
+    assert path.stem in WIDE or not long_lines(path.read_text(encoding="utf-8")), "lines over 120 characters"
+
+def test_public_parameters_are_annotated():
+    figures = [module_figures(path) for path in MODULES if path.stem != "_modidx"]
+    assert sum(f["annotated"] for f in figures) >= .95 * sum(f["parameters"] for f in figures)
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_module_imports(path):
     names, number = imported(path), room_numbers()
@@ -112,3 +163,10 @@ if __name__ == "__main__":
     print(f"{'notebook':44}{'code':>6}{'prose':>7}{'median':>8}{'p90':>5}{'max':>5}{'words':>7}{'asserting':>11}{'shown':>7}{'kB':>6}")
     print(*map(style_row, NOTEBOOKS), sep="\n")
     print("guides: lines per code cell median <= 5, p90 <= 15, max about 40; 15-40 words of prose; >= 30 % asserting; <= 500 kB")
+    figures = {path.stem: module_figures(path) for path in MODULES if path.stem not in ("_modidx", "__main__")}
+    print(f"\n{'module':16}{'lines':>7}{'longest function':>30}{'>120':>6}{'parameters':>12}{'annotated':>11}{'lambdas':>9}{'private imports':>17}")
+    for stem, f in figures.items():
+        share = f"{f['annotated'] / max(1, f['parameters']):.0%}"
+        print(f"{stem:16}{f['lines']:7}{f['longest']:>30}{f['long']:6}{f['parameters']:12}{share:>11}{f['lambdas']:9}{f['private']:17}")
+    total = {k: sum(f[k] for f in figures.values()) for k in ("lines", "long", "parameters", "annotated", "lambdas", "private")}
+    print(f"{'in all':16}{total['lines']:7}{'':30}{total['long']:6}{total['parameters']:12}{total['annotated'] / total['parameters']:11.0%}{total['lambdas']:9}{total['private']:17}")
