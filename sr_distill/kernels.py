@@ -35,7 +35,7 @@ def _pick(taps, at): return torch.where((at >= 0) & (at < len(taps)), taps[at.cl
 def _rows(n): return max(16, 1 << (n - 1).bit_length())   # a size that `tl.dot` takes
 
 class Tiles:
-    "How a signal is cut into tiles, and a tile's filters as matrices; `fits` is false if a filter is longer than a tile."
+    "How a signal is cut into tiles, and a tile's filters as matrices; `fits` is false if a filter is too long."
     def __init__(self,
         up_filter: Tensor,    # [taps], sum 1
         up: int,              # factor
