@@ -231,6 +231,41 @@ def _study(file, out, scale, jobs, minutes, device, skip_bad, debug):
     click.echo(f"\n{result}\n\nreport: {out}/report.html")
     _check_failed(result)
 
+# %% ../nbs/14_cli.ipynb #e4adbd22
+@cli.command("upscale")
+@click.argument("model")
+@click.argument("source", metavar="PICTURES")
+@click.argument("out")
+@click.option("--scale", type=click.Choice([str(s) for s in SCALES]), help="of bicubic; a model knows its own  [2]")
+@click.option("--ensemble", is_flag=True, help="the mean over all eight flips and rotations: eight times the work")
+@click.option("--tile", type=int, default=512, help="largest side of a tile of the result, for less memory  [512]")
+@click.option("--ending", default=".png", help="format of the results in a folder  [.png]")
+@click.option("--device", default="auto", help=f"{DEVICE_HELP}  [auto]")
+@recursive
+@common
+def _upscale(model, source, out, scale, ensemble, tile, ending, device, recursive, debug):
+    """Enlarge PICTURES, a file or a folder, into OUT by MODEL: a folder that train made, a file of weights or `bicubic`."""
+    _alone()
+    if scale and model != "bicubic":
+        raise UserError(f"--scale {scale} is for bicubic; a model enlarges by its own scale, so leave it out")
+    from sr_distill.upscale import upscale
+    files = upscale(model, source, out, int(scale or 2), ensemble, tile, device, ending, recursive)
+    click.echo(f"{out}: {len(files)} picture{'s' * (len(files) != 1)}")
+
+@cli.command("export")
+@click.argument("model")
+@click.argument("file")
+@click.option("--to", default="", help="onnx, basicsr, torchscript or safetensors; without it FILE's ending says it")
+@click.option("--exporter", type=click.Choice(["auto", "dynamo", "torchscript"]), default="auto",
+              help="of ONNX  [auto: the newer one that is here]")
+@common
+def _export(model, file, to, exporter, debug):
+    """Write MODEL, a folder that train made or a file of weights, as one FILE for other programs."""
+    _alone()
+    from sr_distill.export import export_model
+    written = export_model(model, file, to, exporter)
+    click.echo(f"{written}: {written.stat().st_size:,} bytes")
+
 # %% ../nbs/14_cli.ipynb #00000010
 @cli.command("inspect")
 @click.argument("path")

@@ -197,3 +197,19 @@ def test_inspect_a_study(call, photos, tmp_path):
     assert call("study", tmp_path / "tiny.toml", "out", "--jobs", 1)[0] == 0
     code, out, _ = call("inspect", "out")
     assert code == 0 and "trained on" in out and "bicubic" in out
+
+
+def test_a_model_enlarges_pictures_and_is_written_as_one_file(tmp_path):
+    from PIL import Image
+    from sr_distill.data import Photos
+    from sr_distill.models import make_model, save_model
+    save_model(make_model("vdsr", 3, 2, 4), tmp_path / "model")
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(Photos.open("embedded")[0][:20, :30]).save(tmp_path / "pictures/one.png")
+    assert main(["upscale", str(tmp_path / "model"), str(tmp_path / "pictures"), str(tmp_path / "large")]) == 0
+    assert main(["upscale", str(tmp_path / "model"), str(tmp_path / "pictures"), str(tmp_path / "large"), "--scale", "2"]) == 2
+    assert Image.open(tmp_path / "large/one.png").size == (90, 60)
+    assert main(["upscale", "bicubic", str(tmp_path / "pictures/one.png"), str(tmp_path / "one.png"), "--scale", "4"]) == 0
+    assert Image.open(tmp_path / "one.png").size == (120, 80)
+    assert main(["export", str(tmp_path / "model"), str(tmp_path / "model.pt"), "--to", "torchscript"]) == 0 and (tmp_path / "model.pt").stat().st_size > 1000
+    assert main(["export", str(tmp_path / "model"), str(tmp_path / "model.xyz")]) == 2 == main(["upscale", str(tmp_path / "gone"), str(tmp_path / "pictures"), str(tmp_path / "large")])
