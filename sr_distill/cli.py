@@ -244,7 +244,7 @@ def _study(file, out, scale, jobs, minutes, device, skip_bad, debug):
 @recursive
 @common
 def _upscale(model, source, out, scale, ensemble, tile, ending, device, recursive, debug):
-    """Enlarge PICTURES, a file or a folder, into OUT by MODEL: a folder that train made, a file of weights or `bicubic`."""
+    """Enlarge PICTURES, a file or folder, into OUT by MODEL: a folder that train made, a file of weights, `bicubic`."""
     _alone()
     if scale and model != "bicubic":
         raise UserError(f"--scale {scale} is for bicubic; a model enlarges by its own scale, so leave it out")
