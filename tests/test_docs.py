@@ -84,7 +84,7 @@ def test_maths_is_mathml(pages):
 def test_pages_are_in_reading_order(site):
     text = (site / "tutorials/first_set.html").read_text(encoding="utf-8")
     titles = re.findall(r"<li><a href=[^>]*>(.*?)</a></li>", text[text.index('<nav id="pages"'):text.index("<main>")])
-    assert titles[:3] == ["sr_distill", "Your first distilled set", "What gradient matching sees"] and titles.index("Data") < titles.index("Matching") < titles.index("Explorers") < titles.index("What it costs")
+    assert titles[:3] == ["sr_distill", "Your first distilled set", "What gradient matching sees"] and titles.index("Data") < titles.index("Matching") < titles.index("Explorers") < titles.index("Recipe") < titles.index("Core") < titles.index("What it costs")
     assert '<a rel="prev" href="../index.html">' in text and '<a rel="next" href="gradient_matching.html">' in text
     links = re.findall(r"\]\(.*?/sr_distill/(.*?\.html)\)", (site / "llms.txt").read_text(encoding="utf-8"))
     assert links[:2] == ["index.html", "tutorials/first_set.html"]

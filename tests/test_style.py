@@ -22,7 +22,7 @@ def source(cell: dict) -> str: return "".join(cell["source"])
 
 def name(path: Path) -> str: return path.relative_to(REPO).as_posix()
 
-ROOMS = ("nbs", "engine", "method", "tools", "evidence")   # a module imports from its own room and those before it, which is not the order for readers
+ROOMS = ("engine", "method", "tools", "evidence")   # a module imports from its own room and those before it, which is not the order for readers
 
 def room_numbers() -> dict:
     "Module name to the place of the notebook that exports it: its room, and its number there."

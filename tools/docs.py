@@ -106,7 +106,6 @@ class Page:
 # the folders of nbs/ in the order a reader needs, and what each is called in the sidebar
 ROOMS = {
     "tutorials": "tutorials",
-    ".": "the library",
     "method": "the method",
     "tools": "tools",
     "engine": "the engine",
