@@ -170,15 +170,15 @@ def _check_scores(file):
 @recursive
 @common
 def _evaluate(models, hr_dir, scale, lr_dir, lr_name, crop_hr, lpips, json_file, device, skip_bad, recursive, debug):
-    """Judge each MODEL, a folder that train made, or `bicubic`, on the HR photos in HR_DIR: beside bicubic, and beside
-    each other."""
+    """Judge each MODEL on the HR photos in HR_DIR, beside bicubic and beside each other: a folder that train made, a file
+    of weights (.pth, .safetensors) or `bicubic`."""
     _alone()
     from sr_distill.core import log, pick_device, write_json
     from sr_distill.distill import learnt_from, open_photos
     from sr_distill.metrics import LPIPS, evaluate, side_by_side
-    from sr_distill.models import load_model
+    from sr_distill.nets import open_model
     if json_file: _check_scores(json_file)
-    judged = {m: m if m == "bicubic" else load_model(m) for m in models}
+    judged = {m: open_model(m) for m in models}
     scales = {m: net.scale for m, net in judged.items() if m != "bicubic"}
     if len(set(scales.values())) > 1:
         factors = ", ".join(f"{m}: ×{s}" for m, s in scales.items())
@@ -187,9 +187,8 @@ def _evaluate(models, hr_dir, scale, lr_dir, lr_name, crop_hr, lpips, json_file,
     if wrong: raise UserError(f"--scale {scale}: the model in {wrong} is for ×{scales[wrong]}; leave --scale out")
     factor = next(iter(scales.values()), int(scale or 2))
     photos = open_photos(hr_dir, skip_bad, recursive)
-    for m in scales:
-        met = learnt_from(m, photos)
-        if met:
+    for m in filter(os.path.isdir, scales):   # a file of weights does not say what it learnt from
+        if met := learnt_from(m, photos):
             log.warning("%s: the model %s has learnt from %d of these %d photos, %s among them; judge it by others",
                         hr_dir, m, len(met), len(photos), met[0])
     distance = LPIPS(lpips, pick_device(device))

@@ -195,7 +195,7 @@ def _planned(source, out, ending, recursive):
     source, out = Path(source).expanduser(), Path(out).expanduser()
     known = ", ".join(WRITES)
     if ending not in WRITES:
-        raise UserError(f"--format {ending.lstrip('.')!r} cannot be written; choose one of: {known.replace('.', '')}")
+        raise UserError(f"--ending {ending.lstrip('.')!r} cannot be written; choose one of: {known.replace('.', '')}")
     if source.is_file() and source.suffix.lower() != ".zip":
         to_file = out.suffix and not out.is_dir()
         if to_file and out.suffix.lower() not in WRITES:

@@ -101,3 +101,16 @@ def test_sides_that_a_network_wants_are_padded(spandrel):
     for shape in ((1, 3, 9, 13), (2, 3, 16, 8), (1, 3, 2, 3)):
         x = torch.rand(shape)
         assert torch.equal(net(x)[..., ::2, ::2], x)
+
+def test_the_command_judges_files_and_folders_alike(tmp_path, photos, capsys):
+    from sr_distill.cli import main
+    from sr_distill.export import export_model
+    from sr_distill.models import save_model
+    (tmp_path / "hr").mkdir()
+    from PIL import Image
+    for name, i in zip(photos.names, range(3)): Image.fromarray(np.asarray(photos[i])).save(tmp_path / f"hr/{name}.png")
+    net = make_model("edsr", 2, 2, 8, generator=rng(0, "edsr"))
+    folder, file = save_model(net, tmp_path / "model", photos={}, training={}), export_model(net, tmp_path / "edsr.pth")
+    assert main(["evaluate", str(folder), str(file), str(tmp_path / "hr"), "--lpips", "none", "--device", "cpu"]) == 0
+    rows = [line.split()[1:5] for line in capsys.readouterr().out.splitlines() if line.split()[:1] in ([str(folder)], [str(file)], ["model"], ["edsr.pth"])]
+    assert len(rows) == 2 and rows[0] == rows[1]
