@@ -9,7 +9,7 @@
 #   tests     the tests that need a GPU: kernels, parts, layers and models as on the CPU        130 s
 #   speed     benchmarks/speed.py: against the reference loop, DIV2K's scale, profile, rounding, graph   250 s
 #   stylegan  benchmarks/stylegan_size.py: 512², forward and backward, before and after         150 s
-#   long      benchmarks/long_gpu.py: full-size EDSR on all the photos and on small sets        what is left
+#   long      benchmarks/long_gpu.py: full-size EDSR, then SPAN, on all photos and small sets    what is left
 # Where one command may take ten minutes only, give --minutes 9 first, and the same command again for the rest.
 # OUT/stages.txt says how each stage ended.  `--device cpu --tiny` is a dry run of every stage, some three minutes of one core.
 set -uo pipefail
