@@ -6,8 +6,8 @@
 __all__ = ['Entry', 'KINDS', 'SCALES', 'SPACES', 'GROUPINGS', 'TARGETS', 'POOLS', 'LABELS', 'INITS', 'STATISTICS', 'OBJECTIVES',
            'MODELS', 'PRIORS', 'METRICS', 'REGISTRIES', 'register_start', 'register_statistic', 'register_objective',
            'register_model', 'register_prior', 'register_metric', 'DEVICE_HELP', 'RATES', 'GOOD_SETTINGS', 'UserError',
-           'RunError', 'expect_error', 'verb', 'Unknown', 'Registry', 'option', 'option_kind', 'check_options',
-           'Settings', 'ranked_starts', 'Recipe', 'RunOptions', 'TrainConfig']
+           'RunError', 'expect_error', 'verb', 'is_name', 'Unknown', 'Registry', 'option', 'option_kind',
+           'check_options', 'Settings', 'ranked_starts', 'Recipe', 'RunOptions', 'TrainConfig']
 
 # %% ../nbs/engine/01_recipe.ipynb #00000003
 import difflib, functools, importlib, importlib.metadata, inspect, os, re, sys, types
@@ -52,6 +52,12 @@ def verb(fn: Entry) -> Entry:
     return fn
 
 # %% ../nbs/engine/01_recipe.ipynb #e5725556
+def is_name(
+    text: Any,   # what a user or a file says
+) -> bool:
+    "Whether `text` can be a name in a `Registry`: letters, digits and - . : + _ alone."
+    return isinstance(text, str) and re.fullmatch(r"[\w.:+-]+", text) is not None
+
 class Unknown(UserError, KeyError):
     "A name that a registry does not know."
     __str__ = Exception.__str__
@@ -74,7 +80,7 @@ class Registry(Mapping):
         **about: object,   # what to know of it; the method `about` gives it back
     ) -> Callable[[Entry], Entry]:   # a decorator, which returns what it decorates
         "Add an entry under `name`; a name that you registered before is replaced, `UserError` for one of this package."
-        if not isinstance(name, str) or not re.fullmatch(r"[\w.:+-]+", name):
+        if not is_name(name):
             raise UserError(f"{name!r} is no name for a {self.kind}; use letters, digits and - . : + _")
         if self.takes is not None and (unknown := [k for k in about if k not in self.takes]):
             raise UserError(f"the {self.kind} {name!r} cannot have {unknown[0]!r}; choose of: {', '.join(self.takes)}")
@@ -189,7 +195,7 @@ def check_options(
         flag, kind = "--" + f.name.replace("_", "-"), option_kind(f)
         if not (_fits(value, kind) or value is None is f.default):
             raise UserError(f"{flag} {str(value)[:40]!r} is not {KINDS[kind]}; give one")
-        if choices and value not in choices and not (stored and isinstance(choices, Registry)):
+        if choices and value not in choices and not (stored and isinstance(choices, Registry) and is_name(value)):
             raise UserError(f"{flag} {value!r} is unknown; choose one of: {', '.join(map(str, choices))}")
         if low is not None and value is not None and not value >= low:
             raise UserError(f"{flag} {value} is too small; give at least {low}")

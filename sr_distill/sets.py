@@ -364,7 +364,7 @@ class DistilledSet:
 
     def _repr_html_(self) -> str:
         strip = data_uri(np.concatenate(list(self.images[:12]), 1))
-        made = f"{html.escape(str(self.budget))}; init {self.recipe.init}, {self.recipe.steps} steps"
+        made = f"{html.escape(str(self.budget))}; init {html.escape(self.recipe.init)}, {self.recipe.steps} steps"
         return (f"<p>{len(self)} images of {self.images.shape[1]}², {made}</p>"
                 f'<img alt="the first images of the set" style="max-width:100%" src="{strip}">')
 
