@@ -170,8 +170,8 @@ def _check_scores(file):
 @recursive
 @common
 def _evaluate(models, hr_dir, scale, lr_dir, lr_name, crop_hr, lpips, json_file, device, skip_bad, recursive, debug):
-    """Judge each MODEL on the HR photos in HR_DIR, beside bicubic and beside each other: a folder that train made, a file
-    of weights (.pth, .safetensors) or `bicubic`."""
+    """Judge each MODEL on the HR photos in HR_DIR, beside bicubic and beside each other. MODEL is a folder that train
+    made, a file of weights (.pth, .safetensors) or `bicubic`."""
     _alone()
     from sr_distill.core import log, pick_device, write_json
     from sr_distill.distill import learnt_from, open_photos

@@ -476,7 +476,7 @@ def _check_member(member, archive, remedy="delete the file and take it from the 
 
 # %% ../nbs/method/01_data.ipynb #00000044
 def _unzip_to(archive, target, limit, wanted=None):
-    "Unpack a zip into the folder `target`, which appears when it is complete: at most `limit` bytes, of `wanted` endings."
+    "Unpack a zip into the folder `target`, which appears when complete: at most `limit` bytes, of `wanted` endings."
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

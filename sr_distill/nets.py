@@ -68,7 +68,7 @@ def rcan(scale: int = 2, depth: int = 10, width: int = 64) -> nn.Module:
 
 @register_model("spandrel:SwinIR-light", training=dict(loss="l1", lr=5e-4, batch=8))
 def swinir_light(scale: int = 2, depth: int = 4, width: int = 60) -> nn.Module:
-    "SwinIR-light (Liang et al. 2021, arXiv 2108.10257): `depth` groups of six attention layers, `width` a multiple of 6."
+    "SwinIR-light (Liang et al. 2021, arXiv 2108.10257): `depth` groups of 6 attention layers, `width` divisible by 6."
     if width % 6: raise UserError(f"--width {width} is not a multiple of SwinIR's 6 heads; give a multiple")
     make = architecture("SwinIR").SwinIR
     with warnings.catch_warnings():

@@ -256,7 +256,7 @@ AT_ONCE = 300_000   # numbers of the input that a core bends phase by phase: its
 @dataclass(frozen=True)
 class Ways:
     "How a generator computes: the same images up to rounding."
-    half: bool = None            # 16-bit floats where the official generator has them; None: on CUDA, with frozen weights
+    half: bool = None            # 16-bit floats where the official generator has them; None: CUDA, frozen weights
     fused: bool = None           # the nonlinearity as one kernel; None: where the kernels run
     channels_last: bool = False  # convolutions see their channels last in memory
     keep: bool = None            # keep the layers' values for the backward pass; None: if memory has room

@@ -36,7 +36,7 @@ class Picture:
 def read_picture(
     file: Path | str,   # an image file of a format in `readable()`
 ) -> Picture:
-    "Read `file` upright and in sRGB, with its transparency and up to 16 bits of grey; `UserError` names a damaged file."
+    "Read `file` upright and in sRGB, with transparency and up to 16 bits of grey; `UserError` for a damaged file."
     with naming(file):
         data = read_file(file)
         im = open_image(data, file)
@@ -160,8 +160,8 @@ def upscale(
     ending: str = ".png",                  # format of the results in a folder, one of `WRITES`
     recursive: bool = False,               # folders below as well; the results lie in the same folders
 ) -> list | np.ndarray:                    # the files written, or the enlarged array
-    """Enlarge pictures by a model. Files in `out` are overwritten, those of `source` never. `UserError` before the work for
-    what cannot be done, `RunError` after it for pictures that could not be read."""
+    """Enlarge pictures by a model. Files in `out` are overwritten, those of `source` never. `UserError` before the work
+    for what cannot be done, `RunError` after it for pictures that could not be read."""
     if tile < 16: raise UserError(f"--tile {tile} is too small; give at least 16")
     jobs = None if isinstance(source, np.ndarray) else _planned(source, out, ending, recursive)
     net = model if isinstance(model, torch.nn.Module) else open_model(model)
