@@ -163,8 +163,9 @@ def held_out_report(
 ) -> dict:                        # networks, groups, and by metric the loss `before` and `after`
     "Matching loss before and after, on networks of a training run that the recipe never uses."
     chosen = np.unique(np.linspace(0, len(groups) - 1, min(len(groups), HELD_OUT_GROUPS)).astype(int)).tolist()
-    judge = replace(recipe, real=HELD_OUT_REAL, objective="layerwise")   # SR networks, whatever was matched
-    states = trajectories(replace(recipe, objective="layerwise"), groups.photos, {"held-out": networks}, device)
+    plain = replace(recipe, objective="layerwise", stored=True)   # SR networks, whatever was matched
+    judge = replace(plain, real=HELD_OUT_REAL, stored=True)
+    states = trajectories(plain, groups.photos, {"held-out": networks}, device)
     bank = GradientBank(groups.subset(chosen), judge, states, "held-out", device).build()
     def loss(images):
         of_group = [to_tensor(images[g * recipe.ipc:(g + 1) * recipe.ipc], device) for g in chosen]

@@ -12,7 +12,7 @@ from unittest.mock import patch
 import numpy as np, torch, torch.nn.functional as F
 from safetensors.torch import save as pack_tensors
 from . import models
-from .core import atomic_path, atomic_write, log
+from .core import atomic_path, log
 from .models import EDSR
 from .nets import basicsr_names, open_model
 from .recipe import RunError, UserError
@@ -67,9 +67,15 @@ def export_model(
     if to not in ENDINGS.values():
         asked = f"--to {to}" if to else f"{file}"
         raise UserError(f"{asked}: is no format that can be written; choose one of: {', '.join(ENDINGS.values())}")
+    if str(model) == "bicubic": raise UserError("bicubic has no weights to export; give a trained model")
     net = (copy.deepcopy(model) if isinstance(model, torch.nn.Module) else open_model(model)).cpu().eval()
-    with patch.object(models, "upscale", portable_upscale), torch.no_grad():
-        _WRITERS[to](net, file, exporter) if to == "onnx" else _WRITERS[to](net, file)
+    with patch.object(models, "upscale", portable_upscale), torch.no_grad(), atomic_path(file) as tmp:
+        try: _WRITERS[to](net, tmp, exporter)
+        except UserError: raise
+        except Exception as e:   # an exporter or a runtime that does not know what the network does
+            said = f"{type(e).__name__}: {' '.join(str(e).split())[:160]}"
+            raise RunError(f"{file}: this {type(net).__name__} cannot be written as {to} ({said}); "
+                           "try another --to or --exporter") from None
     log.info("%s: written, %s bytes", file, f"{file.stat().st_size:,}")
     return file
 
@@ -78,15 +84,14 @@ def _example(height=20, width=24, images=1):
     values = torch.linspace(0, 40, images * 3 * height * width).sin() / 2 + .5
     return values.reshape(images, 3, height, width)
 
-def _compare(net, answer, file):
-    "Delete `file` and raise `RunError` if `answer`, which runs it, differs from `net` on a picture of another size."
+def _compare(net, answer):
+    "`RunError` if `answer`, which runs the exported file, differs from `net` on a picture of another size."
     x = _example(17, 31)
     with torch.no_grad(): apart = float(np.abs(answer(x) - net(x).numpy()).max())
     if not apart <= CLOSE:
-        file.unlink()
-        raise RunError(f"{file}: the exported model is {apart:.1e} from the trained one and is deleted; "
-                       "try another --exporter or format")
-    log.info("%s: at most %.1e from the trained model", file, apart)
+        raise RunError(f"the exported model is {apart:.1e} from the trained one, so no file is written; "
+                       "try another --exporter or --to")
+    log.info("the exported model is at most %.1e from the trained one", apart)
 
 def _need(*packages):
     "`UserError` for packages that are not installed."
@@ -94,35 +99,37 @@ def _need(*packages):
     if missing: raise UserError(f"export to ONNX needs {', '.join(missing)}: pip install 'sr_distill[export]'")
 
 # %% ../nbs/tools/10_export.ipynb #00000011
-def _to_onnx(net, file, exporter="auto"):
+def _to_onnx(net, file, exporter):
     if exporter not in ("auto", "dynamo", "torchscript"):
         raise UserError(f"--exporter {exporter} is unknown; choose one of: auto, dynamo, torchscript")
     _need("onnx", *["onnxscript"] * (exporter == "dynamo"))
     newer = exporter == "dynamo" or exporter == "auto" and importlib.util.find_spec("onnxscript") is not None
     axes = {0: "n", 2: "h", 3: "w"}
     free = dict(dynamic_shapes=(axes,)) if newer else dict(dynamic_axes=dict(lr=axes, sr=axes))
-    with atomic_path(file) as tmp, _quiet():
-        torch.onnx.export(net, (_example(images=2),), str(tmp), input_names=["lr"], output_names=["sr"], dynamo=newer,
+    with _quiet():
+        torch.onnx.export(net, (_example(images=2),), str(file), input_names=["lr"], output_names=["sr"], dynamo=newer,
                           opset_version=18, **({"external_data": False, "verbose": False} if newer else {}), **free)
     if importlib.util.find_spec("onnxruntime") is None:
-        return log.warning("%s: not compared with the trained model, since onnxruntime is not installed", file)
+        return log.warning("not compared with the trained model, since onnxruntime is not installed")
     import onnxruntime
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    _compare(net, lambda x: session.run(None, {"lr": x.numpy()})[0], file)
+    _compare(net, lambda x: session.run(None, {"lr": x.numpy()})[0])
 
-def _to_torchscript(net, file):
-    with atomic_path(file) as tmp, _quiet(): torch.jit.trace(net, _example()).save(str(tmp))
-    _compare(net, lambda x: torch.jit.load(str(file))(x).numpy(), file)
+def _to_torchscript(net, file, exporter):
+    with _quiet():
+        torch.jit.trace(net, _example()).save(str(file))
+        traced = torch.jit.load(str(file))
+    _compare(net, lambda x: traced(x).numpy())
 
-def _to_basicsr(net, file):
+def _to_basicsr(net, file, exporter):
     theirs, settings = to_basicsr(net) if isinstance(net, EDSR) else (_native(net, "BasicSR"), {})
     buffer = io.BytesIO()
     torch.save({"params": {k: v.contiguous() for k, v in theirs.items()}}, buffer)
-    atomic_write(file, buffer.getvalue())
+    file.write_bytes(buffer.getvalue())
     if settings: log.info("for BasicSR: network_g: %s", settings)
 
-def _to_safetensors(net, file):
-    atomic_write(file, pack_tensors({k: v.contiguous() for k, v in _native(net, "spandrel").items()}))
+def _to_safetensors(net, file, exporter):
+    file.write_bytes(pack_tensors({k: v.contiguous() for k, v in _native(net, "spandrel").items()}))
 
 def _native(net, reader):
     "The weights of a network that other programs know as it is; `UserError` for one of this package's own."

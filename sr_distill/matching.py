@@ -7,8 +7,8 @@ __all__ = ['TRAJECTORY_STEPS', 'FIRST_MARK', 'HARD', 'sr_loss', 'gradient', 'Sta
            'layerwise', 'magnitude', 'features', 'flatten', 'statistic_of', 'get_statistic', 'dc_loss',
            'plain_convolution', 'obstacle', 'group_gradients', 'match', 'fresh_network', 'check_networks',
            'trajectories', 'network_pool', 'pool_size', 'Pieces', 'mean_gradient', 'unflatten', 'sample_real',
-           'real_statistic', 'code_sha256', 'Networks', 'bank_key', 'fill', 'send', 'GradientBank', 'BankSource',
-           'LiveSource', 'held_out_loss']
+           'real_statistic', 'Networks', 'bank_key', 'fill', 'send', 'GradientBank', 'BankSource', 'LiveSource',
+           'held_out_loss']
 
 # %% ../nbs/method/08_matching.ipynb #00000003
 import copy, inspect, math
@@ -19,7 +19,7 @@ from torch import nn
 from torch.func import functional_call, vmap
 from tqdm.auto import tqdm
 from .convolution import rerouted
-from .core import forget, json_sha256, load_state, log, policy, rng, save_state, state_sha256
+from .core import forget, load_state, log, policy, rng, save_state, state_sha256
 from .data import Photos, downscale
 from .fourier import LocalFourier
 from .job import cache_folder, cache_key, cached
@@ -27,7 +27,7 @@ from .memory import choose_chunk, image_bytes, machine_memory, memory_for
 from .models import load_model, make_model
 from .parallel import arithmetic, in_parallel, precision, ranks
 from .patches import Groups
-from .recipe import (OBJECTIVES, POOLS, STATISTICS, Recipe, RunError, TrainConfig, UserError,
+from .recipe import (MODELS, OBJECTIVES, POOLS, STATISTICS, Recipe, RunError, TrainConfig, UserError,
                                register_objective, register_statistic)
 from .rows import RowFile
 from .train import train
@@ -275,6 +275,7 @@ def check_networks(
     if not recipe.steps: return
     if held_out: _marks(held_out)
     if not recipe.learns: return
+    fresh_network(recipe)   # says what is wrong with its name or settings
     if recipe.pool not in POOLS: _trained(recipe)
     if recipe.pool == "trajectory": _marks(-(-recipe.networks // 2))
 
@@ -295,7 +296,7 @@ def trajectories(
                                        patch=patch)
         start = fresh_network(recipe, "trajectory", name)
         key = cache_key(photos.fingerprint, arithmetic(device), name, recipe.seed, points[name], config,
-                        state_sha256(start.state_dict()))
+                        state_sha256(start.state_dict()), *MODELS.code(recipe.network))
         marks = set(_marks(points[name]).tolist())
         def make(folder): return _states(folder/"states.pt", start, photos, config, marks, device)
         return cached("trajectories", key, make)
@@ -415,14 +416,6 @@ def real_statistic(
     numbers, device = sample_real(groups, g, recipe, generator), next(net.parameters()).device
     return mean_gradient(net, numbers, lambda part: groups.cut(part, device), pieces, statistic_of(recipe.objective))
 
-# %% ../nbs/method/08_matching.ipynb #cf57f6ef
-def code_sha256(entry: Callable) -> str:
-    "A hash of the text of a function or class; of its compiled code where the text is not to be had."
-    try: return json_sha256(inspect.getsource(entry))
-    except (OSError, TypeError): pass
-    code = getattr(entry, "__code__", None)
-    return json_sha256([code.co_code.hex(), repr(code.co_names)] if code else entry.__qualname__)
-
 # %% ../nbs/method/08_matching.ipynb #ba998e57
 class Networks:
     "The networks of a pool: one module on the device, into which the weights of each are loaded."
@@ -449,10 +442,10 @@ def bank_key(
 ) -> str:
     "A hash of everything that the rows of a bank depend on."
     what = OBJECTIVES.about(recipe.objective).get("statistic", "gradient")
-    yours = [what, code_sha256(STATISTICS[what])] if what not in STATISTICS.own else []
+    yours = [what, *STATISTICS.code(what)] if what not in STATISTICS.own else []
     asked = (recipe.network, recipe.scale, recipe.real, recipe.target, recipe.seed)
     return cache_key(5, groups.fingerprint, *asked, stream, [state_sha256(s) for s in states],
-                     *({arithmetic(device)} - {"cpu"}), *yours)
+                     *({arithmetic(device)} - {"cpu"}), *yours, *MODELS.code(recipe.network))
 
 # %% ../nbs/method/08_matching.ipynb #a9a7a763
 def fill(

@@ -22,7 +22,7 @@ def architecture(
 ):               # the module
     "The network definitions of spandrel; `UserError` with the remedy where spandrel is not installed."
     if importlib.util.find_spec("spandrel") is None:
-        raise UserError(f"--model spandrel:{name} needs the package spandrel: pip install 'sr_distill[nets]'")
+        raise UserError(f"the network {name} is one of the package spandrel: pip install 'sr_distill[nets]'")
     import_torchvision()
     return importlib.import_module(f"spandrel.architectures.{name}")
 

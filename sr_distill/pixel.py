@@ -204,7 +204,7 @@ SCOUT_STEPS = 1000
 def _scout(groups, recipe):
     "A network of the recipe's kind, trained on the photos for `SCOUT_STEPS`."
     config = TrainConfig.for_model(recipe.network, scale=recipe.scale, steps=SCOUT_STEPS, seed=recipe.seed, patch=48)
-    net = fresh_network(replace(recipe, objective="layerwise"), "scout")
+    net = fresh_network(replace(recipe, objective="layerwise", stored=True), "scout")
     return helper_network("scouts", net, groups.photos, config)
 
 # %% ../nbs/method/09_pixel.ipynb #00000020

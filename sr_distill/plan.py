@@ -17,13 +17,13 @@ from .data import Photos, store_array, stored_array
 from .inversion import check_prior
 from .job import Job
 from .labels import get_teacher
-from .matching import check_networks, code_sha256, fresh_network, pool_size, statistic_of
+from .matching import check_networks, fresh_network, pool_size, statistic_of
 from .memory import choose_chunk, image_bytes
 from .parallel import Ranks, precision, ranks
 from .patches import Groups, ipc_for_budget
 from .pixel import check_starts, start_images
 from .priors import PRIORS, SmallAutoencoder, SmallConfig
-from .recipe import INITS, LABELS, OBJECTIVES, POOLS, Recipe, RunOptions, UserError
+from .recipe import INITS, LABELS, MODELS, OBJECTIVES, POOLS, STATISTICS, Recipe, RunOptions, UserError
 from .sets import read_manifest, snapshot_steps
 
 # %% ../nbs/method/18_plan.ipynb #ca668f1b
@@ -121,8 +121,10 @@ def named_weights(recipe: Recipe) -> dict[str, str]:   # setting → sha256
     known = (*LABELS, *POOLS, *PRIORS)
     found = {k: Path(getattr(recipe, k)).expanduser() for k in PLACES if getattr(recipe, k) not in known}
     weights = {k: json_sha256([file_sha256(f) for f in _weights(p)]) for k, p in found.items() if p.exists()}
-    yours = [(k, r, getattr(recipe, k)) for k, r in dict(init=INITS, objective=OBJECTIVES, prior=PRIORS).items()]
-    return {**weights, **{k: code_sha256(r[name]) for k, r, name in yours if name in r and name not in r.own}}
+    statistic = OBJECTIVES.about(recipe.objective).get("statistic", "") if recipe.objective in OBJECTIVES else ""
+    yours = dict(init=INITS.code(recipe.init), objective=OBJECTIVES.code(recipe.objective) + STATISTICS.code(statistic),
+                 prior=PRIORS.code(recipe.prior), network=MODELS.code(recipe.network) if recipe.steps else [])
+    return {**weights, **{k: "-".join(code) for k, code in yours.items() if code}}
 
 def _weights(path):
     "The files of weights in a folder, or a file and, of an encoder and a decoder, the other."

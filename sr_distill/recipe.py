@@ -6,11 +6,11 @@
 __all__ = ['Entry', 'KINDS', 'SCALES', 'SPACES', 'GROUPINGS', 'TARGETS', 'POOLS', 'LABELS', 'INITS', 'STATISTICS', 'OBJECTIVES',
            'MODELS', 'PRIORS', 'METRICS', 'REGISTRIES', 'register_start', 'register_statistic', 'register_objective',
            'register_model', 'register_prior', 'register_metric', 'DEVICE_HELP', 'RATES', 'GOOD_SETTINGS', 'UserError',
-           'RunError', 'expect_error', 'verb', 'is_name', 'Unknown', 'Registry', 'option', 'option_kind',
+           'RunError', 'expect_error', 'verb', 'is_name', 'code_sha256', 'Unknown', 'Registry', 'option', 'option_kind',
            'check_options', 'Settings', 'ranked_starts', 'Recipe', 'RunOptions', 'TrainConfig']
 
 # %% ../nbs/engine/01_recipe.ipynb #00000003
-import difflib, functools, importlib, importlib.metadata, inspect, os, re, sys, types
+import difflib, functools, hashlib, importlib, importlib.metadata, inspect, os, re, sys, types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, asdict, Field, InitVar
 from numbers import Integral, Real
@@ -58,6 +58,31 @@ def is_name(
     "Whether `text` can be a name in a `Registry`: letters, digits and - . : + _ alone."
     return isinstance(text, str) and re.fullmatch(r"[\w.:+-]+", text) is not None
 
+def code_sha256(
+    entry: Any,   # a function or class, a `functools.partial` of one, or any object
+) -> str:
+    "A hash of what `entry` computes: its text, or compiled code without one, its defaults, and what it captured."
+    return hashlib.sha256(repr(_code_of(entry)).encode()).hexdigest()
+
+def _code_of(entry, deep=3):
+    "Text or compiled code of `entry` and what it holds, `deep` functions down."
+    if isinstance(entry, functools.partial):
+        return [_code_of(entry.func), repr(entry.args), repr(sorted(entry.keywords.items()))]
+    try: text = inspect.getsource(entry)
+    except (OSError, TypeError): text = _compiled(entry)
+    cells = getattr(entry, "__closure__", None) or ()
+    held = [*(cell.cell_contents for cell in cells), *(getattr(entry, "__defaults__", None) or ())]
+    def value(v): return _code_of(v, deep - 1) if callable(v) and deep else re.sub(" at 0x[0-9a-f]+", "", repr(v))
+    return [text, *map(value, held)]
+
+def _compiled(entry, whole=True):
+    "Compiled code of a function or of a class's functions; not `whole`: its names and constants alone."
+    if isinstance(entry, type): return [(k, _compiled(v, whole)) for k, v in sorted(vars(entry).items()) if callable(v)]
+    code = entry if hasattr(entry, "co_code") else getattr(entry, "__code__", None)
+    if code is None: return type(entry).__qualname__
+    inner = [_compiled(c, whole) if hasattr(c, "co_code") else repr(c) for c in code.co_consts]
+    return [code.co_code.hex() * whole, code.co_names, code.co_varnames, inner]
+
 class Unknown(UserError, KeyError):
     "A name that a registry does not know."
     __str__ = Exception.__str__
@@ -87,6 +112,7 @@ class Registry(Mapping):
         def add(entry):
             if name in self._own and not self._is_own(name, entry):
                 raise UserError(f"the {self.kind} {name!r} comes with sr_distill; register yours under another name")
+            if name in self._own and name in self._entries: return entry   # a notebook defines it once more
             self._entries[name] = entry
             self._about[name] = {**(self._about[name] if name in self._own else self.takes or {}), **about}
             return entry
@@ -97,9 +123,16 @@ class Registry(Mapping):
         if name in self.added: self._entries.pop(name, None)
 
     def _is_own(self, name, entry):
-        "Is this the package's own entry, registered by its module or by the notebook that the module is made of?"
+        "Is this the package's own entry, from its module, or the same code in the notebook that the module is made of?"
         module = f"{__package__ or 'sr_distill'}.{self._own[name][0]}"
-        return getattr(entry, "__module__", "") in (module, "__main__")
+        said = getattr(entry, "__module__", "")
+        return said == module or said == "__main__" and _compiled(self[name], False) == _compiled(entry, False)
+
+    def code(self,
+        *names: str,
+    ) -> list[str]:   # a hash for each of `names` that is known here and is not one of this package's
+        "What tells apart two entries of the same name, for keys and for the identity of a run."
+        return [code_sha256(self[name]) for name in names if name not in self._own and name in self]
 
     def about(self, name: str) -> dict:
         "What is known of the entry `name`; for the package's own names that takes no import."

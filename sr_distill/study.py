@@ -97,7 +97,8 @@ class Judged(NamedTuple):
 def score(study: Study, out: Path | str, test: str, judged: Judged, device: str = "cpu") -> dict:
     "What `judged` scores on one test: metric → mean over its photos, kept in `out/scores`."
     photos = _test_photos(study, test)
-    key = cache_key(photos.fingerprint, judged.scale, study.lpips, study.ssim, *METRICS.added)
+    key = cache_key(photos.fingerprint, judged.scale, study.lpips, study.ssim, *METRICS.added,
+                    *METRICS.code(*METRICS.added))
     file = Path(out)/"scores"/f"{judged.name}-{key[:10]}.json"
     if not file.exists():
         make_folder(file.parent)
@@ -116,7 +117,8 @@ def run_cell(
     "Make one set, train one model on it and judge it; what `out` has already is read back."
     photos, cost = make_set(study, out, cell.set, cell.seed, device)
     config = replace(study.models[cell.model].config, seed=cell.seed, sampling=study.sets[cell.set].sampling)
-    folder = make_folder(Path(out)/"models")/cache_key(photos.fingerprint, config)[:20]
+    key = cache_key(photos.fingerprint, config, *MODELS.code(config.model))
+    folder = make_folder(Path(out)/"models")/key[:20]
     def trained():
         net = make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "model"))
         def report(step, *_): share.reach(step / config.steps)
@@ -374,7 +376,7 @@ def _filled(kind, stored):
 def _known_rows(old, about, cells):
     "cell → its rows in earlier results, where they came from the same photos, tests, recipe and training settings."
     if old is None or any(old.about.get(k) != about[k] for k in ("photos_sha256", "tests_sha256", "lpips")): return {}
-    if old.about.get("ssim", True) != about["ssim"]: return {}
+    if old.about.get("ssim", True) != about["ssim"] or old.about.get("code", {}) != about.get("code", {}): return {}
     def same_files(name):   # of priors, teachers and pools; old results do not say
         then = old.about.get("contents", {}).get(name, {})
         return all(then.get(k, sha) == sha for k, sha in about["contents"][name].items())
@@ -400,9 +402,12 @@ def _about(study, photos):
         labels = {"labels": _told(s.labels)} if s.labels else {}
         return dict(recipe=_told(s.recipe), sampling=s.sampling, once=s.once, **labels)
     recipes = {name: s.recipe or s.labels for name, s in study.sets.items()}
+    trained = {m.config.model for m in study.models.values()}
+    code = {name: hashed for r, names in ((MODELS, trained), (METRICS, METRICS.added)) for name in sorted(names)
+            if (hashed := r.code(name))}
     return dict(title=study.title, photos=len(photos), pixels=photos.pixels, **_content(study), names=photos.names,
                 seeds=study.seeds, tests=list(study.tests), lpips=study.lpips, ssim=study.ssim,
-                **({"metrics": METRICS.added} if METRICS.added else {}),
+                **({"metrics": METRICS.added} if METRICS.added else {}), **({"code": code} if code else {}),
                 sets={name: of_set(s) for name, s in study.sets.items()},
                 models={name: m.config.to_dict() for name, m in study.models.items()},
                 contents={name: named_weights(recipe) if recipe else {} for name, recipe in recipes.items()},

@@ -474,8 +474,8 @@ def _finish(trainer, job, photos, val):
     job.finish()
 
 # %% ../nbs/method/06_train.ipynb #0000003d
-@precision()
 @verb
+@precision()
 def train(
     model: torch.nn.Module,        # `models.SRCNN`, `VDSR`, `EDSR` or your own with a `scale`; trained in place
     photos: Photos,                # to learn from: real photos, the images of a distilled set, or a program
@@ -521,7 +521,7 @@ def helper_network(
     side = min(min(size) for size in photos.sizes)
     config = replace(config, patch=min(config.patch, side) // config.scale * config.scale)
     where, start = torch.device(device).type, state_sha256(model.state_dict())
-    key = cache_key(photos.fingerprint, where, config, model_settings(model), start)
+    key = cache_key(photos.fingerprint, where, config, model_settings(model), start, *MODELS.code(config.model))
     def learn(folder):
         def one(net): return train(net, photos, config, folder, device=device).model
         return in_parallel(one, [copy.deepcopy(model)], device)[0]

@@ -6,7 +6,7 @@
 __all__ = ['WRITES', 'Picture', 'read_picture', 'fill_hidden', 'enlarge', 'write_picture', 'upscale']
 
 # %% ../nbs/tools/09_upscale.ipynb #00000003
-import io, os
+import copy, io, os
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
@@ -117,6 +117,8 @@ def _in_portions(model, x, scale, tile, symmetries):
         if sr is not None:
             total, k = total + _turned(sr, _UNDO[symmetries[k]]), k + 1
             continue
+        if getattr(model, "margin", None) is None:
+            raise RunError("the GPU has no room for this picture, which the network takes whole; give --device cpu")
         if tile <= 16: raise RunError("the GPU has no room for a tile of 16 pixels; give --device cpu")
         tile //= 2
         forget(next(model.parameters()).device)
@@ -165,7 +167,9 @@ def upscale(
     if tile < 16: raise UserError(f"--tile {tile} is too small; give at least 16")
     jobs = None if isinstance(source, np.ndarray) else _planned(source, out, ending, recursive)
     net = model if isinstance(model, torch.nn.Module) else open_model(model)
-    if isinstance(net, torch.nn.Module): net, scale = net.to(pick_device(device)), net.scale
+    if isinstance(net, torch.nn.Module):
+        place, scale = pick_device(device), net.scale
+        if next(net.parameters(), torch.empty(0)).device != place: net = copy.deepcopy(net).to(place)   # yours stays
     if jobs is None: return enlarge(net, _checked(source), scale, tile, ensemble).pixels
     failed = []
     for file, target in tqdm(jobs, desc="upscale", unit="picture", disable=None if len(jobs) > 1 else True):

@@ -46,10 +46,19 @@ def test_basicsr_opens_its_file(scale, tmp_path, picture):
     theirs.load_state_dict(torch.load(export_model(model, tmp_path / "m.pth"), weights_only=True)["params"])
     with torch.no_grad(): assert (theirs(picture) - model(picture)).abs().max() < CLOSE
 
-def test_a_file_that_differs_is_deleted(tmp_path):
-    with pytest.raises(RunError, match="is deleted"):
-        (tmp_path / "m.pt").touch()
-        room._compare(net("edsr"), lambda x: np.full((1, 3, 34, 62), np.nan), tmp_path / "m.pt")
+def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "CLOSE", -1.)
+    (tmp_path / "m.pt").write_bytes(b"an earlier one")
+    with pytest.raises(RunError, match="so no file is written"): export_model(net("edsr"), tmp_path / "m.pt")
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"an earlier one"]
+
+def test_what_an_exporter_does_not_know_is_said(tmp_path):
+    class Fixed(torch.nn.Module):
+        scale = 2
+        def __init__(self): super().__init__(); self.conv = torch.nn.Conv2d(3, 12, 1)
+        def forward(self, x): return torch.nn.functional.pixel_shuffle(self.conv(x).reshape(-1, 12, int(x.shape[2]), int(x.shape[3])), 2)
+    with pytest.raises(RunError, match="this Fixed cannot be written as torchscript"): export_model(Fixed(), tmp_path / "m.pt")
+    with pytest.raises(UserError, match="bicubic has no weights"): export_model("bicubic", tmp_path / "m.pt")
     assert not [*tmp_path.iterdir()]
 
 def test_what_is_not_installed_is_named(tmp_path, monkeypatch):

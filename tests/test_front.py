@@ -37,6 +37,7 @@ for verb in sr_distill._VERBS:
     module = sys.modules[f"sr_distill.{verb}"]
     function = getattr(module, verb)
     assert getattr(sr_distill, verb) is module and inspect.isfunction(function), verb
+    assert type(module).__call__.__wrapped__ is function, verb   # with all that decorates it
     assert inspect.signature(module) == inspect.signature(function) and type(module).__call__.__doc__ == function.__doc__, verb
 """
 
@@ -46,3 +47,31 @@ def test_a_verb_is_its_module_and_its_function(way): run(way + CHECK)
 
 def test_an_unknown_name():
     with pytest.raises(AttributeError, match="no attribute 'distil'"): sd.distil
+
+
+OVERRIDE = """
+import sr_distill as sd
+try: sd.register_objective("layerwise")(lambda s, r: (s[0] - r[0]).square().sum())
+except sd.UserError as e: print(e)
+from sr_distill.recipe import OBJECTIVES
+assert OBJECTIVES["layerwise"].__module__ == "sr_distill.matching"
+"""
+
+def test_a_script_cannot_take_a_name_of_the_package():
+    assert "'layerwise' comes with sr_distill" in run(OVERRIDE)
+
+def test_other_code_has_another_hash():
+    from functools import partial
+    from sr_distill.recipe import Registry, code_sha256
+    def closing(by): return lambda x: x * by
+    def compiled(text):
+        exec(text, space := {})
+        return space["f"]
+    same = [closing(2), closing(2)], [partial(pow, 2), partial(pow, 2)], [compiled("def f(x): return x * .5")] * 2
+    other = [closing(2), closing(3)], [partial(pow, 2), partial(pow, 3)], [compiled(f"def f(x, y={y}): return x * {k}") for k, y in ((.5, 1), (50., 1))]
+    assert all(code_sha256(a) == code_sha256(b) for a, b in same) and all(code_sha256(a) != code_sha256(b) for a, b in other)
+    teas = Registry("tea", {"green": "no_such_module"})
+    teas.register("mint")(closing(2))
+    before = teas.code("mint")
+    teas.register("mint")(closing(3))
+    assert teas.code("green") == [] == teas.code("unknown") and len(before) == 1 and teas.code("mint") != before

@@ -74,7 +74,7 @@ def test_nothing_in_a_file_is_executed(tmp_path):
 
 def test_without_spandrel_the_remedy_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(nets.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"--model spandrel:SPAN needs the package spandrel: pip install 'sr_distill\[nets\]'"): nets.span()
+    with pytest.raises(UserError, match=r"the network SPAN is one of the package spandrel: pip install 'sr_distill\[nets\]'"): nets.span()
     torch.save({"conv_1.sk.weight": torch.zeros(1)}, tmp_path / "x.pth")
     with pytest.raises(UserError, match=r"1 tensor \(conv_1.sk.weight \[1\]\), which is no EDSR.*pip install"): open_weights(tmp_path / "x.pth")
 
