@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'PLUGINS', 'DECODER', 'EMBEDDED', 'DIV2K_URL', 'DIV2K', 'SOURCES', 'resize', 'downscale', 'upscale',
-           'mod_crop', 'make_lr', 'readable', 'extensions', 'upright', 'to_srgb', 'naming', 'read_file', 'open_image',
-           'decode_bytes', 'decode_image', 'encode_png', 'store_array', 'stored_array', 'Cache', 'photo_cache',
-           'embedded_files', 'Listing', 'list_images', 'image_files', 'open_url', 'fetch', 'download', 'find_files',
-           'Photos', 'pair_lr']
+           'mod_crop', 'make_lr', 'readable', 'extensions', 'upright', 'sixteen_bit', 'to_srgb', 'naming', 'read_file',
+           'open_image', 'decode_bytes', 'decode_image', 'encode_png', 'store_array', 'stored_array', 'Cache',
+           'photo_cache', 'embedded_files', 'Listing', 'list_images', 'image_files', 'open_url', 'fetch', 'download',
+           'find_files', 'Photos', 'pair_lr']
 
 # %% ../nbs/method/01_data.ipynb #00000003
 import collections, contextlib, functools, hashlib, html, http.client, importlib.util, io, logging, os, re, shutil, stat
@@ -104,12 +104,18 @@ def upright(im: Image.Image) -> Image.Image:
         log.debug("EXIF data ignored: %s", e)
         return im
 
-def _eight_bit(im, white_is_zero):
-    "A one-channel image of more than 8 bits as 8-bit grey: 65535 becomes 255, or 0 where white is stored as 0."
+def sixteen_bit(
+    im: Image.Image,       # one channel of more than 8 bits
+    white_is_zero: bool,   # as a TIFF may store it
+) -> np.ndarray:           # uint16 [H,W], 65535 is white
+    "The grey values of `im`; `ValueError` for those that 16 bits do not hold."
     a = np.asarray(im)
     if im.mode == "F" or a.min() < 0 or a.max() > 65535: raise ValueError("32-bit values: save it with 8 or 16 bits")
-    a = ((a.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return Image.fromarray(255 - a if white_is_zero else a)
+    return (65535 - a if white_is_zero else a).astype(np.uint16)
+
+def _eight_bit(im, white_is_zero):
+    "A one-channel image of more than 8 bits as 8-bit grey: 65535 becomes 255."
+    return Image.fromarray(((sixteen_bit(im, white_is_zero).astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 def _on_white(im):
     "A transparent image laid on white; grey stays grey."

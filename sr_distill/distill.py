@@ -240,7 +240,7 @@ def _go_on(run, part, options):
 # %% ../nbs/method/19_distill.ipynb #00000038
 @verb
 def distill(
-    photos: Photos,
+    photos: Photos | Path | str,         # or a folder, a zip, or one of `SOURCES` by name
     recipe: Recipe,                      # every choice that decides the result
     out: Path | str,                     # folder for the set; a run that was interrupted there goes on
     options: RunOptions = RunOptions(),
@@ -248,6 +248,7 @@ def distill(
 ) -> DistilledSet:                       # as stored
     "Distil `photos` by `recipe` into the folder `out`; under `torchrun` all processes call it and share the work."
     began = time.perf_counter()
+    if isinstance(photos, (str, Path)): photos = open_photos(photos)
     plan = make_plan(photos, recipe, out, options, PART_BYTES)
     with plan.held() as plan:
         if not plan.finished: _make(plan, callback, began)

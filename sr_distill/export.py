@@ -79,6 +79,7 @@ def export_model(
     log.info("%s: written, %s bytes", file, f"{file.stat().st_size:,}")
     return file
 
+# %% ../nbs/tools/10_export.ipynb #92fd72ea
 def _example(height=20, width=24, images=1):
     "A picture to trace with, or to compare by."
     values = torch.linspace(0, 40, images * 3 * height * width).sin() / 2 + .5
@@ -115,6 +116,7 @@ def _to_onnx(net, file, exporter):
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     _compare(net, lambda x: session.run(None, {"lr": x.numpy()})[0])
 
+# %% ../nbs/tools/10_export.ipynb #333316af
 def _to_torchscript(net, file, exporter):
     with _quiet():
         torch.jit.trace(net, _example()).save(str(file))
@@ -137,6 +139,7 @@ def _native(net, reader):
     raise UserError(f"{reader} has no network like this {type(net).__name__}; "
                     "give --to onnx or --to torchscript, which take any")
 
+# %% ../nbs/tools/10_export.ipynb #1f12bc33
 @contextlib.contextmanager
 def _quiet():
     "A block in which PyTorch's exporters do not print what they are about to do."

@@ -16,7 +16,7 @@ from .metrics import upscale_image
 from .models import load_model, make_model
 from .parallel import in_parallel, precision
 from .recipe import Recipe, TrainConfig, UserError
-from .train import helper_network, symmetry
+from .train import INVERSE, helper_network, symmetry
 
 # %% ../nbs/method/16_labels.ipynb #00000009
 def get_teacher(
@@ -44,10 +44,9 @@ def redraw(
     model: nn.Module,              # an SR model
 ) -> np.ndarray:                   # uint8 [N,size,size,3]
     "The LR copies of `images` as `model` enlarges them: the mean of its answers to all eight flips and rotations."
-    undo = (0, 1, 2, 3, 4, 6, 5, 7)   # the symmetry that undoes each
     def turned(lr, k):
         sr = upscale_image(model, np.ascontiguousarray(symmetry(lr, k)), model.scale)
-        return symmetry(sr.astype(np.uint16), undo[k])
+        return symmetry(sr.astype(np.uint16), INVERSE[k])
     def one(image):
         lr = make_lr(image, model.scale)
         return ((sum(turned(lr, k) for k in range(8)) + 4) // 8).astype(np.uint8)

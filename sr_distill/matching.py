@@ -12,6 +12,7 @@ __all__ = ['TRAJECTORY_STEPS', 'FIRST_MARK', 'HARD', 'sr_loss', 'gradient', 'Sta
 
 # %% ../nbs/method/08_matching.ipynb #00000003
 import copy, inspect, math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 import numpy as np, torch
 import torch.nn.functional as F
@@ -50,13 +51,13 @@ def gradient(
     return list(torch.autograd.grad(loss, list(net.parameters()), create_graph=create_graph))
 
 # %% ../nbs/method/08_matching.ipynb #0000000b
-class Statistic:
+class Statistic(ABC):
     "What of a batch of images is compared, in which networks. The statistic of two batches must be the mean of theirs."
     name = ""   # in `STATISTICS`, once `get_statistic` made it
 
+    @abstractmethod
     def of(self, net: nn.Module, hr: torch.Tensor, create_graph: bool = False) -> list[torch.Tensor]:
         "The statistic of `hr` [N,3,H,W] in [0,1] in `net`; `create_graph`: it can be differentiated in `hr`."
-        raise NotImplementedError
     def network(self, recipe: Recipe, *names) -> nn.Module:
         "A network with random weights, of the kind that a recipe asks for; `names` choose the weights."
         return make_model(recipe.network, recipe.scale, generator=rng(recipe.seed, "network", *names))

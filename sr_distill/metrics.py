@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from .recipe import METRICS, SCALES, RunError, UserError, register_metric
 from .core import check_u8, import_torchvision, pick_device, table_html, to_tensor, to_uint8, write_json
 from .data import decode_image, pair_lr, Photos, upscale
+from .nets import open_model
 from .parallel import precision
 
 # %% ../nbs/method/05_metrics.ipynb #00000007
@@ -354,8 +355,6 @@ class Evaluation:
 # %% ../nbs/method/05_metrics.ipynb #00000041
 def _check_input(model, photos, scale, lr_dir, lr_name, crop_hr):
     "`UserError` for what does not fit; the photos that are large enough, and their LR files or None."
-    if model != "bicubic" and not isinstance(model, torch.nn.Module):
-        raise UserError(f"model {model!r} is unknown; give a model or bicubic")
     if scale not in SCALES:
         raise UserError(f"--scale {scale} is not possible; choose one of: {', '.join(map(str, SCALES))}")
     if model != "bicubic" and getattr(model, "scale", scale) != scale:
@@ -410,7 +409,7 @@ def _is_grey(u8):
 
 # %% ../nbs/method/05_metrics.ipynb #00000042
 def evaluate(
-    model: torch.nn.Module | str,  # a model of `sr_distill.models`, or "bicubic"
+    model: torch.nn.Module | Path | str,  # a model, its folder, a file of weights, or "bicubic"
     photos: Photos,
     scale: int = 2,
     lr_dir: Path | str | None = None,  # folder of LR files; None makes LR images by bicubic
@@ -422,6 +421,7 @@ def evaluate(
     beside: bool = False,  # also say how bicubic enlargement does, and the gain over it
 ) -> Evaluation:
     "Enlarge the LR copy of every photo and compare it by each of `METRICS`: border `scale`, grey photos as luma."
+    if not isinstance(model, torch.nn.Module): model = open_model(model)
     photos, files = _check_input(model, photos, scale, lr_dir, lr_name, crop_hr)
     device = _device(model) if device is None else pick_device(str(device))
     if isinstance(model, torch.nn.Module) and device != _device(model): model = copy.deepcopy(model).to(device)

@@ -8,6 +8,7 @@ __all__ = ['FIXED', 'CLASSES', 'OURS', 'SRCNN', 'count_parameters', 'VDSR', 'ini
 
 # %% ../nbs/method/03_models.ipynb #00000003
 import contextlib, hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 import safetensors, torch
@@ -144,13 +145,15 @@ class EDSR(nn.Module):
         depth: int = 16,   # residual blocks; 32 in the full model
         width: int = 64,   # channels; 256 in the full model
         res_scale: float = 1.0,  # residual scaling; 0.1 in the full model
+        mean: Sequence[float] | None = None,  # colour that is subtracted; None for DIV2K's
     ):
         super().__init__()
         _check(scale=scale, depth=depth, width=width)
         self.mean: torch.Tensor
         self.scale, self.margin = scale, 2 * depth + 4   # head, body's last, enlargement and tail: 1 each
         self.config = dict(name="edsr", scale=scale, depth=depth, width=width, res_scale=float(res_scale))
-        self.register_buffer("mean", torch.tensor([.4488, .4371, .4040]).view(1, 3, 1, 1), persistent=False)
+        if mean is not None: self.config["mean"] = [float(m) for m in mean]
+        self.register_buffer("mean", torch.tensor(mean or [.4488, .4371, .4040]).view(1, 3, 1, 1), persistent=False)
         self.head = _conv(3, width)
         self.body = nn.Sequential(*[_Block(width, res_scale) for _ in range(depth)], _conv(width, width))
         self.tail = nn.Sequential(*_enlarge(width, scale), _conv(width, 3))

@@ -137,11 +137,11 @@ def edsr_from(
     up = "upsample" if theirs else "tail.0"
     width = weights[f"{up}.0.weight"].shape[1]
     scale = 4 if f"{up}.2.weight" in weights else 3 if weights[f"{up}.0.weight"].shape[0] == 9 * width else 2
-    net = EDSR(scale, depth, width, .1 if width >= 256 else 1.)
     names = basicsr_names(depth, scale) if theirs else authors_names(depth, scale)
     if any(f"{name}.{kind}" not in weights for name in names.values() for kind in ("weight", "bias")): return None
     shift = weights.get("sub_mean.bias")
-    if shift is not None: net.mean = -shift.float().view(1, 3, 1, 1) / 255
+    mean = None if shift is None else (-shift.double() / 255).tolist()
+    net = EDSR(scale, depth, width, .1 if width >= 256 else 1., mean)
     net.load_state_dict({f"{ours}.{kind}": weights[f"{name}.{kind}"].float() / (255 if kind == "bias" else 1)
                          for ours, name in names.items() for kind in ("weight", "bias")})
     return net.eval()
@@ -163,6 +163,7 @@ class Opened(nn.Module):
         padded = nn.functional.pad(x, (0, more_w, 0, more_h), "reflect" if more_w < w and more_h < h else "replicate")
         return self.net(padded.clone())[..., :h * self.scale, :w * self.scale]
 
+# %% ../nbs/method/04_nets.ipynb #09ccf243
 def open_weights(
     file: Path | str,   # .pth, .pt, .ckpt or .safetensors
 ) -> nn.Module:         # in evaluation mode, with `scale`
@@ -189,6 +190,7 @@ def open_weights(
     log.info("%s: %s ×%d (%s)", file, found.architecture.name, found.scale, ", ".join(found.tags))
     return Opened(found)
 
+# %% ../nbs/method/04_nets.ipynb #45c57d10
 def open_model(
     source: Path | str,      # "bicubic", the folder of a trained model, or a file of weights
     device: str = "cpu",

@@ -58,6 +58,7 @@ def is_name(
     "Whether `text` can be a name in a `Registry`: letters, digits and - . : + _ alone."
     return isinstance(text, str) and re.fullmatch(r"[\w.:+-]+", text) is not None
 
+# %% ../nbs/engine/01_recipe.ipynb #b84bd5ee
 def code_sha256(
     entry: Any,   # a function or class, a `functools.partial` of one, or any object
 ) -> str:
@@ -83,6 +84,7 @@ def _compiled(entry, whole=True):
     inner = [_compiled(c, whole) if hasattr(c, "co_code") else repr(c) for c in code.co_consts]
     return [code.co_code.hex() * whole, code.co_names, code.co_varnames, inner]
 
+# %% ../nbs/engine/01_recipe.ipynb #bab60447
 class Unknown(UserError, KeyError):
     "A name that a registry does not know."
     __str__ = Exception.__str__
@@ -92,10 +94,9 @@ class Registry(Mapping):
     def __init__(self,
         kind: str,       # what the names stand for, as "objective"; group of entry points: `sr_distill.objectives`
         own: dict,       # name → module that registers it, or (module, what to know of it before the import)
-        home: str = "",  # a module of this package to import before anything else, where its names are not in `own`
         takes: dict | None = None,  # what `register` may say of an entry, with defaults; None: anything
     ):
-        self.kind, self.home, self.takes = kind, home, takes
+        self.kind, self.takes = kind, takes
         self._own = {name: where if isinstance(where, tuple) else (where, {}) for name, where in own.items()}
         self._about = {name: {**(takes or {}), **about} for name, (_, about) in self._own.items()}
         self._entries, self._broken = {}, {}
@@ -156,7 +157,6 @@ class Registry(Mapping):
                        if name not in self._own and hasattr(entry, "__module__")})
 
     def __getitem__(self, name: str) -> Any:
-        self._settle()
         if name not in self._entries and name in self._own: importlib.import_module(f"sr_distill.{self._own[name][0]}")
         if name not in self._entries and name in (offered := self._offered()): self._load(offered[name])
         if name in self._entries: return self._entries[name]
@@ -167,15 +167,10 @@ class Registry(Mapping):
     def __contains__(self, name: object) -> bool:
         return name in self._own or name in self._entries or any(name == known for known in self)
     def __iter__(self) -> Iterator:
-        self._settle()
         return iter(dict.fromkeys([*self._own, *self._entries, *self._offered()]))
     def __bool__(self) -> bool: return True
     def __len__(self) -> int: return sum(1 for _ in self)
     def __repr__(self) -> str: return f"{self.kind}: {', '.join(self)}"
-
-    def _settle(self):
-        if self.home and f"sr_distill.{self.home}" not in sys.modules:
-            importlib.import_module(f"sr_distill.{self.home}")
 
     def _offered(self):
         "name → entry point of an installed package."

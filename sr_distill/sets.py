@@ -155,9 +155,9 @@ def _said_of_moves(report):
 
 def _said_of_losses(report):
     loss = report.get("matching_loss") or {}
+    def change(before, after): return f" ({after / before - 1:+.0%})" if before else ""
     return [f"Matching loss ({m}) on {loss['networks']} unseen networks: {v['before']:.4g} before, "
-            f"{v['after']:.4g} after ({v['after'] / v['before'] - 1:+.0%})."
-            for m, v in loss.items() if isinstance(v, dict)]
+            f"{v['after']:.4g} after{change(**v)}." for m, v in loss.items() if isinstance(v, dict)]
 
 def _said_of_labels(report):
     if not (labels := report.get("labels")): return []

@@ -13,12 +13,12 @@ import numpy as np, torch, torch.nn.functional as F
 from PIL import Image
 from tqdm.auto import tqdm
 from .core import atomic_write, forget, log, make_folder, pick_device
-from .data import find_files, open_image, naming, read_file, to_srgb, upright
+from .data import find_files, open_image, naming, read_file, sixteen_bit, to_srgb, upright
 from .data import upscale as bicubic
 from .metrics import upscale_tensor
 from .nets import open_model
 from .recipe import RunError, UserError, verb
-from .train import symmetry
+from .train import INVERSE, symmetry
 
 # %% ../nbs/tools/09_upscale.ipynb #00000007
 @dataclass
@@ -42,7 +42,7 @@ def read_picture(
         im = open_image(data, file)
         im.load()
         profile, tags, im = im.info.get("icc_profile"), getattr(im, "tag_v2", {}), upright(im)
-        if im.mode[0] in "IF": return Picture(_deep(im, white_is_zero=tags.get(262) == 0))
+        if im.mode[0] in "IF": return Picture(sixteen_bit(im, white_is_zero=tags.get(262) == 0))
         if _bits(data, tags) > 8:
             log.warning("%s: Pillow reads 8 of the 16 bits of its colours, so the result has 8", file)
         clear = im.mode[-1] in "Aa" or "transparency" in im.info
@@ -52,12 +52,6 @@ def read_picture(
         im = im.convert("L" if grey else "RGB") if im.mode != "CMYK" else im
         if profile: im = to_srgb(im, profile, file)
         return Picture(np.array(im if im.mode == "L" else im.convert("RGB")), alpha)
-
-def _deep(im, white_is_zero):
-    "A grey image of more than 8 bits as uint16; `ValueError` for values that 16 bits do not hold."
-    a = np.asarray(im)
-    if im.mode == "F" or a.min() < 0 or a.max() > 65535: raise ValueError("32-bit values: save it with 8 or 16 bits")
-    return (65535 - a if white_is_zero else a).astype(np.uint16)
 
 def _bits(data, tags):
     "Bits of each colour in a PNG, or in a TIFF with these tags; 8 for other formats."
@@ -78,8 +72,6 @@ def fill_hidden(
     return torch.where(seen, x, below.repeat_interleave(2, 2).repeat_interleave(2, 3)[..., :x.shape[2], :x.shape[3]])
 
 # %% ../nbs/tools/09_upscale.ipynb #00000010
-_UNDO = (0, 1, 2, 3, 4, 6, 5, 7)   # which symmetry undoes each
-
 def enlarge(
     model: torch.nn.Module | str,   # a model of this package or any with `scale`, or "bicubic"
     picture: Picture,
@@ -115,7 +107,7 @@ def _in_portions(model, x, scale, tile, symmetries):
         try: sr = upscale_tensor(model, _turned(x, symmetries[k]), scale, tile)
         except torch.cuda.OutOfMemoryError: sr = None   # mended below, where the failed call's tensors are gone
         if sr is not None:
-            total, k = total + _turned(sr, _UNDO[symmetries[k]]), k + 1
+            total, k = total + _turned(sr, INVERSE[symmetries[k]]), k + 1
             continue
         if getattr(model, "margin", None) is None:
             raise RunError("the GPU has no room for this picture, which the network takes whole; give --device cpu")
@@ -185,6 +177,7 @@ def upscale(
         raise RunError(f"{done}; the others could not be: {'; '.join(failed)}")
     return [target for _, target in jobs]
 
+# %% ../nbs/tools/09_upscale.ipynb #14ca3da9
 def _checked(array):
     "An array as a picture; `UserError` for one of another kind."
     fits = array.ndim == 2 or array.ndim == 3 and array.shape[2] == 3

@@ -75,3 +75,15 @@ def test_other_code_has_another_hash():
     before = teas.code("mint")
     teas.register("mint")(closing(3))
     assert teas.code("green") == [] == teas.code("unknown") and len(before) == 1 and teas.code("mint") != before
+
+
+def test_paths_stand_for_photos_and_models(tmp_path):
+    from sr_distill.models import save_model
+    photos, recipe = sd.Photos.open("embedded").subset([0]), sd.Recipe(size=32, steps=0)
+    small = sd.distill(photos, recipe, tmp_path / "set")
+    again = sd.distill(tmp_path / "set", recipe, tmp_path / "again")   # a set is a folder of photos too
+    assert again.images.shape == small.images.shape and again.manifest["source"] == str(tmp_path / "set")
+    net = sd.make_model("edsr", depth=1, width=4, generator=sd.rng(0))
+    folder = save_model(net, tmp_path / "model")
+    assert sd.evaluate(folder, photos, lpips="none").mean == sd.evaluate(net, photos, lpips="none").mean
+    with pytest.raises(sd.UserError, match="bicubc: no such folder"): sd.evaluate("bicubc", photos)

@@ -32,6 +32,19 @@ def theirs(tmp_path, monkeypatch):
     for name in [p.stem for p in tmp_path.glob("*.py")]: sys.modules.pop(name, None)
 
 
+def installed(folder, source, entry_points):
+    "A package `theirs` of one module, as pip leaves it, and photos/one.png: (environment of a process that sees it, file of its entry points)."
+    (folder / "theirs.py").write_text(source)
+    info = folder / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(entry_points)
+    (folder / "photos").mkdir()
+    Image.fromarray(Photos.open("embedded")[0][:64, :64]).save(folder / "photos/one.png")
+    path = os.pathsep.join([str(folder), str(Path(__file__).parents[1])])
+    return dict(os.environ, PYTHONPATH=path, TORCH_HOME=str(folder)), info / "entry_points.txt"
+
+
 # ---------------------------------------------------------------- a prior
 
 COSINES = '''
@@ -144,14 +157,7 @@ def test_what_is_no_prior_is_told(theirs):
 
 def test_a_prior_of_an_installed_package(tmp_path):
     "The command line knows it by its entry point; nothing was imported by hand."
-    (tmp_path / "their_prior.py").write_text(COSINES)
-    info = tmp_path / "theirs-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[sr_distill.priors]\ncosines = their_prior:Cosines\n")
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])]), TORCH_HOME=str(tmp_path))
-    (tmp_path / "photos").mkdir()
-    Image.fromarray(Photos.open("embedded")[0][:64, :64]).save(tmp_path / "photos/one.png")
+    env, _ = installed(tmp_path, COSINES, "[sr_distill.priors]\ncosines = theirs:Cosines\n")
     asked = [f"--{k.replace('_', '-')}={v}" for k, v in dict(LATENT, steps=1, invert=2).items()]
     command = [sys.executable, "-m", "sr_distill", "distill", str(tmp_path / "photos"), str(tmp_path / "set"), "--prior=cosines", "--device=cpu", *asked]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
@@ -201,15 +207,7 @@ def test_a_metric_that_fails(theirs, photos):
 
 def test_a_metric_of_an_installed_package(tmp_path):
     "The command line shows it; one that cannot be loaded is named with its package."
-    (tmp_path / "their_metric.py").write_text(WORST)
-    info = tmp_path / "theirs-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    points = info / "entry_points.txt"
-    points.write_text("[sr_distill.metrics]\nworst = their_metric:worst\n")
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])]), TORCH_HOME=str(tmp_path))
-    (tmp_path / "photos").mkdir()
-    Image.fromarray(Photos.open("embedded")[0][:64, :64]).save(tmp_path / "photos/one.png")
+    env, points = installed(tmp_path, WORST, "[sr_distill.metrics]\nworst = theirs:worst\n")
     command = [sys.executable, "-m", "sr_distill", "evaluate", "bicubic", str(tmp_path / "photos"), "--lpips=none", "--device=cpu"]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0 and "worst error" in ended.stdout, ended.stderr
@@ -316,14 +314,7 @@ def test_a_set_is_read_where_its_objective_is_not_known(theirs, photos, tmp_path
 @pytest.mark.parametrize("kind, name", [("objective", "angles"), ("start", "grey")])
 def test_an_objective_and_a_start_on_the_command_line(tmp_path, kind, name):
     "Each of an installed package, by its entry point; the contract tests pick them up."
-    (tmp_path / "their_package.py").write_text(ANGLES)
-    info = tmp_path / "theirs-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[sr_distill.{kind}s]\n{name} = their_package:{name}\n")
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])]))
-    (tmp_path / "photos").mkdir()
-    Image.fromarray(Photos.open("embedded")[0][:64, :64]).save(tmp_path / "photos/one.png")
+    env, _ = installed(tmp_path, ANGLES, f"[sr_distill.{kind}s]\n{name} = theirs:{name}\n")
     asked = [f"--{k.replace('_', '-')}={v}" for k, v in {**SMALL, dict(start="init").get(kind, kind): name}.items()]
     command = [sys.executable, "-m", "sr_distill", "distill", str(tmp_path / "photos"), str(tmp_path / "set"), "--device=cpu", *asked]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)

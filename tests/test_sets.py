@@ -225,3 +225,10 @@ def test_a_budget_that_is_not_used_up_is_explained_in_a_study():
 def test_a_study_says_what_below_bicubic_means():
     results = rows(bicubic=33., all_photos=32., distilled=33.4)
     assert results.notes("m") == ["Below bicubic enlargement on at least one test: the networks of 1 of 2 sets. They have learnt too little, and a lead over them says nothing; train for more steps."]
+
+
+def test_a_loss_of_zero_has_no_per_cent():
+    "An objective of one's own may be 0 at the start."
+    from sr_distill.sets import summary
+    said = summary(dict(matching_loss=dict(networks=2, groups=1, mine=dict(before=0., after=.5), whole=dict(before=1., after=.5))))
+    assert "0 before, 0.5 after." in said and "1 before, 0.5 after (-50%)." in said

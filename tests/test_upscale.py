@@ -11,6 +11,7 @@ from sr_distill import upscale as room
 from sr_distill.core import rng
 from sr_distill.models import make_model, save_model
 from sr_distill.recipe import RunError, UserError
+from sr_distill.train import INVERSE
 from sr_distill.upscale import Picture, enlarge, fill_hidden, read_picture, upscale, write_picture
 
 
@@ -80,7 +81,7 @@ def test_32_bits_are_refused(tmp_path):
 @pytest.mark.parametrize("k", range(8))
 def test_every_symmetry_is_undone(k):
     x = torch.rand(1, 3, 5, 7)
-    assert torch.equal(room._turned(room._turned(x, k), room._UNDO[k]), x)
+    assert torch.equal(room._turned(room._turned(x, k), INVERSE[k]), x)
 
 def test_tiles_do_not_show(net, colours):
     whole, tiled = (enlarge(net, Picture(colours), 2, tile, ensemble=True).pixels.astype(int) for tile in (512, 16))
