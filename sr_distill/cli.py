@@ -111,12 +111,14 @@ def _distill(photos, out, skip_bad, recursive, debug, **given):
 @click.argument("set_", metavar="SET")
 @click.argument("out")
 @flags(TrainConfig)
+@click.option("--from", "begin", metavar="MODEL",
+              help="begin with the weights of a trained model's folder or of a file (.pth, .safetensors)")
 @click.option("--val", metavar="PHOTOS", help="photos for the validation curve")
 @click.option("--device", default="auto", help=f"{DEVICE_HELP}  [auto]")
 @skip_bad
 @recursive
 @common
-def _train(set_, out, val, device, skip_bad, recursive, debug, **given):
+def _train(set_, out, begin, val, device, skip_bad, recursive, debug, **given):
     """Train an SR model on SET, a distilled set or any folder of photos, into OUT.
 
     `torchrun --nproc_per_node=N -m sr_distill train …` shares every batch among N processes.
@@ -124,8 +126,13 @@ def _train(set_, out, val, device, skip_bad, recursive, debug, **given):
     if given["validate"] and not val:
         raise UserError(f"--validate {given['validate']} means nothing without --val; leave it out, or give --val "
                         "PHOTOS")
-    config = TrainConfig.for_model(given["model"] or "vdsr",
-                                   **{k: v for k, v in chosen(TrainConfig, given).items() if k != "model"})
+    said, net = chosen(TrainConfig, given), None
+    if begin:
+        from sr_distill.models import network_sizes
+        from sr_distill.nets import to_train
+        net = to_train(begin, **{k: said.get(k) for k in ("model", "depth", "width", "scale")})
+        said = {**network_sizes(net), **said}
+    config = TrainConfig.for_model(**{"model": "vdsr", **said})
     from sr_distill.core import rng
     from sr_distill.data import Photos
     from sr_distill.distill import open_photos
@@ -135,7 +142,8 @@ def _train(set_, out, val, device, skip_bad, recursive, debug, **given):
     with ranks().one_by_one():
         photos = open_photos(set_, skip_bad, recursive)
         held_out = Photos.open(val, skip_bad, recursive) if val else None
-    model = make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "model"))
+    model = net or make_model(config.model, config.scale, config.depth, config.width,
+                              generator=rng(config.seed, "model"))
     result = train(model, photos, config, out, held_out, device, team=ranks())
     if not ranks().first: return
     click.echo(f"{out}: {config.model} ×{config.scale}, {count_parameters(model):,} parameters, {config.steps} steps "

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIXED', 'CLASSES', 'OURS', 'SRCNN', 'count_parameters', 'VDSR', 'init_weights', 'EDSR', 'srcnn', 'srcnn_955', 'vdsr',
-           'edsr', 'build_model', 'make_model', 'model_settings', 'save_model', 'load_model', 'load_into']
+           'edsr', 'build_model', 'make_model', 'model_settings', 'network_sizes', 'save_model', 'load_model',
+           'load_into']
 
 # %% ../nbs/method/03_models.ipynb #00000003
 import contextlib, hashlib
@@ -35,7 +36,7 @@ def _reach(radius, scale): return (5 * scale + 2 * radius - 2) // (2 * scale)   
 class SRCNN(nn.Module):
     "Three convolutions on the bicubically enlarged photo (Dong et al. 2015, arXiv 1501.00092, section 3)."
     def __init__(self,
-        scale: int = 2,     # 2, 3 or 4
+        scale: int = 2,     # 2, 3, 4 or 8
         kernels: tuple = (9, 1, 5),  # odd kernel sizes; (9, 5, 5) is the larger variant
         widths: tuple = (64, 32),    # channels between the layers
     ):
@@ -65,7 +66,7 @@ def count_parameters(model: nn.Module) -> int:
 class VDSR(nn.Module):
     "A deep chain of 3x3 convolutions that predicts the residual of bicubic (Kim et al. 2016, arXiv 1511.04587)."
     def __init__(self,
-        scale: int = 2,   # 2, 3 or 4
+        scale: int = 2,   # 2, 3, 4 or 8
         depth: int = 20,  # convolutions, at least 2
         width: int = 64,  # channels
     ):
@@ -134,14 +135,14 @@ class _Block(nn.Module):
     def forward(self, x): return x + self.res_scale * self.body(x)
 
 def _enlarge(width, scale):
-    "Sub-pixel convolutions: s² times the channels become s by s pixels; ×4 is ×2 twice."
-    return [m for s in {2: [2], 3: [3], 4: [2, 2]}[scale] for m in (_conv(width, s * s * width), nn.PixelShuffle(s))]
+    "Sub-pixel convolutions: s² times the channels become s by s pixels; ×4 is ×2 twice, ×8 three times."
+    return [m for s in {2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}[scale] for m in (_conv(width, s * s * width), nn.PixelShuffle(s))]
 
 # %% ../nbs/method/03_models.ipynb #00000023
 class EDSR(nn.Module):
     "Residual blocks at LR size, enlarged at the end (Lim et al. 2017, arXiv 1707.02921)."
     def __init__(self,
-        scale: int = 2,    # 2, 3 or 4
+        scale: int = 2,    # 2, 3, 4 or 8
         depth: int = 16,   # residual blocks; 32 in the full model
         width: int = 64,   # channels; 256 in the full model
         res_scale: float = 1.0,  # residual scaling; 0.1 in the full model
@@ -204,7 +205,7 @@ def build_model(
 
 def make_model(
     name: str,           # one of `MODELS`; those of this page in any case
-    scale: int = 2,      # 2, 3 or 4
+    scale: int = 2,      # 2, 3, 4 or 8
     depth: int | None = None,   # VDSR's layers or EDSR's residual blocks; None for the paper's
     width: int | None = None,   # channels; SRCNN's second layer has half; None for the paper's
     generator: torch.Generator | None = None,  # for the weights
@@ -239,6 +240,16 @@ def _drawn(name, make, sizes, generator):
 def model_settings(model: nn.Module) -> dict:
     "How a network is built, as `config.json` stores it: its `config`, with the name of its class where it gives none."
     return {"name": type(model).__name__, **getattr(model, "config", {})}
+
+def network_sizes(
+    model: nn.Module,   # with `scale`
+) -> dict:              # `model` (None for a network that is not registered), `depth`, `width` and `scale`
+    "Name and sizes of a network as a `TrainConfig` gives them."
+    own = getattr(model, "config", {})
+    if own.get("name") not in MODELS: own = {}   # a network of the user's own
+    name = "srcnn-955" if own.get("kernels") == [9, 5, 5] else own.get("name")
+    width = own.get("width", own.get("widths", [None])[0])
+    return dict(model=name, depth=own.get("depth"), width=width, scale=model.scale)
 
 def save_model(
     model: nn.Module,  # any network; one of this module can be loaded by `load_model`

@@ -277,7 +277,7 @@ class Settings:
         return ""
 
 # %% ../nbs/engine/01_recipe.ipynb #00000015
-SCALES     = (2, 3, 4)
+SCALES     = (2, 3, 4, 8)
 SPACES     = ("pixel", "latent")
 GROUPINGS  = ("image", "cluster", "all")
 TARGETS    = ("uniform", "error", "hard")

@@ -433,14 +433,21 @@ def learnt_from(
     photos: Photos,
 ) -> list[str]:         # names
     "Which of `photos` the model has met: in training, or through its distilled set, if that is there and in order."
-    about = read_json(Path(model)/"config.json").get("photos")
-    about = about if isinstance(about, dict) else {}
+    about, met = read_json(Path(model)/"config.json"), set()
+    while isinstance(about, dict):
+        met.update(_met(about.get("photos"), photos))
+        about = about.get("origin")   # the model that it began with
+    return [name for name, sha256 in zip(photos.names, photos.sha256) if sha256 in met]
+
+def _met(about, photos):
+    "Hashes of the photos of one training, and of those that its distilled set was made of."
+    if not isinstance(about, dict): return []
     source, each = about.get("source"), about.get("each")   # an older model does not list its photos
     met = photos.sha256 if about.get("sha256") == photos.fingerprint else each if isinstance(each, list) else []
     if isinstance(source, str) and source and (Path(source)/"manifest.json").exists():
         with contextlib.suppress(UserError):
             met = [*met, *(s.get("sha256") for s in read_manifest(source)["sources"] if isinstance(s, dict))]
-    return [name for name, sha256 in zip(photos.names, photos.sha256) if sha256 in met]
+    return [sha256 for sha256 in met if isinstance(sha256, str)]
 
 # %% ../nbs/method/17_sets.ipynb #89352906
 def describe(
@@ -474,5 +481,6 @@ def _training(about):
     try:
         training, photos = about["training"], about["photos"]
         made = f"{training['steps']:,} steps, seed {training['seed']}"
-        return f"\n{made}, on {photos['count']} images of {photos['source']}"
+        began = f", from the weights of {about['origin']['source']}" if "origin" in about else ""
+        return f"\n{made}, on {photos['count']} images of {photos['source']}{began}"
     except (KeyError, TypeError, ValueError): return ""

@@ -20,7 +20,7 @@ from .core import (atomic_write, check_like, log, pick_device, policy, read_json
                              state_sha256, to_tensor)
 from .job import Job, cache_key, cached, saving
 from .data import Photos
-from .models import count_parameters, model_settings, load_into, save_model
+from .models import count_parameters, model_settings, network_sizes, load_into, save_model
 from .metrics import psnr, upscale_image
 from .parallel import Ranks, ahead, in_parallel, precision
 from .patches import window_errors, windows
@@ -155,17 +155,10 @@ def _check_model(model, config):
                         f"{list(made)}, not [1, 3, {p}, {p}]")
     if not [*model.parameters()]:
         raise UserError(f"the network {kind} has no weights that could learn; give one that has")
-    for key, has in _sizes(model, config).items():
+    for key, has in network_sizes(model).items():
+        has = config.model if key == "model" and has is None else has   # a network of the user's own
         if (said := getattr(config, key)) not in (None, has):
             raise UserError(f"--{key} {said}: the network to train has {key} {has}; make them equal")
-
-def _sizes(model, config):
-    "Name, depth, width and scale of a network, as a `TrainConfig` gives them."
-    own = getattr(model, "config", {})
-    if own.get("name") not in MODELS: own = {}   # a network of the user's own
-    name = "srcnn-955" if own.get("kernels") == [9, 5, 5] else own.get("name", config.model)
-    width = own.get("width", own.get("widths", [None])[0])
-    return dict(model=name, depth=own.get("depth"), width=width, scale=model.scale)
 
 def _answer(model, config):
     "The shape of what a network makes of an LR patch, by shapes alone; None where it cannot be known without numbers."
@@ -421,6 +414,7 @@ def model_card(
     if measured:
         count, db = about["validation"]["count"], measured[-1]["val_psnr_y"]
         score = f" On {count} validation photos it reaches {db:.2f} dB PSNR-Y."
+    began = f" It began with the weights of {about['origin']['source']}." if "origin" in about else ""
     own = kind not in MODELS   # a network of the user's own is built by the user
     loader, how = "load_model", 'load_model("this folder")'
     if own: loader, how = "load_into", f'load_into({kind}(…), "this folder")'
@@ -432,7 +426,7 @@ tags: [super-resolution, {kind}]
 # {kind.upper()} for ×{model.scale} super-resolution
 
 {count_parameters(model):,} parameters, trained by sr_distill for {about['training']['steps']} steps on \
-{photos['count']} images of {photos['pixels']:,} pixels in all.{score}
+{photos['count']} images of {photos['pixels']:,} pixels in all.{began}{score}
 
     from sr_distill.metrics import upscale_image
     from sr_distill.models import {loader}
@@ -467,9 +461,10 @@ def _finish(trainer, job, photos, val):
     "Write the results, then remove the checkpoint, which the last step leaves as well."
     def about(p): return p and dict(source=p.source, count=len(p), pixels=p.pixels, sha256=p.fingerprint, each=p.sha256)
     versions = dict(sr_distill=sr_distill.__version__, torch=torch.__version__, python=platform.python_version())
+    origin = getattr(trainer.model, "origin", None)   # of a network that `nets.to_train` opened
     report = dict(training=trainer.config.to_dict(), start=job.identity["start"], photos=about(photos),
                   validation=about(val), seconds=round(trainer.seconds, 1), device=trainer.device.type,
-                  threads=torch.get_num_threads(), versions=versions)
+                  threads=torch.get_num_threads(), versions=versions, **({"origin": origin} if origin else {}))
     atomic_write(job.out/"history.csv", _csv(trainer.history))
     atomic_write(job.out/"README.md", model_card(trainer.model, report, trainer.history))
     save_model(trainer.model, job.out, **report)

@@ -192,6 +192,31 @@ def test_a_model_judged_by_what_it_learnt_from_says_so(call, photos, caplog):
     assert call("evaluate", "model", photos, "--lpips", "none")[0] == 0 and "learnt from" not in caplog.text
 
 
+def test_training_goes_on_from_a_model_or_a_file(call, photos, caplog):
+    edsr = ["--steps", 3, "--patch", 16, "--batch", 2, "--device", "cpu"]
+    assert call("train", photos, "first", "--model", "edsr", "--depth", 1, "--width", 8, *edsr)[0] == 0
+    assert call("export", "first", "first.pth")[0] == 0
+    (photos / "a.png").rename(photos.parent / "gone.png")
+    for begin, out in (("first", "by-folder"), ("first.pth", "by-file")):
+        assert call("train", photos, out, "--from", begin, *edsr)[0] == 0
+        about = json.load(open(f"{out}/config.json"))
+        assert about["origin"]["source"] == begin and about["training"]["depth"] == 1 and f"weights of {begin}" in open(f"{out}/README.md").read()
+    from sr_distill.core import state_sha256
+    from sr_distill.models import load_model
+    assert json.load(open("by-folder/config.json"))["start"] == state_sha256(load_model("first").state_dict())
+    assert call("train", photos, "by-folder", "--from", "first", *edsr)[0] == 0             # finished already
+    refused(call("train", photos, "by-folder", "--from", "by-file", *edsr), "other start weights")
+    assert "from the weights of first" in call("inspect", "by-folder")[1]
+    (photos / "b.png").rename(photos / "x.png"), (photos.parent / "gone.png").rename(photos / "a.png")
+    assert call("evaluate", "by-folder", photos, "--lpips", "none")[0] == 0 and "learnt from 2 of these 2 photos" in caplog.text   # a through its first model
+    refused(call("train", photos, "out", "--from", "first", "--scale", 4), "--scale 4", "has scale 2")
+    refused(call("train", photos, "out", "--from", "first", "--model", "vdsr"), "--model vdsr", "has model edsr")
+    refused(call("train", photos, "out", "--from", "nowhere"), "nowhere: no such folder")
+    torch.save({"layer.weight": torch.zeros(2, 2)}, "other.pth")
+    refused(call("train", photos, "out", "--from", "other.pth"), "layer.weight [2, 2]")
+    assert not os.path.exists("out")
+
+
 def test_inspect_a_study(call, photos, tmp_path):
     (tmp_path / "tiny.toml").write_text(f'title = "Tiny"\nphotos = "{photos}"\nheld_out = 1\nseeds = 1\n[sets]\nall = {{all = true}}\n[models]\nVDSR = {{model = "vdsr", depth = 3, width = 8, steps = 2, batch = 1, patch = 16}}\n')
     assert call("study", tmp_path / "tiny.toml", "out", "--jobs", 1)[0] == 0

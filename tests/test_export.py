@@ -37,7 +37,7 @@ def test_torchscript_gives_the_same_pictures(name, tmp_path, picture):
     file = export_model(tmp_path / "model", tmp_path / "m.pt")
     with torch.no_grad(): assert (torch.jit.load(str(file))(picture) - net(name)(picture)).abs().max() < CLOSE
 
-@pytest.mark.parametrize("scale", (2, 3, 4))
+@pytest.mark.parametrize("scale", (2, 3, 4, 8))
 def test_basicsr_opens_its_file(scale, tmp_path, picture):
     arch = pytest.importorskip("basicsr.archs.edsr_arch", reason="basicsr is missing (pip install basicsr)", exc_type=ImportError)
     model = net("edsr", scale)

@@ -162,7 +162,7 @@ def test_cuts_cover_without_overlap(length, size):
 
 
 @pytest.mark.parametrize("name, size", [("bicubic", {}), ("srcnn", {}), ("vdsr", dict(depth=6)), ("edsr", dict(depth=3))])
-@pytest.mark.parametrize("scale", (2, 3, 4))
+@pytest.mark.parametrize("scale", (2, 3, 4, 8))
 def test_tiles_equal_the_whole_image(name, size, scale):
     model = name if name == "bicubic" else make_model(name, scale, width=8, generator=rng(3), **size)
     lr = picture(67, 45)

@@ -18,7 +18,7 @@ def test_parameter_counts_of_the_protocol(model, count):
 
 
 @pytest.mark.parametrize("name", OURS)
-@pytest.mark.parametrize("scale", (2, 3, 4))
+@pytest.mark.parametrize("scale", (2, 3, 4, 8))
 def test_output_is_scale_times_the_input(name, scale):
     model = make_model(name.upper(), scale, width=4)
     assert model(torch.rand(2, 3, 5, 7)).shape == (2, 3, 5 * scale, 7 * scale)
@@ -78,7 +78,7 @@ def test_no_layer_works_in_place_and_input_stays(name):
 
 
 @pytest.mark.parametrize("name, size", [("srcnn", {}), ("srcnn-955", {}), ("vdsr", dict(depth=7)), ("edsr", dict(depth=3))])
-@pytest.mark.parametrize("scale", (2, 3, 4))
+@pytest.mark.parametrize("scale", (2, 3, 4, 8))
 def test_a_pixel_beyond_the_margin_changes_nothing(name, size, scale):
     model = make_model(name, scale, width=6, generator=rng(0), **size).double()
     m, side = model.margin, 41

@@ -11,7 +11,7 @@ from sr_distill.data import Photos
 from sr_distill.distill import distill
 from sr_distill.metrics import evaluate
 from sr_distill.models import load_model, make_model, save_model
-from sr_distill.nets import Opened, authors_names, basicsr_names, edsr_from, open_model, open_weights, read_weights
+from sr_distill.nets import Opened, authors_names, basicsr_names, edsr_from, open_model, open_weights, read_weights, to_train
 from sr_distill.recipe import MODELS, Recipe, RunOptions, TrainConfig, UserError
 from sr_distill.train import train
 
@@ -44,7 +44,7 @@ def test_gradients_are_matched_in_it(name, spandrel, photos, tmp_path, monkeypat
     start = distill(photos, Recipe(size=32, steps=0), tmp_path / "start", RunOptions(device="cpu")).images
     assert (made.images != start).any() and np.isfinite([loss for _, loss in made.trace.losses]).all()
 
-@pytest.mark.parametrize("scale", (2, 3, 4))
+@pytest.mark.parametrize("scale", (2, 3, 4, 8))
 @pytest.mark.parametrize("names", (basicsr_names, authors_names))
 def test_every_layer_of_an_edsr_has_a_name(names, scale, tmp_path):
     net = make_model("edsr", scale, 3, 4, generator=rng(0, "edsr")).eval()
@@ -59,6 +59,19 @@ def test_every_layer_of_an_edsr_has_a_name(names, scale, tmp_path):
     assert torch.equal(load_model(save_model(found, tmp_path))(x), found(x))   # its own mean colour is kept
     del stored[f"{named['head']}.bias"]
     assert edsr_from(stored) is None
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_file_is_trained_on_under_our_name(name, spandrel, tmp_path):
+    net = make_model(name, 4, **SMALL[name], generator=rng(0, "net"))
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    again = to_train(tmp_path / "net.pth", scale=4, model=name)
+    assert again.config == net.config and all(a.equal(b) for a, b in zip(again.state_dict().values(), net.state_dict().values()))
+    assert again.training and all(p.requires_grad for p in again.parameters())
+
+def test_a_network_that_cannot_be_built_anew_is_refused(spandrel, tmp_path):
+    from spandrel.architectures.ESRGAN import ESRGAN
+    torch.save(ESRGAN(num_filters=8, num_blocks=1, scale=4).state_dict(), tmp_path / "net.pth")
+    with pytest.raises(UserError, match="net.pth: is ESRGAN ×4, of a kind or size that can be opened here but not built anew"): to_train(tmp_path / "net.pth")
 
 def test_weights_wrapped_by_training_programs(tmp_path):
     t = {"a.weight": torch.ones(2)}

@@ -28,7 +28,7 @@ class Far(torch.nn.Module):
 
 
 @pytest.mark.parametrize("make", [lambda scale: make_model("srcnn", scale, generator=rng(0)), Far])
-@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
 def test_strips_leave_no_seam_in_the_loss(tall, monkeypatch, make, scale):
     net = make(scale)
     monkeypatch.setattr(pixel, "_scout", lambda *a: net)

@@ -49,7 +49,7 @@ def weights(m): return torch.cat([p.detach().flatten() for p in m.parameters()])
 def files(out): return {p.name: p.read_bytes() for p in out.iterdir() if p.suffix in (".safetensors", ".csv")}
 
 
-@pytest.mark.parametrize("scale", (2, 3, 4))
+@pytest.mark.parametrize("scale", (2, 3, 4, 8))
 def test_patches_lie_on_the_grid_and_reach_every_corner(scale):
     config = TrainConfig(scale=scale, patch=2 * 12, batch=64) if scale != 3 else TrainConfig(scale=3, patch=24, batch=64)
     set_, side = photos(), config.patch // scale
