@@ -136,7 +136,8 @@ class _Block(nn.Module):
 
 def _enlarge(width, scale):
     "Sub-pixel convolutions: s² times the channels become s by s pixels; ×4 is ×2 twice, ×8 three times."
-    return [m for s in {2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}[scale] for m in (_conv(width, s * s * width), nn.PixelShuffle(s))]
+    steps = {2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}[scale]
+    return [m for s in steps for m in (_conv(width, s * s * width), nn.PixelShuffle(s))]
 
 # %% ../nbs/method/03_models.ipynb #00000023
 class EDSR(nn.Module):

@@ -206,8 +206,8 @@ def open_model(
 # %% ../nbs/method/04_nets.ipynb #9d0e110f
 # spandrel's name → ours, and what spandrel calls depth and width
 THEIRS = {"Compact": ("spandrel:Compact", "num_conv", "num_feat"), "SPAN": ("spandrel:SPAN", "", "feature_channels"),
-          "RCAN": ("spandrel:RCAN", "n_resgroups", "n_feats"), "SwinIR": ("spandrel:SwinIR-light", "depths", "embed_dim"),
-          "OmniSR": ("spandrel:OmniSR", "res_num", "num_feat")}
+          "RCAN": ("spandrel:RCAN", "n_resgroups", "n_feats"),
+          "SwinIR": ("spandrel:SwinIR-light", "depths", "embed_dim"), "OmniSR": ("spandrel:OmniSR", "res_num", "num_feat")}
 
 def _as_ours(opened, source):
     "An `Opened` network as one of `NETS` with its weights; `UserError` where none of them is the same network."
@@ -223,8 +223,8 @@ def _as_ours(opened, source):
         if alike and {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in state.items()}:
             net.load_state_dict(state)
             return net
-    raise UserError(f"{source}: is {said}, of a kind or size that can be opened here but not built anew, so that what is "
-                    f"trained could not be opened again; choose a file of one of: {', '.join(NETS)}, edsr")
+    raise UserError(f"{source}: is {said}, of a kind or size that can be opened here but not built anew, so "
+                    f"that what is trained could not be opened again; choose a file of one of: {', '.join(NETS)}, edsr")
 
 def to_train(
     source: Path | str,   # the folder of a trained model, or a file of weights
