@@ -207,7 +207,8 @@ def open_model(
 # spandrel's name → ours, and what spandrel calls depth and width
 THEIRS = {"Compact": ("spandrel:Compact", "num_conv", "num_feat"), "SPAN": ("spandrel:SPAN", "", "feature_channels"),
           "RCAN": ("spandrel:RCAN", "n_resgroups", "n_feats"),
-          "SwinIR": ("spandrel:SwinIR-light", "depths", "embed_dim"), "OmniSR": ("spandrel:OmniSR", "res_num", "num_feat")}
+          "SwinIR": ("spandrel:SwinIR-light", "depths", "embed_dim"),
+          "OmniSR": ("spandrel:OmniSR", "res_num", "num_feat")}
 
 def _as_ours(opened, source):
     "An `Opened` network as one of `NETS` with its weights; `UserError` where none of them is the same network."
@@ -240,4 +241,3 @@ def to_train(
     about = read_json(file) if (file := Path(source)/"config.json").exists() else {}
     net.origin = dict(source=str(source), **{k: about[k] for k in ("photos", "origin") if k in about})
     return net.train()
-
