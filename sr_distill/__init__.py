@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:   # what editors and type checkers see
+    from .compare import compare
     from .core import rng
     from .data import Photos
     from .demo import demo
@@ -16,8 +17,9 @@ if TYPE_CHECKING:   # what editors and type checkers see
     from .metrics import evaluate
     from .models import load_model, make_model, save_model
     from .priors import Prior
-    from .recipe import (Recipe, RunError, RunOptions, TrainConfig, UserError, register_metric, register_model,
-                         register_objective, register_prior, register_start, register_statistic)
+    from .recipe import (CompareOptions, Recipe, RunError, RunOptions, TrainConfig, UserError, recommended,
+                         register_metric, register_model, register_objective, register_prior, register_start,
+                         register_statistic)
     from .sets import DistilledSet
     from .study import load_study, study
     from .train import train
@@ -26,11 +28,11 @@ if TYPE_CHECKING:   # what editors and type checkers see
 _MODULES = {   # name → the module that it lies in
     "rng": "core", "Photos": "data", "DistilledSet": "sets", "evaluate": "metrics", "export_model": "export",
     "load_model": "models", "make_model": "models", "save_model": "models", "Prior": "priors", "load_study": "study",
-    **dict.fromkeys(("Recipe", "RunOptions", "TrainConfig", "UserError", "RunError", "register_metric",
-                     "register_model", "register_objective", "register_prior", "register_start",
+    **dict.fromkeys(("CompareOptions", "Recipe", "RunOptions", "TrainConfig", "UserError", "RunError", "recommended",
+                     "register_metric", "register_model", "register_objective", "register_prior", "register_start",
                      "register_statistic"), "recipe"),
 }
-_VERBS = ("distill", "train", "study", "upscale", "explore", "demo")   # modules that bear the name of their function
+_VERBS = ("distill", "train", "study", "compare", "upscale", "explore", "demo")   # modules with the name of their function
 __all__ = ["__version__", *_MODULES, *_VERBS]
 
 

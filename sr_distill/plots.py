@@ -138,6 +138,7 @@ def write_tables(
     results: Results,
     folder: Path | str,
     metrics: Iterable = METRICS,   # a table of each that was measured; yours too, registered by `register_metric`
+    lead: Iterable = (),           # sentences that stand above the tables
 ):
     "Write `tables.md` to `folder`, and `report.html` with the same tables and the figure, which needs no other file."
     import matplotlib.pyplot as plt
@@ -150,8 +151,9 @@ def write_tables(
     kinds = {"beside all the photos": results.beside_all, "what the steps added": results.gains}
     compared = {f"{m}: {what}, {COMPARED}": table for m in results.unique("model") for what, of in kinds.items()
                 if len(table := of(m)) > 1}
-    parts = [*(results.markdown((m,)) for m in known), *(f"{k}\n\n{table_markdown(*t)}" for k, t in compared.items())]
+    parts = [*lead, *(results.markdown((m,)) for m in known)]
+    parts += [f"{k}\n\n{table_markdown(*t)}" for k, t in compared.items()]
     atomic_write(folder/"tables.md", "\n\n".join([f"# {title}", *parts]) + "\n")
     pieces = [svg[svg.index("<svg"):], *(results.html((m,)) for m in known)]
     pieces += [table_html(*t, caption=k) for k, t in compared.items()]
-    atomic_write(folder/"report.html", html_page(title, *results.state(), *map(Html, pieces)))
+    atomic_write(folder/"report.html", html_page(title, *lead, *results.state(), *map(Html, pieces)))

@@ -18,7 +18,7 @@ from PIL import Image
 from sr_distill import study as module
 from sr_distill.cli import main
 from sr_distill.core import read_json, rng
-from sr_distill.demo import compare, line_up, write_report
+from sr_distill.demo import line_up, run_line_up, write_report
 from sr_distill.models import make_model, save_model
 from sr_distill.recipe import Recipe, RunError, TrainConfig, UserError, expect_error
 from sr_distill.study import Results, finding, load_study, run_study, study_from, write_tables
@@ -319,14 +319,14 @@ def test_the_demo_on_flat_photos(tmp_path):
     (tmp_path / "flat").mkdir()
     for name in "abc": Image.fromarray(np.full((40, 40, 3), 255, np.uint8)).save(tmp_path / f"flat/{name}.png")
     rows, config = {"all photos": None, "hardest crops": Recipe(size=24, steps=0)}, TrainConfig(model="edsr", depth=1, width=8, steps=1, batch=1, patch=16)
-    result = compare(tmp_path / "flat", rows, config, tmp_path / "out", 1, "none", 1)
+    result = run_line_up(tmp_path / "flat", rows, config, tmp_path / "out", 1, "none", 1)
     write_report(result, tmp_path / "out/report.html")
     assert result.rows[0]["psnr_rgb"] == float("inf") and read_json(tmp_path / "out/comparison.json")["rows"][0]["psnr_rgb"] == "inf"
 
 
 def test_the_demo_trains_with_the_seed_and_the_sampling_of_its_settings(small_photos, tmp_path):
     rows, config = {"all photos": None, "chosen": Recipe(size=24, steps=0, init="random", seed=3)}, TrainConfig(model="edsr", depth=1, width=8, steps=1, batch=1, patch=16, seed=3, sampling="error")
-    result = compare(small_photos("abc"), rows, config, tmp_path / "out", 1, "none", 1)
+    result = run_line_up(small_photos("abc"), rows, config, tmp_path / "out", 1, "none", 1)
     said = [read_json(p / "config.json")["training"] for p in (tmp_path / "out/models").iterdir() if p.is_dir()]
     assert {(t["seed"], t["sampling"]) for t in said} == {(3, "error")} and result.sets["chosen"].recipe.seed == 3
     for wrong, words in ((dict(seed=4), "--seed is 3"), (dict(validate=1), "--validate 1"), (dict(patch=32), "no patch of 32²")):
@@ -336,7 +336,7 @@ def test_the_demo_trains_with_the_seed_and_the_sampling_of_its_settings(small_ph
 
 def test_the_page_of_the_demo_says_what_failed(small_photos, tmp_path):
     rows, config = {"all photos": None, "too many": Recipe(size=24, steps=0, ipc=9999)}, TrainConfig(model="edsr", depth=1, width=8, steps=1, batch=1, patch=16)
-    result = compare(small_photos("abc"), rows, config, tmp_path / "out", 1, "none", 1)
+    result = run_line_up(small_photos("abc"), rows, config, tmp_path / "out", 1, "none", 1)
     write_report(result, tmp_path / "out/report.html")
     assert all("failed: too many; EDSR 1×8; seed 0: --ipc 9999" in text for text in (repr(result), (tmp_path / "out/report.html").read_text()))
 

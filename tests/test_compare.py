@@ -1,0 +1,114 @@
+"""Does a small set pay: the study that is written for the user, its sentence, and what is refused before any work."""
+import logging
+import os
+
+import pytest
+
+import sr_distill as sd
+from sr_distill.cli import main
+from sr_distill.compare import RECOMMENDED, compare_config, comparison
+from sr_distill.core import import_torchvision, read_json
+from sr_distill.recipe import CompareOptions, UserError, expect_error
+from sr_distill.study import Results, load_study
+from sr_distill.study_file import study_from, study_text, tomllib
+
+TINY = ["--size", "24", "--budget", "20", "--model", "edsr", "--depth", "1", "--width", "4", "--steps", "2", "--batch", "1", "--patch", "16",
+        "--seeds", "2", "--jobs", "1"]
+
+
+def without_time(rows): return [{k: v for k, v in r.items() if k != "set_seconds"} for r in rows]
+
+def toml(capsys, *args) -> str:
+    assert main(["compare", *map(str, args), "--toml"]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_command_and_its_study_file_give_the_same_rows(small_photos, tmp_path, capsys, caplog):
+    caplog.set_level(logging.INFO)
+    photos = small_photos("abcdef")
+    (tmp_path / "printed.toml").write_text(toml(capsys, photos, tmp_path / "out", *TINY), encoding="utf-8")
+    assert not (tmp_path / "out").exists()   # --toml does no more
+    assert main(["compare", str(photos), str(tmp_path / "out"), *TINY]) == 0
+    told = capsys.readouterr().out
+    assert "1 of the 6 photos judge" in caplog.text and caplog.text.index(": about ") < caplog.text.index("1 of 8 trainings")
+    assert "| hardest windows, recommended" in told and ("measurable" in told or "Take " in told or "No verdict" in told)
+    assert main(["study", str(tmp_path / "printed.toml"), str(tmp_path / "study"), "--jobs", "1"]) == 0
+    mine, its = (Results.load(tmp_path / out / "results.json") for out in ("out", "study"))
+    assert without_time(mine.rows) == without_time(its.rows) and len(mine.rows) == 1 + 4 * 2
+    assert load_study(tmp_path / "out/study.toml") == load_study(tmp_path / "printed.toml")
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert "<svg" in page and told.split("report:")[0].strip().splitlines()[-1][:30] in page
+
+
+def test_it_goes_on_where_it_was_stopped(small_photos, tmp_path, capsys, monkeypatch):
+    photos = small_photos("abcd")
+    assert main(["compare", str(photos), str(tmp_path / "out"), *TINY, "--minutes", "0.000001"]) == 0
+    assert "No verdict yet: 8 trainings are not done" in capsys.readouterr().out
+    save = Results.save
+    def then_stop(results, folder):
+        save(results, folder)
+        if len(results.rows) > 3: raise KeyboardInterrupt
+    monkeypatch.setattr(Results, "save", then_stop)
+    assert main(["compare", str(photos), str(tmp_path / "out"), *TINY]) == 130
+    monkeypatch.undo()
+    before = Results.load(tmp_path / "out/results.json")
+    assert 3 < len(before.rows) < 9 and before.missing
+    answer = sd.compare(photos, tmp_path / "out", config=compare_config(model="edsr", depth=1, width=4, steps=2, batch=1, patch=16),
+                        options=CompareOptions(size=24, budget=20., seeds=2, jobs=1))
+    assert not answer.missing and len(answer.rows) == 9 and [r for r in answer.rows if r in before.rows] == before.rows
+
+
+def test_photos_of_your_own_judge(small_photos, tmp_path):
+    photos = small_photos("abc")
+    judges = tmp_path / "judges"
+    judges.mkdir()
+    os.replace(photos / "c.png", judges / "x.png")
+    said = comparison(photos, judges, options=CompareOptions(size=24))
+    assert said["tests"] == {"judges": str(judges)} and "held_out" not in said
+    os.link(photos / "a.png", judges / "y.png")
+    assert "1 of these 2 photos are among" in (text := str(expect_error(UserError, comparison, photos, judges))) and "y for one" in text
+    os.rename(judges, tmp_path / "mean")
+    (tmp_path / "mean/y.png").unlink()
+    assert list(comparison(photos, tmp_path / "mean", options=CompareOptions(size=24))["tests"]) == ["photos of mean"]
+
+
+def test_what_cannot_be_answered_is_refused_before_any_work(small_photos, tmp_path, capsys):
+    photos, out = small_photos("ab"), tmp_path / "out"
+    def refused(*args, words):   # of a flag that is given twice the last counts
+        assert main(["compare", str(photos), str(out), *TINY, *map(str, args)]) == 2
+        assert words in (err := capsys.readouterr().err) and not out.exists(), err
+    refused("--budget", 1, words="give 16 or more")
+    refused("--seeds", 0, words="--seeds 0 is too small")
+    refused("--patch", 32, words="a smaller patch")
+    refused("--held-out", tmp_path / "none", words="none: no such folder")
+    refused("--lpips", "best", words="best")
+    refused("--size", 25, words="multiple of --scale 2")
+    (photos / "b.png").unlink()
+    refused(words="give --held-out PHOTOS")
+
+
+def test_every_setting_goes_into_the_file():
+    config = compare_config(model="srcnn", scale=3, steps=5, lr=1e-4, loss="l1", clip=.5, seed=7, sampling="error", patch=24)
+    study = study_from(tomllib.loads(study_text(comparison("embedded", "", config, CompareOptions(budget=3., seeds=4, ssim=True)))))
+    model, = study.models.values()
+    assert model.config == sd.TrainConfig(**{**config.to_dict(), "seed": 0, "sampling": "uniform"})
+    assert (study.first_seed, study.seeds, study.ssim) == (7, 4, True) and {s.recipe.scale for s in study.sets.values() if s.recipe} == {3}
+    assert all(s.sampling == "error" for s in study.sets.values() if s.recipe)
+    best = next(s.recipe for n, s in study.sets.items() if RECOMMENDED in n)
+    assert best == sd.recommended(3., 3)
+
+
+def test_another_recommendation_is_a_set_of_its_own(monkeypatch):
+    from sr_distill import recipe
+    monkeypatch.setattr(recipe, "recommended", lambda budget, scale, **changes: sd.Recipe(budget=budget, size=64, scale=scale, steps=40, init="error"))
+    study = study_from(comparison("embedded", options=CompareOptions(budget=2.)))
+    assert list(study.sets)[2:] == ["random windows", "hardest windows", RECOMMENDED] and study.sets[RECOMMENDED].recipe.steps == 40
+
+
+def test_a_network_of_spandrel(small_photos, tmp_path):
+    import_torchvision()   # which spandrel imports
+    pytest.importorskip("spandrel", reason="spandrel is missing (pip install spandrel)")
+    config = compare_config(model="spandrel:Compact", depth=1, width=4, steps=1, batch=1, patch=16)
+    answer = sd.compare(small_photos("abc"), tmp_path / "out", config=config, options=CompareOptions(size=24, budget=30., seeds=1, jobs=1))
+    assert answer.model == "spandrel:Compact 1×4" and len(answer.rows) == 5 and "give --seeds 3" in answer.verdict or "No verdict" in answer.verdict
+    assert read_json(tmp_path / "out/results.json")["about"]["models"]
