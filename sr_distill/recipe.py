@@ -7,7 +7,8 @@ __all__ = ['Entry', 'KINDS', 'SCALES', 'SPACES', 'GROUPINGS', 'TARGETS', 'POOLS'
            'MODELS', 'PRIORS', 'METRICS', 'REGISTRIES', 'register_start', 'register_statistic', 'register_objective',
            'register_model', 'register_prior', 'register_metric', 'DEVICE_HELP', 'RATES', 'GOOD_SETTINGS', 'UserError',
            'RunError', 'expect_error', 'verb', 'is_name', 'code_sha256', 'Unknown', 'Registry', 'option', 'option_kind',
-           'check_options', 'Settings', 'ranked_starts', 'Recipe', 'RunOptions', 'TrainConfig']
+           'check_options', 'Settings', 'ranked_starts', 'Recipe', 'recommended', 'RunOptions', 'TrainConfig',
+           'CompareOptions']
 
 # %% ../nbs/engine/01_recipe.ipynb #00000003
 import difflib, functools, hashlib, importlib, importlib.metadata, inspect, os, re, sys, types
@@ -430,6 +431,16 @@ class Recipe(Settings):
 # by optimiser, or optimiser and objective; measured on ten photos
 RATES = {"adam": .01, "sgd": .1, ("sgd", "whole"): 10.}
 
+# %% ../nbs/engine/01_recipe.ipynb #9fd70c89
+def recommended(
+    budget: float | None = .7,   # per cent of the photos' pixels
+    scale: int = 2,              # super-resolution factor
+    **changes: Any,              # settings laid over it, such as `size`
+) -> Recipe:
+    "The recipe that the package advises: the hardest windows of every photo, chosen without a step."
+    return Recipe(**{"init": "hardest", "size": 64 // scale * scale, "steps": 0, "budget": budget, "scale": scale,
+                     **changes})
+
 # %% ../nbs/engine/01_recipe.ipynb #00000020
 @dataclass(frozen=True)
 class RunOptions(Settings):
@@ -494,3 +505,24 @@ GOOD_SETTINGS = {
 }
 
 def _vdsr_rate(depth, width): return min(3e-3, round(.256 / (depth * width), 5))   # 1e-3 for 8 x 32, 2e-4 for 20 x 64
+
+# %% ../nbs/engine/01_recipe.ipynb #cb926cee
+@dataclass(frozen=True)
+class CompareOptions(Settings):
+    "What `compare` puts beside all the photos, and how it is carried out."
+    budget: float | None = option(None, "per cent of the photos' pixels that each small set may take; 0.7 if "
+                                        "not given, or what one window of each photo takes if that is more")
+    size: int | None = option(None, "side of a window in pixels; that of the recommended recipe if not given", low=16)
+    seeds: int     = option(3, "trainings on each set, each with a seed of its own", low=1)
+    ssim: bool     = option(False, "measure SSIM too, which takes longer than PSNR")
+    lpips: str     = option("none", "LPIPS backbone: auto, alex, vgg, squeeze or none")
+    jobs: int      = option(0, "processes; 0 for one per CPU core, or a single one where a GPU computes")
+    minutes: float = option(0., "begin nothing after so many minutes; the same command goes on later")
+    device: str    = option("cpu", DEVICE_HELP)
+    skip_bad: bool = option(False, "list photos that cannot be read or are too small, and go on without them")
+
+    def __post_init__(self): check_options(self)
+
+    def recommended(self, scale: int = 2) -> Recipe:
+        "The recipe that `recommended` gives for this budget and size."
+        return recommended(self.budget or .7, scale, **({"size": self.size} if self.size else {}))
