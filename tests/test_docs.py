@@ -1,24 +1,40 @@
 """The site that `make docs` builds without Quarto: every link resolves, nothing is asked of another host."""
+import collections
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import yaml
+from nbformat.v4 import new_code_cell
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def tidy():
+    "tools/tidy.py, as tools/docs.py imports it."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(REPO / "tools")
+        import tidy
+        yield tidy
+        for name in ("tidy", "readme"): sys.modules.pop(name, None)
 
 
 class Links(HTMLParser):
     "Where a page points to, and where it can be pointed at."
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path | str):
         super().__init__()
-        self.ids, self.links, self.loads, self.alts, self.moved_to = set(), [], [], [], None
-        self.feed(path.read_text(encoding="utf-8"))
+        self.ids, self.links, self.loads, self.alts, self.moved_to = collections.Counter(), [], [], [], None
+        self.feed(path if isinstance(path, str) else path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
-        self.ids.add(attrs.get("id"))
+        self.ids.update([attrs["id"]] if "id" in attrs else [])
         if tag == "meta" and attrs.get("http-equiv") == "refresh": self.moved_to = attrs["content"].split("url=")[1]
         if tag == "img": self.alts.append(attrs.get("alt") or "")
         if tag == "a" and "href" in attrs: self.links.append(attrs["href"])
@@ -65,8 +81,96 @@ def test_every_former_address_leads_to_its_page(site, every_page, pages):
         assert not page.moved_to or f'href="https://sr-distill.github.io/sr_distill/{page.moved_to}"' in path.read_text(encoding="utf-8")
 
 
+def strangers(page): return [url for url in page.loads if urlsplit(url).scheme in ("http", "https") or url.startswith("//")]
+
 def test_nothing_comes_from_another_host(pages):
-    assert not [url for page in pages.values() for url in page.loads if urlsplit(url).scheme in ("http", "https") or url.startswith("//")]
+    assert not [url for page in pages.values() for url in strangers(page)]
+
+
+# what Quarto writes before the output of a Jupyter cell, and one script of the page's own
+QUARTO = """<!DOCTYPE html>
+<html><head><link href="../site_libs/bootstrap/bootstrap.min.css" rel="stylesheet" class="quarto-color-scheme">
+<script src="../site_libs/quarto-nav/headroom.min.js"></script>
+<script src="https://cdnjs.cloudflare.com/ajax/libs/require.js/2.3.6/require.min.js" integrity="sha512-c3Nl8+7g4LMSTdrm621y7kf9v3SDPnhxLNhcjFJbKECVnmZHTdo+IRO05sNLTH/D3vA6u1X32ehoLC7WFVdheg==" crossorigin="anonymous"></script>
+<script src="https://cdnjs.cloudflare.com/ajax/libs/jquery/3.5.1/jquery.min.js" integrity="sha512-bLT0Qm9VnAYZDflyKcBaQ2gg0hSYNQrJ8RilYldYQ1FxQYoCLtUjuuRuZo+fjqhx/qtq/1itJ0C2ejDxltZVFg==" crossorigin="anonymous" data-relocate-top="true"></script>
+<script type="application/javascript">define('jquery', [],function() {return window.jQuery;})</script>
+</head><body><main><script>{ const own = "jquery" }</script><p>Text</p></main></body></html>"""
+
+def test_pages_of_quarto_load_nothing_from_another_host(tidy):
+    "The last step of tools/docs.py, on a page as Quarto writes it."
+    assert len(strangers(Links(QUARTO))) == 2
+    page = tidy.page(QUARTO)
+    assert not strangers(Links(page)) and "define(" not in page
+    assert "headroom" in page and "const own" in page and "<p>Text</p>" in page and tidy.page(page) == page
+
+
+def test_settings_of_quarto():
+    settings = yaml.safe_load((REPO / "_quarto.yml").read_text(encoding="utf-8"))
+    assert settings["format"]["html"]["keep-md"] and settings["format"]["html"]["respect-user-color-scheme"]   # the first: Quarto before 1.10.15
+    assert settings["website"]["repo-subdir"] == "nbs"
+    for name in (settings["website"]["image"], settings["website"]["favicon"]): assert (REPO / "nbs" / name).is_file()
+    workflow = yaml.safe_load((REPO / ".github/workflows/docs.yml").read_text(encoding="utf-8"))
+    quarto, = (s for s in workflow["jobs"]["docs"]["steps"] if "quarto-actions/setup" in s.get("uses", ""))
+    assert re.fullmatch(r"\d+\.\d+\.\d+", quarto["with"]["version"])
+
+
+def test_no_id_twice(site, pages):
+    twice = {path.relative_to(site).as_posix(): again for path, page in pages.items() if (again := [name for name, n in page.ids.items() if n > 1])}
+    assert not twice
+
+
+def test_code_has_no_links(pages):
+    for path in pages:
+        blocks = re.findall(r"<pre\b.*?</pre>", path.read_text(encoding="utf-8"), re.S)
+        assert not [b for b in blocks if re.search(r"`\]\((?:http|\.\.)", b)], path.name
+
+
+def test_maths_has_letters_of_their_own(site):
+    "Chromium knows no script or double-struck letters but those of Unicode."
+    assert "<mi>𝒮</mi>" in (site / "method/matching.html").read_text(encoding="utf-8") and "<mi>𝔼</mi>" in (site / "method/distill.html").read_text(encoding="utf-8")
+    for path in site.rglob("*.html"): assert not re.search(r'mathvariant="(?!normal)[^"]*">\w</mi>', path.read_text(encoding="utf-8")), path.name
+
+
+def test_indented_code_becomes_a_block(tidy):
+    commands = "From the shell:\n\n    sr_distill export MODEL model.onnx\n    sr_distill --help\n\nand then\n\n    import sr_distill\n"
+    assert tidy.fence_code(commands) == ("From the shell:\n\n```bash\nsr_distill export MODEL model.onnx\nsr_distill --help\n```\n\nand then\n\n"
+                                         "```python\nimport sr_distill\n```\n")
+    for other in ("- a list\n\n    and what belongs to it\n", "```\na\n\n    b\n```\n", "no\n    code\n"): assert tidy.fence_code(other) == other
+
+
+def test_reader_gets_what_hidden_cells_import(tidy):
+    cells = [new_code_cell(text) for text in ("#| hide\nimport tempfile, os\nfrom pathlib import Path\nfolder = Path(tempfile.mkdtemp())",
+                                              "#| export\nimport numpy as np, torch\ndef twice(x): return 2 * np.asarray(x)",
+                                              "#| hide\n%pip install x\nassert twice(1) == 2", "import math\nprint(twice(folder), math.pi)")]
+    assert tidy.hidden_needs(cells, "double") == ("import tempfile\nfrom pathlib import Path\nfrom sr_distill.double import twice\n"
+                                                  "folder = Path(tempfile.mkdtemp())")
+    assert tidy.hidden_needs(cells[3:]) == ""
+
+def test_shown_cells_lack_no_name(tidy):
+    "In every notebook, what the shown cells read was made by them, by what stands folded above them, or by Python."
+    import ast
+    import nbformat
+    lacking = {}
+    for path in (REPO / "nbs").rglob("*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        needs = tidy.hidden_needs(cells, "module")
+        directives = tidy.readme.DIRECTIVE
+        shown = [c.source for c in cells if c.cell_type == "code" and not any(d in tidy.readme.HIDDEN | {"echo: false"} or d.startswith("export") for d in directives.findall(c.source))]
+        parts = [ast.parse(needs), *(s for text in shown for s in tidy._statements(text))]
+        made = set(tidy.builtins.__dict__).union({"__file__", "get_ipython", "display"}, *(tidy._names(part, ast.Store) for part in parts))
+        if lack := set().union(*(tidy._names(part, ast.Load) for part in parts)) - made: lacking[path.name] = lack
+    assert not lacking
+
+
+def test_course_is_a_path(site):
+    steps = sorted((REPO / "nbs/tutorials").glob("[0-9]*.ipynb"))
+    for k, step in enumerate(steps):
+        text = (site / f"tutorials/{step.stem.partition('_')[2]}.html").read_text(encoding="utf-8")
+        path = text[text.index('class="srd-course"'):].split("</div>")[0]
+        assert path.count("<li") == len(steps) and path.count('aria-current="step"') == 1 and f"Page {k + 1} of {len(steps)}" in path
+        assert ('rel="prev"' in path) == (k > 0) and ('rel="next"' in path) == (k < len(steps) - 1)
+        assert f"colab.research.google.com/github/sr-distill/sr_distill/blob/main/nbs/tutorials/{step.name}" in path and "mybinder.org" in path
+        assert "Open in Colab" not in text
 
 
 def test_every_image_has_an_alternative_text(site, pages):

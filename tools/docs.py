@@ -1,13 +1,16 @@
 """The documentation site in _docs/: with Quarto where it is installed, with nbconvert where it is not.
 
-Both ways start from nbdev's own processing (hidden cells go, every export gets its API table), so the
-pages say the same; only the second way is described here."""
+Both ways start from nbdev's own processing (hidden cells go, every export gets its API table) and end with the same
+steps of tidy.py, so the pages say the same; the shell of the pages is described here for the second way only."""
 import html
 import json
 import os
 import re
 import shutil
+import subprocess
 import sys
+import unicodedata
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from string import Template
@@ -19,10 +22,11 @@ from latex2mathml.converter import convert as mathml
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbdev.config import get_config
-from nbdev.quarto import nbdev_docs
+from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
 import readme
+import tidy
 
 REPO = Path(__file__).resolve().parents[1]
 PROC, SITE, SHELL = REPO / "_proc", REPO / "_docs", Path(__file__).with_name("page.html")
@@ -39,8 +43,24 @@ def plain(markup: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", markup)).split())
 
 
+LETTER = re.compile(r'<(mi|mn|mtext) mathvariant="(bold-italic|bold|italic|script|double-struck|fraktur|sans-serif|monospace)">(\w)</\1>')
+
+def unicode_letter(match) -> str:
+    "Browsers know no `mathvariant` any more: the letter of that form itself, as pandoc writes it."
+    tag, form, letter = match.groups()
+    name, form = re.sub("LATIN |GREEK | LETTER", "", unicodedata.name(unicodedata.normalize("NFKC", letter))), form.upper().replace("BOLD-", "BOLD ")
+    for pattern in (f"MATHEMATICAL {form} {name}", f"{form} {name}"):
+        try: return f"<{tag}>{unicodedata.lookup(pattern)}</{tag}>"   # the second: those that Unicode had earlier, as ℝ
+        except KeyError: pass
+    return match[0]
+
+
 class Renderer(IPythonRenderer):
-    "Markdown to HTML with maths as MathML and pandoc's heading ids."
+    "Markdown to HTML with maths as MathML and pandoc's heading ids; `seen` counts those of the page."
+
+    def __init__(self, seen: Counter, **options):
+        super().__init__(**options)
+        self.seen = seen
 
     def block_math(self, tex): return self.inline_math(tex, "block")
 
@@ -48,12 +68,14 @@ class Renderer(IPythonRenderer):
         for name, known in SAME_TEX.items(): tex = re.sub(re.escape(name) + "(?![a-zA-Z])", lambda _: known, tex)
         html = mathml(tex.strip(), display=display)
         if bad := re.search(r">(\\\w+|&)<", html): raise ValueError(f"{bad[1]} is unknown to latex2mathml in: {tex}")
-        return html
+        return LETTER.sub(unicode_letter, html)
 
     def latex_environment(self, name, body): return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
 
     def heading(self, text, level, **attrs):
         anchor = re.sub(r"[^\w. -]", "", re.sub(r"<[^>]+>", "", text)).strip().lower().replace(" ", "-")
+        self.seen[anchor] += 1
+        if self.seen[anchor] > 1: anchor += f"-{self.seen[anchor] - 1}"
         return f'<h{level} id="{anchor}">{text}<a class="anchor" href="#{anchor}" aria-label="Link to here">#</a></h{level}>\n'
 
 
@@ -70,9 +92,13 @@ class PageExporter(HTMLExporter):
         yield from super().default_filters()
         yield "described", described
 
+    def from_notebook_node(self, *args, **kwargs):
+        self.seen = Counter()
+        return super().from_notebook_node(*args, **kwargs)
+
     @pass_context
     def markdown2html(self, context, source):
-        return MarkdownWithMath(renderer=Renderer(escape=False)).render(PANDOC_ATTRIBUTES.sub("", source))
+        return MarkdownWithMath(renderer=Renderer(self.seen, escape=False)).render(PANDOC_ATTRIBUTES.sub("", source))
 
 
 class Page:
@@ -105,15 +131,15 @@ class Page:
 
 # the folders of nbs/ in the order a reader needs, and what each is called in the sidebar
 ROOMS = {
-    "tutorials": "tutorials",
-    "method": "the method",
-    "tools": "tools",
-    "engine": "the engine",
-    "evidence": "evidence",
+    "tutorials": "Tutorials",
+    "method": "The method",
+    "tools": "Tools",
+    "engine": "The engine",
+    "evidence": "Evidence",
 }
 
 
-def write_sidebar() -> list:
+def write_sidebar():
     "nbs/sidebar.yml, which Quarto reads too: the first page, then each of `ROOMS` with its notebooks by number."
     nbs = REPO / "nbs"
     contents = ["index.ipynb"]
@@ -122,7 +148,6 @@ def write_sidebar() -> list:
         if found: contents.append(dict(section=title, contents=found))
     text = yaml.safe_dump(dict(website=dict(sidebar=dict(contents=contents))), sort_keys=False)
     (nbs / "sidebar.yml").write_text(text, encoding="utf-8")
-    return contents
 
 def in_order(entries: list) -> list:
     return [Path(name) for entry in entries for name in (entry["contents"] if isinstance(entry, dict) else [entry])]
@@ -133,7 +158,7 @@ def sidebar(entries: list, pages: dict, here: Page) -> str:
     rows = []
     for entry in entries:
         if isinstance(entry, dict):
-            rows.append(f"<li><b>{entry['section'].capitalize()}</b>{sidebar(entry['contents'], pages, here)}</li>")
+            rows.append(f"<li><b>{entry['section']}</b>{sidebar(entry['contents'], pages, here)}</li>")
         else:
             page = pages[Path(entry)]
             current = ' aria-current="page"' if page is here else ""
@@ -141,12 +166,34 @@ def sidebar(entries: list, pages: dict, here: Page) -> str:
     return f"<ul>{''.join(rows)}</ul>"
 
 
+def process():
+    "The notebooks in _proc/, as nbdev and tidy.py make them for both ways."
+    shutil.rmtree(PROC, ignore_errors=True)   # else pages stay that are gone
+    write_sidebar()
+    refresh_quarto_yml()
+    proc_nbs()
+    found = {path.relative_to(PROC): path for path in sorted(PROC.rglob("*.ipynb"))}
+    pages = {name: Page(path) for name, path in found.items()}
+    steps = [(p.title, p.address.name, name.name) for name, p in pages.items() if name.parts[0] == "tutorials"]
+    for name, path in found.items():
+        nb, source = (nbformat.read(p, as_version=4) for p in (path, REPO / "nbs" / name))
+        module = next((d.split()[1] for c in source.cells for d in readme.DIRECTIVE.findall(c.source) if d.startswith("default_exp ")), "")
+        here = next((k for k, step in enumerate(steps) if name.parts == ("tutorials", step[2])), None)
+        tidy.notebook(nb, source, module, "" if here is None else tidy.course(steps, here, get_config().git_url))
+        nbformat.write(nb, path)
+
+
+def quarto_docs():
+    "The site that Quarto makes of _proc/."
+    subprocess.run(["quarto", "render", "--no-cache"], cwd=PROC, check=True)
+    shutil.rmtree(SITE, ignore_errors=True)
+    shutil.move(PROC / SITE.name, SITE)
+
+
 def nbconvert_docs():
     "The pages of the Quarto site in a small shell of our own."
-    shutil.rmtree(PROC, ignore_errors=True)
-    proc_nbs()
     pages = {page.source: page for page in map(Page, sorted(PROC.rglob("*.ipynb")))}
-    order = write_sidebar()
+    order = yaml.safe_load((PROC / "sidebar.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]
     row = [pages[name] for name in in_order(order)]
     not_pages = shutil.ignore_patterns("*.ipynb", "*.yml", "*.scss")
     shutil.rmtree(SITE, ignore_errors=True)
@@ -182,6 +229,13 @@ def llms_txt():
     (SITE / "llms.txt").write_text(f"# {cfg.title}\n\n> {cfg.description}\n\n{''.join(rows)}", encoding="utf-8")
 
 
+def tidy_pages():
+    "What tidy.py does to every page."
+    for path in SITE.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(tidy.page(text), encoding="utf-8")
+
+
 # pages that had the address NAME.html before the notebooks went into folders
 FORMER = """recipe core parallel job data patches models metrics train fourier convolution matching pixel procedural
     autoencoders safe_pickle kernels stylegan priors latent inversion labels distill widgets explore progress study demo cli
@@ -212,8 +266,9 @@ def write_redirects():
 if __name__ == "__main__":
     os.chdir(REPO)
     os.environ["PYTHONWARNINGS"] = "ignore:Found cells containing imports:UserWarning"  # hidden set-up cells may
-    readme.write()  # else nbdev_docs writes its own
-    write_sidebar()
-    nbdev_docs() if shutil.which("quarto") and "--nbconvert" not in sys.argv else nbconvert_docs()
+    readme.write()
+    process()
+    quarto_docs() if shutil.which("quarto") and "--nbconvert" not in sys.argv else nbconvert_docs()
+    tidy_pages()
     write_redirects()
     llms_txt()
