@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from . import __version__
 from .core import (check_like, file_sha256, forget, load_state, log, make_folder, policy, read_json,
                              restore_optimizer, restoring, save_state, to_tensor, to_uint8, write_json)
-from .data import Photos, encode_png
+from .data import LOSSY, Photos, decode_bytes, encode_image, encode_png
 from .inversion import check_prior, make_space
 from .job import saving
 from .labels import get_teacher, redraw
@@ -254,7 +254,7 @@ def distill(
         if not plan.finished: _make(plan, callback, began)
         plan.team.wait()
         made, lr = DistilledSet.load(out), plan.out/"LR"/f"X{recipe.scale}"
-        missing = options.lr_images and not all((lr/f"{name}.png").exists() for name in made.names)
+        missing = options.lr_images and not {p.stem for p in lr.glob("*.*")}.issuperset(made.names)
         return made.store_lr() if missing and plan.team.first else made
 
 # %% ../nbs/method/19_distill.ipynb #770c80c7
@@ -341,15 +341,29 @@ def _assemble(plan, prior, teacher, began):
     start, before, end = ([image for part in plan.parts for image in part.images(name)]
                           for name in ("start", "before", "end"))
     latents, about = _latents(plan.parts, prior, np.stack(start)) if prior else (None, None)
-    images = redraw(end, teacher) if teacher else np.stack(end)
+    drawn = redraw(end, teacher) if teacher else np.stack(end)
+    images, names, files = _as_stored(plan, drawn)
     report = _report(plan, before, end, began)
+    if len(names) < len(drawn): report["left_out"] = len(drawn) - len(names)
     if teacher:
-        moved = np.mean([psnr(a, b, 0, "rgb") for a, b in zip(images, end)])
+        moved = np.mean([psnr(a, b, 0, "rgb") for a, b in zip(drawn, end)])
         report["labels"] = dict(model=teacher.config, psnr=round(float(moved), 2))
     if about: report["latent"] = about
     if latents: latents.save(plan.out/"latents.safetensors", 16)
-    made = DistilledSet(images, image_names(plan.groups, plan.recipe), _manifest(plan, images, report), _trace(plan))
+    made = DistilledSet(images, names, _manifest(plan, images, report), _trace(plan), files=files)
     made.save(plan.out, plan.options.lr_images)
+
+def _as_stored(plan, images):
+    "The images that the set keeps, as decoding gives them, their names, and the files of a lossy format."
+    recipe, names = plan.recipe, image_names(plan.groups, plan.recipe)
+    if not recipe.bytes and recipe.format not in LOSSY: return images, names, None
+    files = [encode_image(image, recipe.format) for image in images]
+    kept, limit = list(range(len(images))), math.inf if recipe.space == "latent" else recipe.bytes or math.inf
+    while sum(len(files[i]) for i in kept) > limit and len(kept) > 1:
+        kept.remove(max(kept, key=lambda i: (i % recipe.ipc, i)))   # the last of a group, which its start ranks lowest
+    images, names, files = images[kept], [names[i] for i in kept], [files[i] for i in kept]
+    if recipe.format not in LOSSY: return images, names, None
+    return np.stack([decode_bytes(data, name) for data, name in zip(files, names)]), names, files
 
 def _report(plan, before, end, began):
     "How far the images moved, what that did to the loss in unseen networks, and what it took."

@@ -18,7 +18,7 @@ from .data import Photos
 from .distill import DistilledSet, Run, how_far, image_names, snapshot_steps
 from .matching import (BankSource, GradientBank, dc_loss, fresh_network, gradient, mean_gradient,
                                  network_pool, sample_real, statistic_of, unflatten)
-from .patches import Groups, ipc_for_budget
+from .patches import Groups, planned_ipc
 from .pixel import PixelSpace, start_images
 from .recipe import INITS, OBJECTIVES, Recipe, UserError, verb
 from .widgets import (EvolutionPlayer, Html, LiveView, Recorder, check_trace, ipywidgets_or_error, live_here,
@@ -224,8 +224,7 @@ class Bench:
             raise UserError("the bench has a fixed pool of networks and works in pixels; "
                             "give a recipe with pool trajectory or random and outer 1")
         self.groups = Groups(photos, recipe.grouping, recipe.size, recipe.stride, recipe.clusters, recipe.seed)
-        if recipe.budget:
-            recipe = replace(recipe, ipc=ipc_for_budget(recipe.budget, len(self.groups), recipe.size, photos.pixels))
+        recipe = replace(recipe, ipc=planned_ipc(recipe, len(self.groups), photos.pixels))
         self.recipe, self.names = recipe, image_names(self.groups, recipe)
         self.bank = GradientBank(self.groups, recipe, _shared_pool(photos, recipe)).build()
 

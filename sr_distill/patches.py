@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['windows', 'error_map', 'window_means', 'window_errors', 'sub_image_features', 'kmeans', 'cluster_windows', 'Windows',
-           'Groups', 'Budget', 'ipc_for_budget', 'explain_budget']
+           'Groups', 'Budget', 'ipc_for_budget', 'explain_budget', 'most_that_fit', 'explain_bytes', 'planned_ipc']
 
 # %% ../nbs/method/02_patches.ipynb #00000003
-import copy, functools, hashlib, html
-from collections.abc import Iterable, Sequence
+import copy, functools, hashlib, html, math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 import numpy as np, torch
 import torch.nn.functional as F
 from PIL import Image
 from .core import data_uri, json_sha256, rng, table_html, to_tensor, to_uint8
 from .data import DECODER, Photos, downscale, photo_cache, upscale
-from .recipe import GROUPINGS, UserError
+from .recipe import GROUPINGS, Recipe, UserError
 
 # %% ../nbs/method/02_patches.ipynb #00000007
 def windows(
@@ -317,3 +317,44 @@ def explain_budget(
                     f"{share:.3g} % "
                     "of the photos' pixels.")
     return said
+
+# %% ../nbs/method/02_patches.ipynb #176e020b
+def most_that_fit(
+    limit: int,        # bytes
+    weigh: Callable,   # number of images per group → bytes of all those images; infinite where there are not so many
+) -> int:              # images per group
+    "The largest number of images per group that take at most `limit` bytes; 0 if one does not fit."
+    low, guess, known = 0, 1, {0: 0}
+    while True:
+        known[guess] = weigh(guess)
+        low = max(n for n, size in known.items() if size <= limit)
+        high = min((n for n in known if n > low), default=4 * low + 2)
+        if high == low + 1 or not low: return low
+        a, b = max(n for n in known if n < low), low
+        if known.get(high, math.inf) < math.inf: a, b = low, high
+        guess = low + int((limit - known[low]) * (b - a) / max(known[b] - known[a], 1))   # along a straight line
+        if len(known) % 2: guess = (low + high) // 2                                      # never far from halving
+        guess = min(max(guess, low + 1), high - 1)
+
+# %% ../nbs/method/02_patches.ipynb #2c27d3b4
+def explain_bytes(
+    asked: int,         # `--bytes`
+    got: int,           # bytes of what counts
+    images: int,        # in the set
+    format: str,        # that they are stored in
+    left_out: int = 0,  # images that had no room
+) -> str:
+    "One sentence on a budget in bytes."
+    n, over = f"{images} image{'s' * (images != 1)}", "" if got <= asked else ", more than you asked for"
+    dropped = f"; {left_out} more had no room" * bool(left_out)
+    return f"Asked: {asked:,} bytes; got: {n} as {format}, {got:,} bytes ({got / asked:.1%}){over}{dropped}."
+
+def planned_ipc(
+    recipe: Recipe,
+    n_groups: int,     # groups
+    real_pixels: int,  # pixels of all real photos
+) -> int:              # images per group
+    "What the budget of `recipe` comes to; of one in bytes an estimate, at three bytes for two pixels."
+    if recipe.budget: return ipc_for_budget(recipe.budget, n_groups, recipe.size, real_pixels)
+    if recipe.bytes: return max(1, int(recipe.bytes / (1.5 * n_groups * recipe.size**2)))
+    return recipe.ipc

@@ -23,7 +23,7 @@ from .job import Job, cache_key
 from .labels import get_teacher, redraw_photos
 from .metrics import LPIPS, evaluate, from_json, to_json
 from .models import make_model
-from .patches import ipc_for_budget
+from .patches import planned_ipc
 from .plots import plot_results, write_tables
 from .progress import (Progress, Share, distillation_work, duration, machine_speed, multiply_adds,
                                  teacher_work, training_work)
@@ -154,8 +154,7 @@ def _cell_work(study, cell):
         recipe = source.for_seed(cell.seed)
         if source.labels: return teacher_work(recipe)
         groups = _group_count(recipe, photos)
-        ipc = ipc_for_budget(recipe.budget, groups, recipe.size, photos.pixels) if recipe.budget else recipe.ipc
-        return distillation_work(recipe, groups * ipc, groups)
+        return distillation_work(recipe, groups * planned_ipc(recipe, groups, photos.pixels), groups)
     config = study.models[cell.model].config
     tested = sum(_test_photos(study, test).pixels for test in study.tests)
     net = make_model(config.model, config.scale, config.depth, config.width)
@@ -348,7 +347,7 @@ def _check_set(source, photos, device, trainings):
     if recipe := source.recipe or source.labels: check_run(recipe, RunOptions(device=str(device)))
     if recipe := source.recipe:
         groups = _group_count(recipe, photos.at_least(recipe.size))
-        if recipe.budget: ipc_for_budget(recipe.budget, groups, recipe.size, photos.pixels)
+        planned_ipc(recipe, groups, photos.pixels)
 
 # %% ../nbs/tools/07_study.ipynb #f899512b
 WRITES = ("results.json", "results.csv", "tables.md", "report.html", "sets", "models", "scores")
