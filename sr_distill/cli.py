@@ -9,7 +9,7 @@ __all__ = ['skip_bad', 'recursive', 'PLAIN', 'flags', 'chosen', 'common', 'cli',
 import codecs, contextlib, functools, logging, os, signal, sys, threading, unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
-from typing import TextIO
+from typing import TextIO, get_args
 import click
 from . import __version__
 from .recipe import (DEVICE_HELP, GOOD_SETTINGS, SCALES, CompareOptions, Recipe, RunError, RunOptions,
@@ -25,7 +25,8 @@ def flags(
     by_model = {name for good in GOOD_SETTINGS.values() for name in good} if cls is TrainConfig else ()
     def flag(f):
         name, choices = "--" + f.name.replace("_", "-"), f.metadata["choices"]
-        kind = click.Choice([str(c) for c in choices]) if choices else {int: int, float: float}.get(option_kind(f), str)
+        plain = str if str in get_args(f.type) else {int: int, float: float}.get(option_kind(f), str)
+        kind = click.Choice([str(c) for c in choices]) if choices else plain
         default = (usual or {}).get(f.name, "by model" if f.name in by_model else f.default)
         text = f.metadata["help"] + ("" if default is None else f"  [{default}]")
         if f.type is bool: return click.option(name, is_flag=True, default=None, help=text)
