@@ -199,6 +199,8 @@ def open_model(
     device: str = "cpu",
 ) -> nn.Module | str:        # with `scale`; "bicubic" stays what it is
     "Whatever stands for a model, ready to enlarge pictures."
+    if not isinstance(source, (str, Path)):
+        raise UserError(f"{source!r} is no model; give a network, the folder of one, a file of weights or \"bicubic\"")
     if str(source) == "bicubic": return "bicubic"
     is_file = Path(source).suffix.lower() in (".pth", ".pt", ".ckpt", ".safetensors")
     return (open_weights(source) if is_file else load_model(source)).to(device)
