@@ -7,8 +7,6 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from IPython.display import SVG
-
 REPO = Path(__file__).resolve().parents[1]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
@@ -56,14 +54,13 @@ def test_readme_links_and_names_every_notebook():
     assert pages <= linked, f"run nbs/index.ipynb again, README.md leaves out: {sorted(pages - linked)}"
 
 
-def test_first_page_shows_what_the_leaderboard_stores():
+def test_pages_show_what_the_leaderboard_stores():
     cells = lambda name: json.loads((REPO / "nbs" / name).read_text(encoding="utf-8"))["cells"]
-    def value(cell):
-        data = cell["outputs"][0]["data"]
-        return SVG("".join(data["image/svg+xml"])).data if "image/svg+xml" in data else data["text/markdown"]
-    taken = [(*found.groups(), cell) for cell in cells("index.ipynb") if (found := re.search(r'^from_page\("(.+)", "(.+)"\)$', "".join(cell["source"]), re.M))]
+    value = lambda cell: cell["outputs"][0]["data"]["text/markdown"]
+    taken = [(str(Path(here).parent / found[1]), found[2], cell) for here in ("index.ipynb", "tools/00_using.ipynb") for cell in cells(here)
+             if (found := re.search(r'^from_page\("(.+)", "(.+)"\)$', "".join(cell["source"]), re.M))]
     stale = [label for page, label, cell in taken if value(cell) != value(next(c for c in cells(page) if f"#| label: {label}\n" in "".join(c["source"])))]
-    assert len(taken) == 3 and not stale, f"run nbs/index.ipynb again, then `make sync`; of an earlier run are: {stale}"
+    assert len(taken) == 2 and not stale, f"run nbs/index.ipynb and nbs/tools/00_using.ipynb again, then `make sync`; of an earlier run are: {stale}"
 
 
 def test_settings_of_the_site_are_one_file():
