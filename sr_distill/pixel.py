@@ -5,19 +5,20 @@
 # %% auto #0
 __all__ = ['SCOUT_STEPS', 'PixelSpace', 'start_noise', 'start_downscaled', 'start_random', 'check_starts', 'best_windows',
            'start_best', 'score_hardest', 'score_loss', 'score_gradient', 'start_error', 'start_diverse',
-           'start_images']
+           'start_images', 'start_photos']
 
 # %% ../nbs/method/09_pixel.ipynb #00000003
 import collections, copy, math, threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 import numpy as np, torch
-from .core import rng, to_tensor, to_uint8
-from .data import downscale, resize
+from .core import read_json, restoring, rng, to_tensor, to_uint8
+from .data import Photos, downscale, resize
 from .matching import flatten, fresh_network, gradient
 from .parallel import in_parallel
 from .patches import Groups, kmeans, sub_image_features, window_errors, window_means, windows
-from .recipe import INITS, Recipe, TrainConfig, UserError, register_start
+from .recipe import INITS, Recipe, TrainConfig, UserError, about_start, register_start
 from .train import helper_network
 
 # %% ../nbs/method/09_pixel.ipynb #00000007
@@ -101,7 +102,8 @@ def _enough(groups, g, recipe, found, what="sub-images"):
 # %% ../nbs/method/09_pixel.ipynb #08a81564
 def check_starts(groups: Groups, recipe: Recipe):
     "`UserError` listing the groups that have fewer sub-images than `ipc`; asked before any score is computed."
-    about = INITS.about(recipe.init)
+    if recipe.init not in INITS: return _check_own(recipe, len(groups))
+    about = about_start(recipe.init)
     if not about.get("cuts") and not about.get("ranked"): return
     apart = about.get("ranked") and recipe.grouping != "cluster"   # these take windows that do not overlap
     def side_by_side(g):
@@ -236,6 +238,7 @@ def start_images(
     chosen: Iterable[int] | None = None,  # indices of groups; None for all
 ) -> np.ndarray:     # uint8 [groups·ipc, size, size, 3], the images of a group next to each other
     "The synthetic set before the first step; `UserError` when a start of your own returns images of another shape."
+    if recipe.init not in INITS: return _own_images(recipe, len(groups), chosen)
     start = INITS[recipe.init]
     if INITS.about(recipe.init).get("score"):
         score = start(groups, recipe)
@@ -260,3 +263,38 @@ def _kept(score):
             if p not in maps: maps[p] = score(p, ys, xs)
         return maps[p]
     return once
+
+# %% ../nbs/method/09_pixel.ipynb #ff8ba2d9
+def start_photos(
+    folder: Path | str,   # of a distilled set, or of images
+) -> Photos:
+    "The images that a run starts from, in the order of the set or by name."
+    manifest = Path(folder)/"manifest.json"
+    if not manifest.exists(): return Photos.open(folder)
+    found = Photos.open(manifest.parent/"images")
+    with restoring(manifest):
+        place = {file.stem: i for i, file in enumerate(found.files)}
+        return found.subset(place[Path(entry["file"]).stem] for entry in read_json(manifest)["images"])
+
+def _check_own(recipe, groups):
+    "The images of the folder that `init` names; `UserError` unless they are as many and as large as the recipe's."
+    images, folder = start_photos(recipe.init), recipe.init
+    manifest, wanted = Path(folder)/"manifest.json", groups * recipe.ipc
+    if manifest.exists() and (scale := read_json(manifest).get("recipe", {}).get("scale")) != recipe.scale:
+        raise UserError(f"--init {folder}: is a set for ×{scale} and this recipe is for ×{recipe.scale}; give --scale "
+                        f"{scale}, or {manifest.parent/'images'} to start from its pixels")
+    other = next((size for size in images.sizes if size != (recipe.size, recipe.size)), None)
+    if other:
+        raise UserError(f"--init {folder}: holds an image of {other[1]}x{other[0]} and the recipe's have "
+                        f"{recipe.size}²; give the --size of the images, or images of that size")
+    if len(images) != wanted:
+        raise UserError(f"--init {folder}: holds {len(images)} images and the recipe makes {wanted} ({groups} groups × "
+                        f"--ipc {recipe.ipc}); give the photos, --grouping and --ipc that it was made with, or "
+                        f"{wanted} images")
+    return images
+
+def _own_images(recipe, groups, chosen):
+    "The images of the folder that `init` names, of the chosen groups."
+    images, per = _check_own(recipe, groups), recipe.ipc
+    numbers = [g * per + k for g in (range(groups) if chosen is None else chosen) for k in range(per)]
+    return np.stack([images[i] for i in numbers])

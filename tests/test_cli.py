@@ -192,6 +192,24 @@ def test_a_model_judged_by_what_it_learnt_from_says_so(call, photos, caplog):
     assert call("evaluate", "model", photos, "--lpips", "none")[0] == 0 and "learnt from" not in caplog.text
 
 
+def test_a_set_goes_on_from_a_finished_one(call, photos):
+    assert call("distill", photos, "set", *TINY)[0] == 0
+    longer = [a if a != "2" else "5" for a in TINY[:4]] + TINY[4:]
+    refused(call("distill", photos, "set", *longer), "a finished set of --steps 2", "--init set --steps 3")
+    on = [*TINY, "--init", "set"]
+    assert call("distill", photos, "on", *on)[0] == 0 == call("distill", photos, "on", *on)[0]
+    about = json.load(open("on/manifest.json"))
+    assert about["recipe"]["init"] == "set" and list(about["weights"]) == ["init"] and "Start `set`" in open("on/README.md").read()
+    refused(call("distill", photos, "x", *on, "--size", "32"), "holds an image of 24x24", "have 32²")
+    refused(call("distill", photos, "x", *on, "--ipc", "2"), "holds 2 images", "makes 4")
+    refused(call("distill", photos, "x", *on, "--scale", "4"), "set for ×2", "set/images")
+    refused(call("distill", photos, "x", *TINY, "--init", "nowhere"), "--init 'nowhere'", "give a folder")
+    refused(call("distill", photos, "x", *on, "--trim", "5"), "--trim 5.0 means nothing to --init set")
+    Image.new("RGB", (24, 24), "red").save("set/images/a.png")
+    refused(call("distill", photos, "on", *on), "other weights, images or code of --init set")
+    assert not os.path.exists("x")
+
+
 def test_training_goes_on_from_a_model_or_a_file(call, photos, caplog):
     edsr = ["--steps", 3, "--patch", 16, "--batch", 2, "--device", "cpu"]
     assert call("train", photos, "first", "--model", "edsr", "--depth", 1, "--width", 8, *edsr)[0] == 0
