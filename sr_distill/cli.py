@@ -26,11 +26,12 @@ def flags(
     def flag(f):
         name, choices = "--" + f.name.replace("_", "-"), f.metadata["choices"]
         plain = str if str in get_args(f.type) else {int: int, float: float}.get(option_kind(f), str)
-        kind = click.Choice([str(c) for c in choices]) if choices else plain
+        named = click.Choice([str(c) for c in choices]) if choices else None
         default = (usual or {}).get(f.name, "by model" if f.name in by_model else f.default)
         text = f.metadata["help"] + ("" if default is None else f"  [{default}]")
         if f.type is bool: return click.option(name, is_flag=True, default=None, help=text)
-        return click.option(name, type=kind, default=None, help=text)
+        either = f"[{'|'.join(choices)}|FOLDER]" if f.metadata["or_folder"] else None
+        return click.option(name, type=plain if either else named or plain, default=None, help=text, metavar=either)
     asked = [f for f in fields(cls) if f.name not in skip]
     return lambda command: functools.reduce(lambda c, f: flag(f)(c), reversed(asked), command)
 

@@ -276,7 +276,7 @@ def _controls(recipe):
     rates = [(f"{r:g}", r) for r in sorted({*RATES, recipe.lr})]
     fewest, most = min(10, recipe.steps), max(500, recipe.steps)
     c = SimpleNamespace(
-        init=w.Dropdown(options=[*INITS], value=recipe.init, description="start", **wide),
+        init=w.Dropdown(options=[*INITS, *{recipe.init} - {*INITS}], value=recipe.init, description="start", **wide),
         objective=w.Dropdown(options=alike, value=recipe.objective, description="objective", **wide),
         steps=w.IntSlider(recipe.steps, fewest, most, 10, description="steps", **wide),
         lr=w.SelectionSlider(options=rates, value=recipe.lr, description="rate", **wide),

@@ -21,7 +21,7 @@ from .matching import check_networks, fresh_network, pool_size, statistic_of
 from .memory import choose_chunk, image_bytes
 from .parallel import Ranks, in_parallel, precision, ranks
 from .patches import Groups, ipc_for_budget, most_that_fit
-from .pixel import check_starts, start_images
+from .pixel import check_starts, start_images, start_photos
 from .priors import PRIORS, SmallAutoencoder, SmallConfig
 from .recipe import INITS, LABELS, MODELS, OBJECTIVES, POOLS, STATISTICS, Recipe, RunOptions, UserError
 from .sets import read_manifest, snapshot_steps
@@ -115,13 +115,14 @@ def image_names(groups: Groups, recipe: Recipe) -> list[str]:
     return stems if recipe.ipc == 1 else [f"{stem}_{k:03d}" for stem in stems for k in range(recipe.ipc)]
 
 # %% ../nbs/method/18_plan.ipynb #d087b924
-PLACES = ("prior", "labels", "pool")   # settings of a recipe that may be a file or a folder
+PLACES = ("prior", "labels", "pool", "init")   # settings of a recipe that may be a file or a folder
 
 def named_weights(recipe: Recipe) -> dict[str, str]:   # setting → sha256
     "A hash of the files at each path that a recipe names, and of the code of an objective or a start of your own."
-    known = (*LABELS, *POOLS, *PRIORS)
+    known = (*LABELS, *POOLS, *PRIORS, *INITS)
     found = {k: Path(getattr(recipe, k)).expanduser() for k in PLACES if getattr(recipe, k) not in known}
-    weights = {k: json_sha256([file_sha256(f) for f in _weights(p)]) for k, p in found.items() if p.exists()}
+    def content(k, p): return start_photos(p).sha256 if k == "init" else [file_sha256(f) for f in _weights(p)]
+    weights = {k: json_sha256(content(k, p)) for k, p in found.items() if p.exists()}
     statistic = OBJECTIVES.about(recipe.objective).get("statistic", "") if recipe.objective in OBJECTIVES else ""
     yours = dict(init=INITS.code(recipe.init), objective=OBJECTIVES.code(recipe.objective) + STATISTICS.code(statistic),
                  prior=PRIORS.code(recipe.prior), network=MODELS.code(recipe.network) if recipe.steps else [])
@@ -137,7 +138,8 @@ def _weights(path):
 # %% ../nbs/method/18_plan.ipynb #0000002a
 def _folder_job(plan):
     "The folder of a distillation. Two runs are the same if recipe, photos, and the weights that the recipe names are."
-    other = "belongs to a run with other weights or code of --{} {}; give another folder, or put back what was there"
+    other = ("belongs to a run with other weights, images or code of --{} {}; give another folder, or put back what "
+             "was there")
     words = {k: other.format(k, getattr(plan.recipe, k)) for k in plan.weights}
     words["photos"] = "was made of other photos; give another folder"
     identity = dict(recipe=plan.recipe, photos=plan.photos.fingerprint, **plan.weights)
@@ -159,9 +161,18 @@ def _found(job):
         raise UserError(f"{began}: does not say which run this is; {again}")
     return found
 
+def _check_more(plan, found):
+    "`UserError` with the way to go on, where the folder holds this very run, finished after fewer steps."
+    done, steps = found["recipe"].get("steps"), plan.recipe.steps
+    if type(done) is not int or not 0 <= done < steps: return
+    if _folder_job(replace(plan, recipe=replace(plan.recipe, steps=done, stored=True))).is_same(_flat(found)):
+        raise UserError(f"{plan.out}: is a finished set of --steps {done}, and keeps no state of its optimiser; to go "
+                        f"on from its images, give another folder, with --init {plan.out} --steps {steps - done}")
+
 def _claim_folder(job, plan):
     "Make the folder this run's, and note how it began; `UserError` when it holds something else."
     found = _found(job)
+    if found and plan.finished: _check_more(plan, found)
     job.claim(found and _flat(found), own=(".run",))
     if found is None:
         try: found = read_json(job.checkpoint/"run.json")

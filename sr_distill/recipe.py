@@ -7,8 +7,8 @@ __all__ = ['Entry', 'KINDS', 'SCALES', 'SPACES', 'GROUPINGS', 'TARGETS', 'POOLS'
            'OBJECTIVES', 'MODELS', 'PRIORS', 'METRICS', 'REGISTRIES', 'register_start', 'register_statistic',
            'register_objective', 'register_model', 'register_prior', 'register_metric', 'DEVICE_HELP', 'UNITS', 'RATES',
            'GOOD_SETTINGS', 'UserError', 'RunError', 'expect_error', 'verb', 'is_name', 'code_sha256', 'Unknown',
-           'Registry', 'option', 'option_kind', 'check_options', 'Settings', 'ranked_starts', 'byte_count', 'Recipe',
-           'recommended', 'RunOptions', 'TrainConfig', 'CompareOptions']
+           'Registry', 'option', 'option_kind', 'check_options', 'Settings', 'about_start', 'ranked_starts',
+           'byte_count', 'Recipe', 'recommended', 'RunOptions', 'TrainConfig', 'CompareOptions']
 
 # %% ../nbs/engine/01_recipe.ipynb #00000003
 import difflib, functools, hashlib, importlib, importlib.metadata, inspect, os, re, sys, types
@@ -194,10 +194,11 @@ def option(
     help: str,      # one phrase for the command line and the docs
     choices: Iterable = (),     # valid names, empty for free values; a `Registry` stays open to new names
     low: float | None = None,   # smallest valid number
+    or_folder: bool = False,    # the path of a folder is valid too
 ) -> Any:           # what `dataclasses.field` gives
     "A dataclass field that carries its own `help`, valid names and lower bound."
     known = choices if isinstance(choices, Registry) else tuple(choices)
-    return field(default=default, metadata=dict(help=help, choices=known, low=low))
+    return field(default=default, metadata=dict(help=help, choices=known, low=low, or_folder=or_folder))
 
 # %% ../nbs/engine/01_recipe.ipynb #00000010
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
@@ -213,6 +214,11 @@ def _fits(value, kind):
     if not isinstance(value, {int: Integral, float: Real}.get(kind, kind)): return False
     return kind is not float or -1e300 < float(value) < 1e300
 
+def _stands(value, about, stored):
+    "Is this a folder where one may stand, or was it stored by a process that knew the name or had the folder?"
+    if about["or_folder"]: return os.path.isdir(value) or stored and re.fullmatch(r"[^<>\x00-\x1f]+", value) is not None
+    return stored and isinstance(about["choices"], Registry) and is_name(value)
+
 def check_options(
     config: Any,           # a dataclass of `option`s
     stored: bool = False,  # it was read from a file: names of an open registry may be those of somebody's own code
@@ -224,8 +230,9 @@ def check_options(
         flag, kind = "--" + f.name.replace("_", "-"), option_kind(f)
         if not (_fits(value, kind) or value is None is f.default):
             raise UserError(f"{flag} {str(value)[:40]!r} is not {KINDS[kind]}; give one")
-        if choices and value not in choices and not (stored and isinstance(choices, Registry) and is_name(value)):
-            raise UserError(f"{flag} {value!r} is unknown; choose one of: {', '.join(map(str, choices))}")
+        if choices and value not in choices and not _stands(value, f.metadata, stored):
+            also = ", or give a folder" if f.metadata["or_folder"] else ""
+            raise UserError(f"{flag} {value!r} is unknown; choose one of: {', '.join(map(str, choices))}{also}")
         if low is not None and value is not None and not value >= low:
             raise UserError(f"{flag} {value} is too small; give at least {low}")
         if type(value).__module__ == "numpy":
@@ -307,6 +314,10 @@ REGISTRIES = (INITS, STATISTICS, OBJECTIVES, MODELS, PRIORS, METRICS)
 register_start, register_statistic, register_objective = INITS.register, STATISTICS.register, OBJECTIVES.register
 register_model, register_prior, register_metric = MODELS.register, PRIORS.register, METRICS.register
 
+def about_start(init: str) -> dict:
+    "What is known of the start `init`; nothing of a folder."
+    return INITS.about(init) if init in INITS else {}
+
 def ranked_starts() -> list:
     "The starts that go by a score, and can leave its top out."
     return [name for name in INITS if INITS.about(name).get("ranked")]
@@ -332,7 +343,9 @@ class Recipe(Settings):
     """All choices of one distillation. The same recipe and photos give the same set, bit for bit, on the CPU (in latent
     space, where the same LPIPS weights are at hand)."""
     space: str     = option("pixel", "how a synthetic image is parametrised", SPACES)
-    init: str      = option("hardest", "what the synthetic images start from", INITS)
+    init: str      = option("hardest", "what the synthetic images start from: a way to choose or make them, or the "
+                                       "folder of a distilled set or of images, to go on from these", INITS,
+                            or_folder=True)
     trim: float    = option(0.0, "per cent of the windows that the starts hardest, error, loss and gradient leave out, "
                                  "the highest by their own score: outliers", low=0)
     grouping: str  = option(None, "which real sub-images one group answers for; image if not given, or all where "
@@ -424,7 +437,7 @@ class Recipe(Settings):
         rules = [*((f.name, self.space == "pixel", "is for latent space only", "give --space latent") for f in latent),
                  ("lr", self.space == "latent", "is for pixel space only", "give --lr-latents"),
                  ("lr_features", self.layer is None, "means nothing without --layer", "give --layer"),
-                 ("trim", not INITS.about(self.init).get("ranked"), f"means nothing to --init {self.init}",
+                 ("trim", not about_start(self.init).get("ranked"), f"means nothing to --init {self.init}",
                   f"choose one of: {', '.join(ranked_starts())}"),
                  ("teacher_steps", self.labels != "teacher", f"means nothing to --labels {self.labels}",
                   "give --labels teacher")]
