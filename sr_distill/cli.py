@@ -105,7 +105,7 @@ def _distill(photos, out, skip_bad, recursive, debug, **given):
     result = loop.distill(photos, recipe, out, options)
     if not ranks().first: return
     about = result.manifest
-    click.echo(f"{out}: {len(result)} images of {recipe.size}²; {result.budget}")
+    click.echo(f"{out}: {result.told}; {result.budget}")
     for line in [*loop.remarks(about), loop.summary(about["report"]), f"{out}: {loop.on_disk(loop.set_bytes(out))}"]:
         click.echo(line)
 

@@ -135,7 +135,7 @@ def _crops(comparison, photo, scale, side):
 
 def _set_picture(name, small):
     "The first images of a set under its name."
-    sheet = data_uri(contact_sheet(small.images[:16]))
+    sheet = data_uri(contact_sheet(small.shown(16)))
     return Html(f'<p>{html.escape(name)}<br><img style="max-width:100%" alt="images of the set" src="{sheet}"></p>')
 
 # %% ../nbs/tools/08_demo.ipynb #00000015

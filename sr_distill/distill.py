@@ -12,7 +12,7 @@ __all__ = ['HELD_OUT_GROUPS', 'HELD_OUT_REAL', 'READ_EVERY', 'make_optimizer', '
 # %% ../nbs/method/19_distill.ipynb #00000003
 import math, platform, time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
 import numpy as np, torch
@@ -35,6 +35,7 @@ from .pixel import PixelSpace
 from .plan import (PART_BYTES, PLACES, Part, Plan, check_run, cut_parts, footprint, image_names, make_plan,
                              named_weights, needs, together)
 from .priors import load_prior, needs_photos
+from .procedural import Program, hand_written
 from .recipe import Recipe, RunError, RunOptions, UserError, verb
 from .sets import (DistilledSet, Trace, TraceFolder, about_latents, card, describe, learnt_from, on_disk,
                              open_photos, read_manifest, remarks, set_bytes, set_files, snapshot_steps, summary)
@@ -261,6 +262,7 @@ def distill(
 def _make(plan, callback, began):
     "This process's parts, and then, in the first one, the set."
     team, recipe, mine = plan.team, plan.recipe, plan.mine
+    if recipe.space == "procedural": return _make_program(plan, callback, began)
     if team.first and recipe.steps: log.info(needs(footprint(plan)))
     began -= max((part.seconds for part in mine), default=0.)   # as if nothing had interrupted it
     prior = _named_prior(plan)
@@ -341,29 +343,35 @@ def _assemble(plan, prior, teacher, began):
     start, before, end = ([image for part in plan.parts for image in part.images(name)]
                           for name in ("start", "before", "end"))
     latents, about = _latents(plan.parts, prior, np.stack(start)) if prior else (None, None)
-    drawn = redraw(end, teacher) if teacher else np.stack(end)
+    drawn, labels = _labelled(np.stack(end), teacher)
     images, names, files = _as_stored(plan, drawn)
     report = _report(plan, before, end, began)
     if len(names) < len(drawn): report["left_out"] = len(drawn) - len(names)
-    if teacher:
-        moved = np.mean([psnr(a, b, 0, "rgb") for a, b in zip(drawn, end)])
-        report["labels"] = dict(model=teacher.config, psnr=round(float(moved), 2))
+    report |= labels
     if about: report["latent"] = about
     if latents: latents.save(plan.out/"latents.safetensors", 16)
     made = DistilledSet(images, names, _manifest(plan, images, report), _trace(plan), files=files)
     made.save(plan.out, plan.options.lr_images)
 
-def _as_stored(plan, images):
-    "The images that the set keeps, as decoding gives them, their names, and the files of a lossy format."
+def _as_stored(plan, images, beside=0):
+    """The images that the set keeps, as decoding gives them, their names, and the files of a lossy format. `beside` is
+    what a program takes of the bytes."""
     recipe, names = plan.recipe, image_names(plan.groups, plan.recipe)
     if not recipe.bytes and recipe.format not in LOSSY: return images, names, None
     files = [encode_image(image, recipe.format) for image in images]
-    kept, limit = list(range(len(images))), math.inf if recipe.space == "latent" else recipe.bytes or math.inf
+    kept, limit = list(range(len(images))), math.inf if recipe.space == "latent" else (recipe.bytes or math.inf) - beside
     while sum(len(files[i]) for i in kept) > limit and len(kept) > 1:
         kept.remove(max(kept, key=lambda i: (i % recipe.ipc, i)))   # the last of a group, which its start ranks lowest
     images, names, files = images[kept], [names[i] for i in kept], [files[i] for i in kept]
     if recipe.format not in LOSSY: return images, names, None
     return np.stack([decode_bytes(data, name) for data, name in zip(files, names)]), names, files
+
+def _labelled(images, teacher):
+    "The images as `teacher` draws them, if there is one, and what the report says of that."
+    if not teacher: return images, {}
+    drawn = redraw(images, teacher)
+    moved = np.mean([psnr(a, b, 0, "rgb") for a, b in zip(drawn, images)])
+    return drawn, dict(labels=dict(model=teacher.config, psnr=round(float(moved), 2)))
 
 def _report(plan, before, end, began):
     "How far the images moved, what that did to the loss in unseen networks, and what it took."
@@ -376,8 +384,9 @@ def _report(plan, before, end, began):
         report["rate"] = f"--lr-latents {recipe.lr_latents:g}" if recipe.space == "latent" else f"--lr {recipe.lr:g}"
     return report
 
-def _manifest(plan, images, report):
-    photos, stored = plan.photos, sum(len(encode_png(i)) for i in images)
+def _manifest(plan, images, report, program=b""):
+    "What a set says of itself; `program` is the file of a procedural one."
+    photos, stored = plan.photos, len(program) + sum(len(encode_png(i)) for i in images)
     budget = Budget(len(images), int(images[..., 0].size), stored, len(photos), photos.pixels, photos.png_bytes)
     files = zip(photos.names, photos.files, photos.sha256)
     sources = [dict(name=n, file=f.name if f else n, sha256=s) for n, f, s in files]
@@ -413,3 +422,27 @@ def _joined(found):
     classes, seconds = [one["classes"] for one in found], round(sum(one["seconds"] for one in found), 1)
     classes = None if None in classes else sum(classes, [])
     return {**found[0], "psnr": stages, "mean": mean, "classes": classes, "seconds": seconds}
+
+# %% ../nbs/method/19_distill.ipynb #131365c3
+def _make_program(plan, callback, began):
+    "The images that are chosen, by all processes, and then, in the first one, the program and the set."
+    for part in plan.mine: part.start(plan.groups, plan.recipe)
+    plan.team.wait()
+    if not plan.team.first: return
+    teacher, recipe = get_teacher(plan.photos, plan.recipe, plan.device), plan.recipe
+    program = hand_written(plan.photos, recipe.seed)
+    report = dict(device="cpu", threads=torch.get_num_threads(), processes=plan.team.size,
+                  program=_about_program(program))
+    chosen = [image for part in plan.parts for image in part.images("start")]
+    drawn, labels = _labelled(np.array(chosen, np.uint8).reshape(-1, recipe.size, recipe.size, 3), teacher)
+    images, names, files = _as_stored(plan, drawn, len(program.encode()))
+    if len(names) < len(drawn): report["left_out"] = len(drawn) - len(names)
+    report |= dict(labels, seconds=round(time.perf_counter() - began, 1))
+    manifest = _manifest(plan, images, report, program.encode())
+    made = DistilledSet(images, names, manifest, files=files, program=program)
+    made.save(plan.out, plan.options.lr_images and len(images) > 0)
+
+def _about_program(program):
+    "What the report says of a program."
+    numbers = sum(len(fields(world)) for world in program.worlds)
+    return dict(worlds=len(program.worlds), numbers=numbers, palettes=len(program.palettes))

@@ -91,6 +91,9 @@ def gradient_film(
 ) -> GradientFilm:
     "The gradients behind a stored set; `UserError` without a trace, or without `net` for a set that compared none."
     check_trace(small.trace)
+    if small.program:
+        raise UserError("the set was made with --space procedural, which compares no gradients; give one of pixels or "
+                        "latents")
     recipe, followed = small.recipe, len(small.trace.names)
     groups = Groups(photos, recipe.grouping, recipe.size, recipe.stride, recipe.clusters, recipe.seed)
     images = group * recipe.ipc, (group + 1) * recipe.ipc

@@ -23,6 +23,7 @@ from .parallel import Ranks, in_parallel, precision, ranks
 from .patches import Groups, ipc_for_budget, most_that_fit
 from .pixel import check_starts, start_images, start_photos
 from .priors import PRIORS, SmallAutoencoder, SmallConfig
+from .procedural import hand_written
 from .recipe import INITS, LABELS, MODELS, OBJECTIVES, POOLS, STATISTICS, Recipe, RunOptions, UserError
 from .sets import read_manifest, snapshot_steps
 
@@ -41,7 +42,7 @@ def check_run(
 ):
     "`UserError` for what this machine, the networks, or the files that a recipe names cannot do."
     check_format(recipe.format)
-    moves = recipe.steps or recipe.space == "latent"
+    moves = recipe.space == "latent" or recipe.steps and recipe.space == "pixel"
     if pick_device(options.device).type == "mps" and moves:
         raise UserError("--device mps: PyTorch cannot send a gradient back through antialiased bicubic reduction "
                         "there; give --device cpu")
@@ -50,7 +51,7 @@ def check_run(
     if recipe.space == "latent" and recipe.prior == "embedded":   # before it learns
         check_prior(SmallAutoencoder(SmallConfig(), "embedded"), recipe)
     if not fresh: return
-    check_networks(recipe, options.held_out)
+    if recipe.space != "procedural": check_networks(recipe, options.held_out)
     if recipe.labels not in LABELS: get_teacher(None, recipe)
 
 # %% ../nbs/method/18_plan.ipynb #00000028
@@ -201,7 +202,8 @@ SPARE = .1   # share of a budget in bytes that is kept back where the start is n
 
 def ipc_for_bytes(groups: Groups, recipe: Recipe) -> int:   # images per group
     "The largest IPC whose start images fit into `recipe.bytes` as files; `UserError` if one image per group does not."
-    sizes, moves = {}, recipe.steps or recipe.labels != "own" or recipe.space == "latent"
+    moves = recipe.space == "latent" or recipe.labels != "own" or recipe.steps and recipe.space == "pixel"
+    sizes = {}
     def size_of(image):
         key = hashlib.sha256(image.tobytes()).digest()
         if key not in sizes: sizes[key] = len(encode_image(image, recipe.format))
@@ -275,14 +277,28 @@ def make_plan(
     "Check all that can be checked before a run, and settle its groups and parts; `UserError` for what cannot be done."
     team, device, out = ranks(), pick_device(options.device), Path(out)
     check_run(recipe, options, fresh=not (out/"manifest.json").exists())
-    photos = photos.at_least(recipe.size)
-    groups = Groups(photos, recipe.grouping, recipe.size, recipe.stride, recipe.clusters, recipe.seed)
+    if recipe.chooses: photos = photos.at_least(recipe.size)
+    groups = _groups(photos, recipe)
     if recipe.budget:
         recipe = replace(recipe, ipc=ipc_for_budget(recipe.budget, len(groups), recipe.size, photos.pixels))
-    if recipe.bytes: recipe = replace(recipe, ipc=ipc_for_bytes(groups, recipe))
+    if recipe.bytes:
+        left = max(1, recipe.bytes - _program_bytes(photos, recipe))
+        recipe = replace(recipe, ipc=ipc_for_bytes(groups, replace(recipe, bytes=left)))
     check_starts(groups, recipe)
     parts = _parts_at(out/".run", cut_parts(len(groups), recipe, team.size, part_bytes))
     return Plan(photos, recipe, out, options, groups, parts, named_weights(recipe), device, team)
+
+def _program_bytes(photos, recipe):
+    "What a program takes of a budget in bytes: as written by hand, and for fitted numbers a few digits more."
+    if recipe.space != "procedural": return 0
+    return len(hand_written(photos).encode()) + 512 * bool(recipe.steps)
+
+def _groups(photos, recipe):
+    "The groups of a recipe; none for a program alone, which takes photos of any size."
+    if recipe.chooses:
+        return Groups(photos, recipe.grouping, recipe.size, recipe.stride, recipe.clusters, recipe.seed)
+    side = min(min(size) for size in photos.at_least(1).sizes)
+    return Groups(photos, "all", side, side).subset([])
 
 # %% ../nbs/method/18_plan.ipynb #99bb55a6
 def footprint(plan: Plan) -> dict[str, int]:   # bytes of `images`, `work`, `bank` and `photos`

@@ -6,7 +6,8 @@
 __all__ = ['VERSION', 'MOST_BYTES', 'PAIRS', 'MOST_LEAVES', 'PALETTE', 'LEAF_NUMBERS', 'CORNERS', 'STRIDE', 'SAMPLES', 'TILES',
            'TEXTURES', 'UNIT', 'FINE', 'LIFT', 'SINE', 'STEEPNESS', 'radius', 'number', 'World', 'Program',
            'palette_of', 'hand_written', 'triangle_spans', 'ellipse_spans', 'paint', 'texture_tiles', 'render',
-           'residual_energy', 'gradient_shares', 'patches', 'ProgramPhotos', 'Endless', 'EndlessSampler']
+           'residual_energy', 'gradient_shares', 'patches', 'ProgramPhotos', 'Endless', 'EndlessSampler', 'Mixture',
+           'MixedSampler']
 
 # %% ../nbs/method/10_procedural.ipynb #00149721
 import base64, binascii, functools, hashlib, html, json, math
@@ -625,14 +626,15 @@ class ProgramPhotos(Photos):
         program: Program,
         images: int = 96,   # how many
         side: int = 256,    # in pixels
+        source: str = "",   # where the program comes from; empty for its size
     ):
         if not isinstance(images, int) or images < 1:
             raise UserError(f"{images!r} images are none; give a whole number from 1")
         self.program, self.side = program, _checked_size(side)[0]
         drawn = functools.lru_cache(512)(lambda k: render(program, k, self.side))
         reduced = functools.lru_cache(512)(lambda k, scale: make_lr(drawn(k), scale))
-        source = f"program of {len(program.encode()):,} bytes"
-        super().__init__([_Drawn(program, k, self.side, drawn, reduced) for k in range(images)], source)
+        few = [_Drawn(program, k, self.side, drawn, reduced) for k in range(images)]
+        super().__init__(few, source or f"program of {len(program.encode()):,} bytes")
 
     stored_bytes = property(lambda self: len(self.program.encode()), doc="bytes that a receiver needs")
     png_bytes = functools.cached_property(lambda self: sum(len(encode_png(u8)) for u8 in self))
@@ -655,8 +657,9 @@ class Endless(ProgramPhotos):
         window: int = 64,      # images that a batch is drawn from
         side: int = 256,       # of an image, pixels
         per_image: int = 128,  # patches that an image serves, in the mean
+        source: str = "",      # where the program comes from; empty for its size
     ):
-        super().__init__(program, window, side)
+        super().__init__(program, window, side, source)
         if not isinstance(per_image, int) or per_image < 1:
             raise UserError(f"{per_image!r} patches per image are none; give a whole number from 1")
         self.per_image = per_image
@@ -664,6 +667,8 @@ class Endless(ProgramPhotos):
     fingerprint = property(
         lambda self: json_sha256(["endless", self.per_image, *self.sha256]), doc="one hash for the program and its "
                                                                                  "sampler")
+    told = property(lambda self: f"the images that a program of {self.stored_bytes:,} bytes draws without end",
+                    doc="what a training learns from, in words")
     def sampler(self, config: TrainConfig) -> "EndlessSampler":
         "Batches for a training with `config`."
         return EndlessSampler(self, config)
@@ -673,18 +678,27 @@ class EndlessSampler(PatchSampler):
     "Batches of LR and HR patches from an `Endless`; batch `t` is a function of the program, the seed and `t`."
     AHEAD = 2   # images drawn before they are needed
 
-    def __init__(self, source: Endless, config: TrainConfig):
+    def __init__(self,
+        source: Endless,
+        config: TrainConfig,
+        part: float = 1.,   # share of each batch that is drawn here
+    ):
         if config.sampling != "uniform":
             raise UserError(f"--sampling {config.sampling} needs images that stay; a program draws new ones, "
                             "so give --sampling uniform")
         source.at_least(config.patch, "--patch")
-        self.source, self.config, self.side = source, config, config.patch // config.scale
+        self.source, self.config, self.side, self.part = source, config, config.patch // config.scale, part
         self.images, self.pool = {}, ThreadPoolExecutor(1, "leaves")
+
+    def drawn(self, t: int) -> int:
+        "How many patches were drawn before batch `t`."
+        return int(t * self.config.batch * self.part)
 
     def draw(self, t: int) -> np.ndarray:   # int [B,4]: image, row and column in LR pixels, symmetry
         "Where the patches of batch `t` come from."
-        n, places = self.config.batch, (self.source.side - self.config.patch) // self.config.scale + 1
-        generator, first = rng(self.config.seed, "patches", t), t * n // self.source.per_image
+        generator = rng(self.config.seed, "patches", t)
+        places = (self.source.side - self.config.patch) // self.config.scale + 1
+        n, first = self.drawn(t + 1) - self.drawn(t), self.drawn(t) // self.source.per_image
         most = torch.tensor([len(self.source), places, places, 8], dtype=torch.float64)
         return (torch.rand(n, 4, generator=generator, dtype=torch.float64) * most).long().numpy() + [first, 0, 0, 0]
 
@@ -694,15 +708,16 @@ class EndlessSampler(PatchSampler):
         share: slice = slice(None),          # part of the batch
     ) -> tuple[torch.Tensor, torch.Tensor]:  # LR [B,3,p/s,p/s] and HR [B,3,p,p], float in [0,1]
         "Batch `t`, or a share of it."
-        self._keep(t * self.config.batch // self.source.per_image)
+        self.keep(t)
         return super().__call__(t, device, share)
 
     def photo(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         "LR and HR of image `k`, a uint8 array [h,w,3] each."
         return self.images[k].result()
 
-    def _keep(self, first):
-        "Have the images from `first` on drawn, and forget those before."
+    def keep(self, t: int):
+        "Have the images of batch `t` and those after it drawn, and forget those before."
+        first = self.drawn(t) // self.source.per_image
         wanted = range(first, first + len(self.source) + self.AHEAD)
         for k in [k for k in self.images if k not in wanted]: self.images.pop(k).cancel()
         for k in wanted:
@@ -711,3 +726,61 @@ class EndlessSampler(PatchSampler):
     def _pair(self, k):
         large = render(self.source.program, k, self.source.side)
         return make_lr(large, self.config.scale), large
+
+# %% ../nbs/method/10_procedural.ipynb #7512d823
+class Mixture(Photos):
+    "Chosen images and a program: `share` of each batch is drawn by the program, the rest comes from the images."
+    def __init__(self,
+        images: Photos,   # chosen from photos
+        leaves: Endless,  # the program
+        share: float,     # between 0 and 1
+    ):
+        if not 0 < share < 1: raise UserError(f"a share of {share!r} is no mixture; give a number between 0 and 1")
+        super().__init__([*images._photos, *leaves._photos], images.source)
+        self.images, self.leaves, self.share = images, leaves, share
+
+    fingerprint = property(lambda self: json_sha256(["mixture", self.share, self.images.fingerprint,
+                                                     self.leaves.fingerprint]), doc="one hash for both and the share")
+    @property
+    def told(self) -> str:
+        "What a training learns from, in words."
+        return f"{len(self.images)} images, and for {self.share:.0%} of each batch {self.leaves.told}"
+    def at_least(self,
+        size: int,                # pixels
+        option: str = "--size",   # the option that gave `size`, for messages
+    ) -> "Mixture":
+        "The mixture itself; `UserError` when an image has a side below `size`."
+        self.images.at_least(size, option)
+        self.leaves.at_least(size, option)
+        return self
+    def sampler(self, config: TrainConfig) -> "MixedSampler":
+        "Batches for a training with `config`."
+        return MixedSampler(self, config)
+    def __repr__(self): return f"Mixture({self.told})"
+
+# %% ../nbs/method/10_procedural.ipynb #ea3930c2
+class MixedSampler(PatchSampler):
+    "Batches of LR and HR patches from a `Mixture`, those of the program first."
+    def __init__(self, source: Mixture, config: TrainConfig):
+        self.config, self.side = config, config.patch // config.scale
+        self.leaves = EndlessSampler(source.leaves, config, source.share)
+        self.images = PatchSampler(source.images, config)
+
+    def draw(self, t: int) -> np.ndarray:   # int [B,4]: image, row and column in LR pixels, symmetry
+        "Where the patches of batch `t` come from: image k of the program, or -1 - k for the chosen image k."
+        leaves, chosen = self.leaves.draw(t), self.images.draw(t)
+        chosen[:, 0] = -1 - chosen[:, 0]
+        return np.concatenate([leaves, chosen[len(leaves):]])
+
+    def __call__(self,
+        t: int,                              # number of the batch
+        device: torch.device | str = "cpu",
+        share: slice = slice(None),          # part of the batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # LR [B,3,p/s,p/s] and HR [B,3,p,p], float in [0,1]
+        "Batch `t`, or a share of it."
+        self.leaves.keep(t)
+        return super().__call__(t, device, share)
+
+    def photo(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        "LR and HR of image `k`, a uint8 array [h,w,3] each."
+        return self.leaves.photo(k) if k >= 0 else self.images.photo(-1 - k)

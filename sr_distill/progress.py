@@ -55,7 +55,7 @@ def distillation_work(
     held_out: int = 5,  # networks of the held-out loss
 ) -> float:
     "Multiply-adds of one distillation."
-    if not recipe.steps: return teacher_work(recipe)
+    if not recipe.steps or recipe.space == "procedural": return teacher_work(recipe)
     net = make_model(recipe.network, recipe.scale)
     once, runs = multiply_adds(net, recipe.size), 2 * (recipe.pool == "trajectory") + bool(held_out)
     trained = BACKWARD * runs * TRAJECTORY_STEPS * 4 * multiply_adds(net, 48)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Entry', 'KINDS', 'SCALES', 'SPACES', 'GROUPINGS', 'TARGETS', 'POOLS', 'LABELS', 'STORAGE', 'INITS', 'STATISTICS',
            'OBJECTIVES', 'MODELS', 'PRIORS', 'METRICS', 'REGISTRIES', 'register_start', 'register_statistic',
-           'register_objective', 'register_model', 'register_prior', 'register_metric', 'DEVICE_HELP', 'UNITS', 'RATES',
-           'GOOD_SETTINGS', 'UserError', 'RunError', 'expect_error', 'verb', 'is_name', 'code_sha256', 'Unknown',
-           'Registry', 'option', 'option_kind', 'check_options', 'Settings', 'about_start', 'ranked_starts',
-           'byte_count', 'Recipe', 'recommended', 'RunOptions', 'TrainConfig', 'CompareOptions']
+           'register_objective', 'register_model', 'register_prior', 'register_metric', 'DEVICE_HELP', 'UNITS',
+           'MATCHING', 'CHOOSING', 'RATES', 'GOOD_SETTINGS', 'UserError', 'RunError', 'expect_error', 'verb', 'is_name',
+           'code_sha256', 'Unknown', 'Registry', 'option', 'option_kind', 'check_options', 'Settings', 'about_start',
+           'ranked_starts', 'byte_count', 'Recipe', 'recommended', 'RunOptions', 'TrainConfig', 'CompareOptions']
 
 # %% ../nbs/engine/01_recipe.ipynb #00000003
 import difflib, functools, hashlib, importlib, importlib.metadata, inspect, os, re, sys, types
@@ -286,7 +286,7 @@ class Settings:
 
 # %% ../nbs/engine/01_recipe.ipynb #00000015
 SCALES     = (2, 3, 4, 8)
-SPACES     = ("pixel", "latent")
+SPACES     = ("pixel", "latent", "procedural")
 GROUPINGS  = ("image", "cluster", "all")
 TARGETS    = ("uniform", "error", "hard")
 POOLS      = ("fresh", "random", "trajectory")
@@ -342,7 +342,8 @@ def byte_count(
 class Recipe(Settings):
     """All choices of one distillation. The same recipe and photos give the same set, bit for bit, on the CPU (in latent
     space, where the same LPIPS weights are at hand)."""
-    space: str     = option("pixel", "how a synthetic image is parametrised", SPACES)
+    space: str     = option("pixel", "how a synthetic image is parametrised: by its pixels, by a latent of an image "
+                                     "prior, or by a program that draws images without end (procedural)", SPACES)
     init: str      = option("hardest", "what the synthetic images start from: a way to choose or make them, or the "
                                        "folder of a distilled set or of images, to go on from these", INITS,
                             or_folder=True)
@@ -391,6 +392,8 @@ class Recipe(Settings):
                                    "trained model that does it")
     teacher_steps: int = option(6000, "training steps of that teacher", low=1)
     seed: int      = option(0, "fixes every random choice", low=0)
+    share: float   = option(1.0, "procedural space: share of every training batch that the program draws; below 1 the "
+                                 "set also stores images chosen by --init, for the rest of the batch", low=0)
     stored: InitVar[bool] = False   # read from a file: a folder that it names may be gone
     ALWAYS = ("space", "init", "trim", "grouping", "clusters", "objective", "network", "pool", "networks", "outer",
               "inner", "scale", "size", "ipc", "budget", "real", "target",
@@ -404,6 +407,8 @@ class Recipe(Settings):
         if self.lr is None: object.__setattr__(self, "lr", self.usual_rate)
         if not stored: self._check_used()
         if not self.trim < 100: raise UserError(f"--trim {self.trim} leaves no window; give less than 100")
+        if not 0 < self.share <= 1:
+            raise UserError(f"--share {self.share} is no share of a batch; give a number above 0 and up to 1")
         if self.size % self.scale:
             raise UserError(f"--size {self.size} is not a multiple of --scale {self.scale}; give a multiple")
         if self.budget is not None and not 0 < self.budget <= 100:
@@ -433,16 +438,23 @@ class Recipe(Settings):
     def unused(self):
         "(field, message) of each option that differs from its default and means nothing beside the others."
         # not invert, networks or clusters, which may be there for nothing
-        latent = [f for f in fields(self) if f.name in ("prior", "tune", "layer") or f.name.startswith("lr_")]
-        rules = [*((f.name, self.space == "pixel", "is for latent space only", "give --space latent") for f in latent),
+        latent = [f.name for f in fields(self) if f.name in ("prior", "tune", "layer") or f.name.startswith("lr_")]
+        alone = self.space == "procedural" and self.share == 1
+        rules = [*((f, self.space != "latent", "is for latent space only", "give --space latent") for f in latent),
                  ("lr", self.space == "latent", "is for pixel space only", "give --lr-latents"),
+                 ("share", self.space != "procedural", "is for procedural space only", "give --space procedural"),
+                 *((name, self.space == "procedural", "is for matching gradients, which a program does not",
+                    "give --space pixel") for name in MATCHING),
+                 *((name, alone, "is for stored images, and a program alone stores none", "give a --share below 1")
+                   for name in CHOOSING),
                  ("lr_features", self.layer is None, "means nothing without --layer", "give --layer"),
                  ("trim", not about_start(self.init).get("ranked"), f"means nothing to --init {self.init}",
                   f"choose one of: {', '.join(ranked_starts())}"),
                  ("teacher_steps", self.labels != "teacher", f"means nothing to --labels {self.labels}",
                   "give --labels teacher")]
         for name, idle, why, instead in rules:
-            usual = self.usual_rate if name == "lr" else type(self).__dataclass_fields__[name].default
+            usual = type(self).__dataclass_fields__[name].default
+            usual = {"lr": self.usual_rate, "grouping": "image"}.get(name, usual)
             if idle and (value := getattr(self, name)) != usual:
                 yield name, f"--{name.replace('_', '-')} {value} {why}; leave it out, or {instead}"
 
@@ -457,12 +469,19 @@ class Recipe(Settings):
         "Whether the networks that the objective is taken in are SR networks, which training changes."
         return STATISTICS.about(OBJECTIVES.about(self.objective).get("statistic", "gradient")).get("learns", True)
     @property
+    def chooses(self) -> bool:
+        "Whether the set has images of the photos, beside a program or alone."
+        return self.space != "procedural" or self.share < 1
+    @property
     def stride(self) -> int:
         "Pixels between two sub-images: half of them overlaps, as is customary (480 / 240)."
         return max(self.scale, self.size // 2 // self.scale * self.scale)
     @classmethod
     def from_dict(cls, d: dict): return super().from_dict({**d, "stored": True} if isinstance(d, dict) else d)
 
+# options that mean nothing to a program, and those that mean something only beside stored images
+MATCHING = ("objective", "network", "pool", "outer", "inner", "real", "target", "optimizer", "lr", "schedule")
+CHOOSING = ("bytes", "budget", "init", "trim", "grouping", "size", "ipc", "format", "labels")
 # by optimiser, or optimiser and objective; measured on ten photos
 RATES = {"adam": .01, "sgd": .1, ("sgd", "whole"): 10.}
 

@@ -20,6 +20,7 @@ from .core import (atomic_path, atomic_write, check_like, data_uri, file_sha256,
 from .data import LOSSY, Photos, check_format, decode_bytes, decode_image, encode_image, encode_png, make_lr
 from .models import count_parameters, load_model
 from .patches import Budget, explain_budget, explain_bytes
+from .procedural import Endless, Mixture, Program, render
 from .recipe import STORAGE, Recipe, UserError
 
 # %% ../nbs/method/17_sets.ipynb #00000007
@@ -114,6 +115,7 @@ class TraceFolder:
 # %% ../nbs/method/17_sets.ipynb #ad629fae
 PARTS = {   # what is in the folder of a set, by its purpose
     "images": tuple(f"images/*.{end}" for end in STORAGE),
+    "program": ("program.json",),
     "LR copies": (*(f"LR/X*/*.{end}" for end in STORAGE), "metadata.csv"),
     "latents": ("latents.safetensors",),
     "trace": (TRACE, "trace.zip"),   # the zip is version 0.1's
@@ -140,8 +142,13 @@ def summary(
     report: dict,  # `manifest["report"]`; {} for a set that was made by hand
 ) -> str:
     "The report of a run in sentences: how far the images moved, and the matching loss on unseen networks."
-    parts = (_said_of_latents, _said_of_moves, odd_rate, _said_of_losses, _said_of_labels)
+    parts = (_said_of_program, _said_of_latents, _said_of_moves, odd_rate, _said_of_losses, _said_of_labels)
     return " ".join(sentence for part in parts for sentence in part(report))
+
+def _said_of_program(report):
+    if not (program := report.get("program")): return []
+    return [f"The program has {program['numbers']} numbers and {program['palettes']} palettes of 16 colours of the "
+            "photos."]
 
 def _said_of_latents(report):
     if not (latent := report.get("latent")): return []
@@ -161,8 +168,9 @@ def _said_of_losses(report):
 
 def _said_of_labels(report):
     if not (labels := report.get("labels")): return []
-    return [f"All this is said of the images as the steps left them; what is stored is what a teacher, "
-            f"{labels['model']['name']}, made of their LR copies, {labels['psnr']:.1f} dB from them."]
+    what = f"what a teacher, {labels['model']['name']}, made of their LR copies, {labels['psnr']:.1f} dB from them."
+    if "program" in report: return [f"The images are {what}"]
+    return [f"All this is said of the images as the steps left them; what is stored is {what}"]
 
 # %% ../nbs/method/17_sets.ipynb #264313a8
 STILL, THROWN = .5, 60   # grey levels: a mean change below the first or above the second is that of a wrong rate
@@ -213,15 +221,10 @@ def about_latents(manifest: dict) -> str:   # empty for a set without latents
 _CARD = """---
 pretty_name: distilled super-resolution training set
 tags: [super-resolution, dataset-distillation]
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: images/*.{ending}
----
+{files}---
 # A distilled training set for image super-resolution
 
-{n} synthetic HR images of {size}×{size} pixels, made by sr_distill from {photos} photos.
+{what}, made by sr_distill from {photos} photos.
 
 {figures}
 
@@ -233,6 +236,8 @@ configs:
 
 {notes}
 """
+_CONFIG = "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: images/*.{}\n"
+_PROGRAM = ("`program.json` is a program of sr_distill: `sr_distill train SET MODEL` draws images from it without end.")
 _FILES = dict(
     png="`images/` are plain PNG files for any toolkit",
     webp="`images/` are lossless WebP files, which Pillow and OpenCV read",
@@ -240,21 +245,43 @@ _FILES = dict(
 _FILM = "`trace.safetensors` is a film of the steps for the players of `sr_distill.widgets`; training does not need it."
 _LICENCE = ("`manifest.json` has the whole recipe and the hash of every source photo. "
             "The images derive from those photos, so their licences carry over.")
+_COLOURS = ("`manifest.json` has the whole recipe and the hash of every source photo; the program has colours of those "
+            "photos and stores none of them.")
+
+def _told(manifest):
+    "What a set holds, in words."
+    n, side, program = len(manifest["images"]), manifest["recipe"]["size"], manifest.get("program")
+    if not program: return f"{n} synthetic HR images of {side}×{side} pixels"
+    images = f" and {n} HR images of {side}×{side} pixels" if n else ""
+    return f"A program of {program['bytes']:,} bytes that draws HR images without end{images}"
+
+def _told_of_start(manifest):
+    "How a set began, in words."
+    recipe = manifest["recipe"]
+    start = f"Start `{recipe['init']}`, "
+    if "program" in manifest:
+        drawn = f"The program draws {recipe['share']:.0%} of each training batch. {start}"
+        chosen = drawn if manifest["images"] else ""
+        return f"{chosen}{recipe['steps']} steps, ×{recipe['scale']}, seed {recipe['seed']}."
+    return (f"{start}{recipe['steps']} steps, objective `{recipe['objective']}`, network {recipe['network']} "
+            f"×{recipe['scale']}, seed {recipe['seed']}.")
 
 def card(manifest: dict) -> str:
     "The README of a stored set: a YAML header for data hubs, then what it is, what it cost and how to load it."
     recipe, budget, stored = manifest["recipe"], budget_of(manifest).texts, manifest.get("stored_bytes")
-    png = f"{budget['bytes']} of the images as PNG, same settings on both sides"
+    what = "program and images" if "program" in manifest else "images"
+    png = f"{budget['bytes']} of the {what} as PNG, same settings on both sides"
     figures = [budget["images"], budget["pixels"], png]
+    if not manifest["images"]: figures = [f"{budget['bytes']}, the photos as PNG"]
     if stored: figures.append(f"{on_disk(stored)}; this card and `manifest.json` come on top")
-    start = (f"Start `{recipe['init']}`, {recipe['steps']} steps, objective `{recipe['objective']}`, "
-             f"network {recipe['network']} ×{recipe['scale']}, seed {recipe['seed']}.")
     kind = recipe.get("format", "png")
     files = f"{_FILES[kind]}; LR images are made from them by antialiased bicubic reduction."
-    notes = [files, *[_FILM] * ("trace" in (stored or {})), *filter(None, [about_latents(manifest)]), _LICENCE]
+    notes = [*[_PROGRAM] * ("program" in manifest), *[files] * bool(manifest["images"]),
+             *[_FILM] * ("trace" in (stored or {})), *filter(None, [about_latents(manifest)]),
+             _LICENCE if manifest["images"] else _COLOURS]
     return _CARD.format(
-        ending=kind, n=len(manifest["images"]), size=recipe["size"], photos=len(manifest["sources"]),
-        figures="\n".join(f"- {f}" for f in figures), start=" ".join([*remarks(manifest), start]),
+        files=_CONFIG.format(kind) * bool(manifest["images"]), what=_told(manifest), photos=len(manifest["sources"]),
+        figures="\n".join(f"- {f}" for f in figures), start=" ".join([*remarks(manifest), _told_of_start(manifest)]),
         summary=summary(manifest.get("report", {})), notes=" ".join(notes))
 
 # %% ../nbs/method/17_sets.ipynb #0000000e
@@ -303,7 +330,8 @@ def _checked_image(folder, entry):
 
 def _checked_images(folder, manifest):
     "All images of a manifest as one array uint8 [N,size,size,3], filled one by one: nothing is held twice."
-    images = None
+    images, side = None, manifest["recipe"].get("size", 0)
+    if not manifest["images"]: return np.empty((0, side, side, 3), np.uint8)   # a program alone
     for i, entry in enumerate(manifest["images"]):
         image = _checked_image(folder, entry)
         if images is None: images = np.empty((len(manifest["images"]), *image.shape), np.uint8)
@@ -312,6 +340,17 @@ def _checked_images(folder, manifest):
             raise UserError(f"{folder/'manifest.json'}: {said}")
         images[i] = image
     return images
+
+def _checked_program(folder, manifest):
+    "The program of a set, None where it has none; it must be the file that the manifest lists."
+    if (entry := manifest.get("program")) is None: return None
+    path = folder/"program.json"
+    if not path.is_file():
+        raise UserError(f"{path}: is missing though the manifest lists it; restore it or distil again")
+    program = Program.load(path)   # one of another renderer says so first
+    if file_sha256(path) != entry.get("sha256"):
+        raise UserError(f"{path}: differs from the manifest; restore the program or distil again")
+    return program
 
 # %% ../nbs/method/17_sets.ipynb #0000000f
 FORMAT = "sr_distill set, version 1"
@@ -324,7 +363,9 @@ def read_manifest(
     manifest = read_json(path)
     kinds = dict(recipe=dict, budget=dict, sources=list, images=list)
     wrong = [f"is no manifest of a distilled set ({FORMAT})"] * (manifest.get("format") != FORMAT)
-    wrong += [f"has no {k!r}" for k, kind in kinds.items() if not isinstance(manifest.get(k), kind) or not manifest[k]]
+    if "program" in manifest: kinds["program"] = dict
+    wrong += [f"has no {k!r}" for k, kind in kinds.items() if not isinstance(manifest.get(k), kind)
+              or not manifest[k] and not (k == "images" and "program" in manifest)]
     if wrong: raise UserError(f"{path}: {wrong[0]}; restore it or distil again")
     with restoring(path, "restore it or distil again"):
         try: _check_manifest(manifest)
@@ -335,7 +376,8 @@ def _check_manifest(manifest):
     "Any error at all when a value of a manifest is of another kind than `DistilledSet.save` wrote."
     Recipe.from_dict(manifest["recipe"])
     counts = budget_of(manifest)
-    if any(type(n) is not int or not 0 < n < 1 << 62 for n in counts.__dict__.values()): raise ValueError("budget")
+    least = 0 if not manifest["images"] else 1   # a program alone
+    if any(type(n) is not int or not least <= n < 1 << 62 for n in counts.__dict__.values()): raise ValueError("budget")
     check_like(manifest["budget"], {**counts.__dict__, **{f"{unit}_percent": 0. for unit in counts.shares}}, "budget")
     files = [str(e.get("file")) for e in manifest["images"] if isinstance(e, dict)]
     if len(set(files)) < len(files): raise ValueError("an image is listed twice")
@@ -347,22 +389,41 @@ def _check_manifest(manifest):
 # %% ../nbs/method/17_sets.ipynb #0000000d
 @dataclass(repr=False)
 class DistilledSet:
-    "A small synthetic training set: 8-bit HR images, their sources and what they cost."
-    images: np.ndarray          # uint8 [N,size,size,3]
+    "A small synthetic training set: 8-bit HR images, a program that draws some, their sources and what they cost."
+    images: np.ndarray          # uint8 [N,size,size,3]; N is 0 for a program alone
     names: list[str]            # file stems
     manifest: dict              # recipe, budget, sources, versions, report
     trace: Trace | None = None  # snapshots over the run
     folder: Path | None = None  # where it is stored
     files: list[bytes] | None = None   # the images as they are stored, of a lossy format
+    program: Program | None = None   # of procedural space
 
     def __len__(self) -> int: return len(self.images)
-    def __repr__(self) -> str: return f"DistilledSet({len(self)} images of {self.images.shape[1]}², {self.budget})"
+    def __repr__(self) -> str: return f"DistilledSet({self.told}, {self.budget})"
+    @property
+    def told(self) -> str:
+        "What it holds, in a few words."
+        images = f"{len(self)} images of {self.images.shape[1]}²"
+        if not self.program: return images
+        program = f"a program of {len(self.program.encode()):,} bytes"
+        return f"{program} and {images}" if len(self) else program
+    def shown(self, n: int = 12) -> np.ndarray:   # uint8 [at most n,size,size,3]
+        "The first of its images, and beside or in place of them some that its program draws at the same size."
+        images = self.images[:n // 2 if self.program else n]
+        if not self.program: return images
+        return np.stack([*images, *(render(self.program, k, self.images.shape[1]) for k in range(n - len(images)))])
     @property
     def recipe(self) -> Recipe: return Recipe.from_dict(self.manifest["recipe"])
     @property
     def budget(self) -> Budget: return budget_of(self.manifest)
     @property
-    def photos(self) -> Photos: return Photos.from_arrays(self.names, list(self.images), str(self.folder or "memory"))
+    def photos(self) -> Photos:
+        "What a training learns from: the images, the program, or both by the recipe's `share`."
+        source = str(self.folder or "memory")
+        images = Photos.from_arrays(self.names, list(self.images), source)
+        if not self.program: return images
+        leaves = Endless(self.program, source=source)
+        return Mixture(images, leaves, self.recipe.share) if len(images) else leaves
 
     def save(self,
         folder: Path | str,
@@ -391,29 +452,36 @@ class DistilledSet:
         trace = next(map(Trace, set_files(folder)["trace"]), None)
         paths = [folder/e["file"] for e in manifest["images"]]
         files = [p.read_bytes() for p in paths] if Recipe.from_dict(manifest["recipe"]).format in LOSSY else None
-        return cls(images, [p.stem for p in paths], manifest, trace, folder, files)
+        program = _checked_program(folder, manifest)
+        return cls(images, [p.stem for p in paths], manifest, trace, folder, files, program)
 
     def _repr_html_(self) -> str:
-        strip = data_uri(np.concatenate(list(self.images[:12]), 1))
+        strip = data_uri(np.concatenate(list(self.shown()), 1))
         made = f"{html.escape(str(self.budget))}; init {html.escape(self.recipe.init)}, {self.recipe.steps} steps"
-        return (f"<p>{len(self)} images of {self.images.shape[1]}², {made}</p>"
+        return (f"<p>{self.told}, {made}</p>"
                 f'<img alt="the first images of the set" style="max-width:100%" src="{strip}">')
 
 # %% ../nbs/method/17_sets.ipynb #f65be4e0
 def _saved(made, folder, lr_images):
     "`made` as it is stored in `folder` now."
-    make_folder(folder/"images")
+    if len(made): make_folder(folder/"images")
+    program = _store_program(folder, made.program) if made.program else {}
     encoded, kind = _encoded(made), made.recipe.format
     if kind in LOSSY: made = replace(made, images=np.stack([decode_bytes(d, "image") for d in encoded]), files=encoded)
     files = [_store_image(folder, name, data, kind) for name, data in zip(made.names, encoded)]
     if made.folder and made.folder.resolve() != folder.resolve(): _copy_parts(made, folder)
-    stored = replace(made, folder=folder, manifest={"format": FORMAT, **made.manifest, "images": files})
+    stored = replace(made, folder=folder, manifest={"format": FORMAT, **made.manifest, "images": files, **program})
     if lr_images: _store_lr(stored)
     elif set_files(folder)["LR copies"]: _list_images(stored)
     if made.trace:
         made.trace.save(folder/TRACE)
         (folder/"trace.zip").unlink(missing_ok=True)
     return _with_report(replace(stored, trace=made.trace and Trace(folder/TRACE)))
+
+def _store_program(folder, program):
+    path = folder/"program.json"
+    program.save(path)
+    return dict(program=dict(file=path.name, sha256=file_sha256(path), bytes=path.stat().st_size))
 
 def _copy_parts(made, folder):
     "Copy LR copies and latents from the folder that a set was loaded from, as long as they belong to its images."
@@ -499,7 +567,7 @@ def _about_set(folder):
     made, name, old = DistilledSet.load(folder), repr(str(folder)), folder/"trace.zip"
     warning = (f"{old}: image-folder loaders unpack it and take its frames for training images; "
                f"DistilledSet.load({name}).save({name}) stores it in another form") if old.exists() else ""
-    lines = [f"distilled set, {len(made)} images of {made.images.shape[1]}² in order", str(made.budget),
+    lines = [f"distilled set, {made.told} in order", str(made.budget),
              *remarks(made.manifest), on_disk(set_bytes(folder)), warning, about_latents(made.manifest),
              str(made.recipe), summary(made.manifest.get("report", {}))]
     return "\n".join(filter(None, lines))
@@ -514,5 +582,7 @@ def _training(about):
         training, photos = about["training"], about["photos"]
         made = f"{training['steps']:,} steps, seed {training['seed']}"
         began = f", from the weights of {about['origin']['source']}" if "origin" in about else ""
-        return f"\n{made}, on {photos['count']} images of {photos['source']}{began}"
+        learnt = photos["told"] if "told" in photos else f"{photos['count']} images"
+        source = f"({photos['source']})" if "told" in photos else f"of {photos['source']}"
+        return f"\n{made}, on {learnt} {source}{began}"
     except (KeyError, TypeError, ValueError): return ""

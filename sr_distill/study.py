@@ -345,7 +345,8 @@ def _check_set(source, photos, device, trainings):
     if not source.recipe:   # all photos
         photos.at_least(max((config.patch for config in trainings), default=1), "--patch")
     if recipe := source.recipe or source.labels: check_run(recipe, RunOptions(device=str(device)))
-    if recipe := source.recipe:
+    if source.recipe and source.recipe.chooses:
+        recipe = source.recipe
         groups = _group_count(recipe, photos.at_least(recipe.size))
         planned_ipc(recipe, groups, photos.pixels)
 

@@ -46,7 +46,7 @@ class TrainingSet:
         "Does the seed change what is stored? Where it does not, one set serves all seeds."
         if self.labels: return self.labels.labels == "teacher"
         r = self.recipe
-        return bool(r.steps or r.init not in CERTAIN_STARTS or r.grouping == "cluster" or r.space == "latent"
+        return bool(r.steps or r.init not in CERTAIN_STARTS or r.grouping == "cluster" or r.space != "pixel"
                     or r.labels == "teacher")
 
     def making(self, seed: int) -> tuple | None:
@@ -105,7 +105,7 @@ class Study(StudyOptions):
         StudyOptions(**{f.name: getattr(self, f.name) for f in fields(StudyOptions)})   # `UserError` for a bad setting
         for c in self.cells:
             recipe, patch = self.sets[c.set].recipe, self.models[c.model].config.patch
-            if recipe and recipe.size < patch:
+            if recipe and recipe.chooses and recipe.size < patch:
                 raise UserError(f"set {c.set!r}: its images of {recipe.size}² have no patch of {patch}² "
                                 f"for model {c.model!r}; give a larger size or a smaller patch")
 

@@ -415,6 +415,7 @@ def model_card(
         count, db = about["validation"]["count"], measured[-1]["val_psnr_y"]
         score = f" On {count} validation photos it reaches {db:.2f} dB PSNR-Y."
     began = f" It began with the weights of {about['origin']['source']}." if "origin" in about else ""
+    learnt = photos.get("told", f"{photos['count']} images of {photos['pixels']:,} pixels in all")
     own = kind not in MODELS   # a network of the user's own is built by the user
     loader, how = "load_model", 'load_model("this folder")'
     if own: loader, how = "load_into", f'load_into({kind}(…), "this folder")'
@@ -426,7 +427,7 @@ tags: [super-resolution, {kind}]
 # {kind.upper()} for ×{model.scale} super-resolution
 
 {count_parameters(model):,} parameters, trained by sr_distill for {about['training']['steps']} steps on \
-{photos['count']} images of {photos['pixels']:,} pixels in all.{began}{score}
+{learnt}.{began}{score}
 
     from sr_distill.metrics import upscale_image
     from sr_distill.models import {loader}
@@ -459,7 +460,10 @@ def _check_val(val, scale):
 
 def _finish(trainer, job, photos, val):
     "Write the results, then remove the checkpoint, which the last step leaves as well."
-    def about(p): return p and dict(source=p.source, count=len(p), pixels=p.pixels, sha256=p.fingerprint, each=p.sha256)
+    def about(p):
+        if not p: return p
+        told = {"told": p.told} if hasattr(p, "told") else {}   # of a program: it has more images than are counted
+        return dict(source=p.source, count=len(p), pixels=p.pixels, sha256=p.fingerprint, each=p.sha256, **told)
     versions = dict(sr_distill=sr_distill.__version__, torch=torch.__version__, python=platform.python_version())
     origin = getattr(trainer.model, "origin", None)   # of a network that `nets.to_train` opened
     report = dict(training=trainer.config.to_dict(), start=job.identity["start"], photos=about(photos),

@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from sr_distill import sets
 from sr_distill import train as training
 from sr_distill.data import Photos
+from sr_distill.distill import distill
 from sr_distill.models import make_model
-from sr_distill.procedural import MOST_BYTES, Endless, Program, ProgramPhotos, World, hand_written, patches, render
-from sr_distill.recipe import TrainConfig, UserError
+from sr_distill.procedural import MOST_BYTES, Endless, Mixture, Program, ProgramPhotos, World, hand_written, patches, render
+from sr_distill.recipe import Recipe, RunError, TrainConfig, UserError
+from sr_distill.sets import DistilledSet, describe, learnt_from, open_photos, set_bytes
+from sr_distill.study import Model, Study, TrainingSet, run_study
+from sr_distill.train import train
 
 
 def stored(): return json.loads(Program(seed=1).encode())
@@ -194,3 +199,90 @@ def test_training_on_a_program_never_stops_drawing(monkeypatch):
     config = TrainConfig(model="vdsr", depth=2, width=4, steps=12, batch=4, patch=24)
     losses = [train(make_model("vdsr", 2, 2, 4, generator=rng(0)), program, config, device="cpu").history[-1]["loss"] for _ in range(2)]
     assert max(drawn) >= len(program) and losses[0] == losses[1]
+
+
+# ---- sets
+
+EMBEDDED = Photos.open("embedded").subset([0, 1, 2])
+PROGRAM = dict(space="procedural", steps=0)
+HALF = Recipe(**PROGRAM, share=.5, size=32, ipc=2, init="random")
+
+def small(monkeypatch):
+    "Sets whose programs keep few small images, so that a test draws few."
+    monkeypatch.setattr(sets, "Endless", lambda program, source: Endless(program, 3, 48, 16, source))
+
+@pytest.mark.parametrize("recipe", [Recipe(**PROGRAM), HALF], ids=["alone", "half"])
+def test_a_set_of_a_program_is_a_set_like_any_other(recipe, tmp_path, monkeypatch):
+    small(monkeypatch)
+    made = distill(EMBEDDED, recipe, tmp_path / "set")
+    stored = set_bytes(tmp_path / "set")
+    assert made.budget.bytes == stored["program"] + stored.get("images", 0) and stored["program"] <= MOST_BYTES
+    assert made.program == hand_written(EMBEDDED) and len(made) == (6 if recipe.share < 1 else 0)
+    assert made.told in describe(tmp_path / "set") and "program" in (tmp_path / "set/README.md").read_text()
+    assert not (tmp_path / "set/.run").exists() and distill(EMBEDDED, recipe, tmp_path / "set").program == made.program
+    assert "--seed 0" in refusal(distill, EMBEDDED, replace(recipe, seed=1), tmp_path / "set")
+    files = {p.relative_to(tmp_path / "set"): p.read_bytes() for p in (tmp_path / "set").rglob("*.*") if p.suffix in (".png", ".json")}
+    copy = DistilledSet.load(tmp_path / "set").save(tmp_path / "copy")
+    assert files == {p.relative_to(tmp_path / "copy"): p.read_bytes() for p in (tmp_path / "copy").rglob("*.*") if p.suffix in (".png", ".json")}
+    train(make_model("srcnn", 2), open_photos(tmp_path / "copy"), CONFIG, tmp_path / "model")
+    assert learnt_from(tmp_path / "model", EMBEDDED) == EMBEDDED.names and "without end" in describe(tmp_path / "model")
+    assert "without end" in (tmp_path / "model/README.md").read_text() and copy._repr_html_() and copy.photos._repr_html_()
+
+def test_photos_of_any_size_give_a_program(tmp_path):
+    tiny = Photos.from_arrays(["a", "b"], [np.full((9, 20, 3), 7, np.uint8), np.zeros((30, 8, 3), np.uint8)])
+    assert distill(tiny, Recipe(**PROGRAM), tmp_path / "set").told.startswith("a program of")
+    assert "--size" in refusal(distill, tiny, HALF, tmp_path / "half")
+
+@pytest.mark.parametrize("options", [{}, dict(format="webp"), dict(labels="teacher", teacher_steps=2)], ids=str)
+def test_a_budget_in_bytes_is_that_of_program_and_images(options, tmp_path):
+    made = distill(EMBEDDED, Recipe(**PROGRAM, share=.5, size=32, bytes="20kB", **options), tmp_path / "set")
+    stored = set_bytes(tmp_path / "set")
+    assert (9_000 if options.get("labels") else 14_000) < stored["images"] + stored["program"] <= 20_000 and stored["program"] == len(made.program.encode())
+    assert "--bytes" in refusal(distill, EMBEDDED, Recipe(**PROGRAM, share=.5, size=32, bytes="1kB"), tmp_path / "none")
+
+def test_the_labels_of_a_teacher_are_those_of_the_images(tmp_path):
+    labelled = replace(HALF, labels="teacher", teacher_steps=2)
+    made, own = distill(EMBEDDED, labelled, tmp_path / "labelled"), distill(EMBEDDED, HALF, tmp_path / "own")
+    assert made.program == own.program and (made.images != own.images).any() and "a teacher" in (tmp_path / "labelled/README.md").read_text()
+
+@pytest.mark.parametrize("wrong, flag", [(dict(share=0.), "--share"), (dict(share=1.5), "--share"), (dict(share=float("nan")), "--share"),
+    (dict(ipc=2), "--ipc"), (dict(size=64), "--size"), (dict(init="random"), "--init"), (dict(labels="teacher"), "--labels"), (dict(budget=1.), "--budget"), (dict(bytes="9kB"), "--bytes"), (dict(format="webp"), "--format"), (dict(grouping="all"), "--grouping"),
+    (dict(share=.5, objective="whole"), "--objective"), (dict(share=.5, network="vdsr"), "--network"), (dict(share=.5, lr=.5), "--lr"), (dict(tune=3), "--tune"),
+    (dict(space="pixel", share=.5), "--share"), (dict(space="latent", share=.5), "--share")], ids=str)
+def test_options_that_a_program_does_not_have(wrong, flag): assert refusal(Recipe, **{**PROGRAM, **wrong}).startswith(flag)
+
+@pytest.mark.parametrize("damage, said", [(lambda p: p.unlink(), "is missing"), (lambda p: p.write_text(p.read_text().replace('"seed": 0', '"seed": 1')), "differs"),
+    (lambda p: p.write_text(p.read_text().replace('"version": 1', '"version": 99')), "renderer 99"), (lambda p: p.write_text("{"), "program.json")])
+@pytest.mark.parametrize("recipe", [Recipe(**PROGRAM), HALF], ids=["alone", "half"])
+def test_a_damaged_program_is_refused_where_a_set_is_opened(recipe, damage, said, tmp_path):
+    distill(EMBEDDED, recipe, tmp_path / "set")
+    damage(tmp_path / "set/program.json")
+    for make in (open_photos, describe, DistilledSet.load): assert said in refusal(make, tmp_path / "set")
+
+def test_a_stopped_training_on_a_mixture_ends_like_an_undisturbed_one(tmp_path, monkeypatch):
+    small(monkeypatch)
+    photos, models = distill(EMBEDDED, HALF, tmp_path / "set").photos, []
+    def stop(step, *_): stop.stopped = step == 4
+    for name, callbacks in (("whole", [None]), ("parts", [stop, None])):
+        for callback in callbacks:
+            net = make_model("srcnn", 2, generator=torch.Generator().manual_seed(1))
+            try: train(net, photos, CONFIG, tmp_path / name, callback=callback)
+            except RunError: assert callback
+        models.append(net.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(*(m.values() for m in models)))
+
+@pytest.mark.parametrize("share", [.5, 1 / 3, .9, .02])
+def test_a_mixture_meets_its_share_and_shares_its_batches(share):
+    sampler = Mixture(EMBEDDED, source(), share).sampler(CONFIG)
+    drawn = [sampler.draw(t)[:, 0] for t in range(300)]
+    assert abs(np.mean(np.concatenate(drawn) >= 0) - share) < 1e-3 and {len(d) for d in drawn} == {4}
+    assert max((d >= 0).sum() for d in drawn) - min((d >= 0).sum() for d in drawn) <= 1
+    whole, halves = sampler(7), [sampler(7, "cpu", slice(k, k + 2)) for k in (0, 2)]
+    assert all(torch.equal(torch.cat([a[i] for a in halves]), whole[i]) for i in (0, 1))
+
+def test_a_study_compares_programs_with_images(tmp_path, monkeypatch):
+    small(monkeypatch)
+    rows = {"leaves": TrainingSet(Recipe(**PROGRAM)), "half": TrainingSet(HALF), "windows": TrainingSet(Recipe(size=32, steps=0))}
+    config = TrainConfig(model="srcnn", steps=2, batch=4, patch=16)
+    found = run_study(Study("embedded", rows, {"SRCNN": Model(config)}, {"held out": ""}, seeds=1, count=3, held_out=1), tmp_path, jobs=1)
+    assert not found.failed and [r["images"] for r in found.rows if r["set"] != "bicubic"] == [0, 4, 2]
