@@ -359,7 +359,8 @@ def _as_stored(plan, images, beside=0):
     recipe, names = plan.recipe, image_names(plan.groups, plan.recipe)
     if not recipe.bytes and recipe.format not in LOSSY: return images, names, None
     files = [encode_image(image, recipe.format) for image in images]
-    kept, limit = list(range(len(images))), math.inf if recipe.space == "latent" else (recipe.bytes or math.inf) - beside
+    kept = list(range(len(images)))
+    limit = math.inf if recipe.space == "latent" else (recipe.bytes or math.inf) - beside
     while sum(len(files[i]) for i in kept) > limit and len(kept) > 1:
         kept.remove(max(kept, key=lambda i: (i % recipe.ipc, i)))   # the last of a group, which its start ranks lowest
     images, names, files = images[kept], [names[i] for i in kept], [files[i] for i in kept]
