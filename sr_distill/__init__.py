@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:   # what editors and type checkers see
+    from .advise import advise
     from .compare import compare
     from .core import rng
     from .data import Photos
@@ -32,7 +33,7 @@ _MODULES = {   # name → the module that it lies in
                      "register_metric", "register_model", "register_objective", "register_prior", "register_start",
                      "register_statistic"), "recipe"),
 }
-_VERBS = ("distill", "train", "study", "compare", "upscale", "explore", "demo")   # modules with the name of their function
+_VERBS = ("distill", "train", "study", "compare", "advise", "upscale", "explore", "demo")   # modules with the name of their function
 __all__ = ["__version__", *_MODULES, *_VERBS]
 
 

@@ -8,7 +8,7 @@ __all__ = ['RECOMMENDED', 'SMALL_EDSR', 'small_sets', 'compare_config', 'compari
 # %% ../nbs/tools/10a_compare.ipynb #50c51bf4
 import html
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from .comparing import Results, finding, t_limit, table_markdown
@@ -43,15 +43,11 @@ def compare_config(
     return TrainConfig.for_model(**(given if "model" in given else {**SMALL_EDSR, **given}))
 
 # %% ../nbs/tools/10a_compare.ipynb #77f4c867
-def _differs(settings, usual):
-    "Settings that differ from `usual`, by name."
-    return {f.name: v for f in fields(settings) if (v := getattr(settings, f.name)) != getattr(usual, f.name)}
-
 def _sets_said(options, config):
     "The tables `recipe` and `sets` of the study file."
     plain = Recipe(steps=0)
     recipes = small_sets(options, config.scale)
-    small = {n: {"init": r.init, "steps": r.steps, **_differs(r, plain)} for n, r in recipes.items()}
+    small = {n: {"init": r.init, "steps": r.steps, **r.changes(plain)} for n, r in recipes.items()}
     first, *others = small.values()
     shared = {k: v for k, v in first.items() if all(k in o and o[k] == v for o in others)}
     drawn = {} if config.sampling == "uniform" else {"sampling": config.sampling}
@@ -63,7 +59,7 @@ def _model_said(config):
     "The entry of the study file for the one model."
     size = {k: v for k in ("depth", "width") if (v := getattr(config, k))}
     usual = TrainConfig.for_model(config.model, **size)
-    said = {"model": config.model, **size, "scale": config.scale, "steps": config.steps, **_differs(config, usual)}
+    said = {"model": config.model, **size, "scale": config.scale, "steps": config.steps, **config.changes(usual)}
     return {k: v for k, v in said.items() if k not in ("seed", "sampling", "validate") and v is not None}
 
 # %% ../nbs/tools/10a_compare.ipynb #cc20a879

@@ -1,10 +1,16 @@
 """Does a small set pay: the study that is written for the user, its sentence, and what is refused before any work."""
+import json
 import logging
 import os
+import runpy
+import shlex
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import sr_distill as sd
+from sr_distill.advise import LARGEST, advise, load_curves
 from sr_distill.cli import main
 from sr_distill.compare import RECOMMENDED, compare_config, comparison
 from sr_distill.core import import_torchvision, read_json
@@ -112,3 +118,65 @@ def test_a_network_of_spandrel(small_photos, tmp_path):
     answer = sd.compare(small_photos("abc"), tmp_path / "out", config=config, options=CompareOptions(size=24, budget=30., seeds=1, jobs=1))
     assert answer.model == "spandrel:Compact 1×4" and len(answer.rows) == 5 and "give --seeds 3" in answer.verdict or "No verdict" in answer.verdict
     assert read_json(tmp_path / "out/results.json")["about"]["models"]
+
+
+# ---- plan: the answer from measured curves
+
+REPO = Path(__file__).resolve().parents[1]
+
+def test_the_curves_are_those_of_the_stored_results():
+    stored = (REPO / "sr_distill/curves.json").read_text(encoding="utf-8")
+    assert runpy.run_path(str(REPO / "tools/curves.py"))["page"]() == stored, "run python tools/curves.py"
+    assert len(stored) < 50_000 and json.loads(stored)["photos"] == 40
+
+
+@pytest.fixture(scope="module")
+def shoot():
+    "As many photos of nothing as the curves were measured on, and about as large."
+    return sd.Photos.from_arrays(range(40), [np.zeros((1360, 1960), np.uint8)] * 40, "shoot")
+
+VDSR, EDSR = dict(model="vdsr", depth=8, width=32, batch=16), dict(model="edsr", depth=4, width=32, batch=16)
+
+@pytest.mark.parametrize("settings, budget, gain, all_photos", [
+    (dict(EDSR, steps=1200), .7, .14, False), (dict(EDSR, steps=6000), 2., .16, False), (dict(EDSR, steps=6000), .16, -.11, True),
+    (dict(VDSR, steps=6000), .7, -.21, True), (dict(VDSR, steps=6000), None, .07, False), (dict(model="srcnn", batch=16, steps=6000), .7, .20, False),
+    (dict(EDSR, steps=6000, scale=4), 8.88, .11, False)])
+def test_at_a_measured_point_it_says_what_was_measured(shoot, settings, budget, gain, all_photos):
+    found = advise(shoot, sd.TrainConfig.for_model(**settings), budget)
+    assert found.measured and found.take_all == all_photos and abs(found.best.gain.mean - gain) < .02, found
+    assert all(study in str(found) for study, _ in found.best.gain.basis)
+
+
+def test_what_it_prints_can_be_run(shoot):
+    from sr_distill import cli
+    for budget in (.3, 1.234, 8.):
+        found = advise(shoot, compare_config(steps=2500), budget)
+        make, train = found.commands.splitlines()
+        said = cli.cli.commands["distill"].make_context("distill", shlex.split(make)[2:]).params
+        assert sd.Recipe(**cli.chosen(sd.Recipe, said)) == found.recipe and found.recipe.budget <= budget
+        said = cli.cli.commands["train"].make_context("train", shlex.split(train)[2:]).params
+        assert sd.TrainConfig.for_model(**cli.chosen(sd.TrainConfig, said)) == found.config
+        assert {1200} < {steps for _, steps in found.best.gain.basis} and found.measured
+
+
+@pytest.mark.parametrize("settings, budget, words", [
+    (dict(model="edsr", steps=1200), None, "EDSR ×2 (the nearest is EDSR 4×32 ×2)"), (dict(EDSR, scale=3), None, "EDSR 4×32 ×3 (the nearest"),
+    (dict(EDSR, steps=10**6), None, "1,000,000 training steps (the nearest are 60,000)"), (dict(EDSR, steps=300), None, "300 training steps (the nearest are 1,200)"),
+    (dict(EDSR), .001, "sets of at most 0.001 %"), (dict(model="spandrel:SPAN"), None, "spandrel:SPAN ×2")])
+def test_what_was_not_measured_is_said(shoot, settings, budget, words):
+    found = advise(shoot, compare_config(**settings), budget)
+    assert not found.measured and found.sentence.startswith("Not measured: ") and words in found.sentence
+    assert "sr_distill compare PHOTOS" in str(found) and found.recipe.scale == found.config.scale
+
+
+def test_plan_on_the_command_line(small_photos, capsys):
+    photos = small_photos("ab")
+    assert main(["plan", str(photos)]) == 0
+    assert f"sr_distill distill {photos} SET" in (said := capsys.readouterr().out) and "Not measured: sets of at most 8.88 %" in said
+    assert main(["plan", str(photos), "--budget", "0"]) == 2 and "--budget 0" in capsys.readouterr().err
+    assert main(["plan", str(photos / "none")]) == 2 and "no such folder" in capsys.readouterr().err
+
+
+def test_every_point_can_be_offered():
+    points = [p for c in load_curves() for p in c.points]
+    assert len(points) > 100 and all(0 < p.pixels <= 1.01 * LARGEST / 100 * 106603968 and p.recipe.budget is None for p in points)

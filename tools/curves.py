@@ -1,0 +1,73 @@
+"""The measured curves that `sr_distill plan` reads: small sets beside all the photos, from the studies in nbs/results.
+
+    python tools/curves.py     writes sr_distill/curves.json
+
+One entry for each network, scale and number of training steps; in it a point for each set, by its recipe, with its size
+and the difference in PSNR-RGB to all the photos, drawn from in the way that suits the network better.
+"""
+import json
+import statistics
+from pathlib import Path
+
+from sr_distill.recipe import Recipe, TrainConfig
+from sr_distill.study import Results
+
+REPO = Path(__file__).resolve().parents[1]
+STUDIES = "budget", "models", "x4", "smallest", "long"   # of the same photos and tests; what two of them have counts once
+TRAINED = "model", "depth", "width", "scale", "steps"
+
+def recipe_said(recipe: dict) -> dict:
+    "What of a stored recipe differs from the defaults; its budget and seed belong to the point."
+    full = Recipe.from_dict({**recipe, "seed": 0, "budget": None})
+    usual = Recipe(steps=1).to_dict()
+    said = {k: v for k, v in full.to_dict().items() if v != usual[k] and k != "lr"} | {"steps": full.steps}
+    return said | ({"lr": full.lr} if full.lr != full.usual_rate else {})
+
+def point(results: Results, model: str, name: str, rival: str) -> dict:
+    "A set beside all the photos: how it is made, its size, and the difference."
+    p, about = results.paired(name, rival, model), results.about["sets"][name]
+    one = next(r for r in results.rows if r["set"] == name)
+    below = any(results.below_bicubic(name, model, t) for t in results.about["tests"])
+    return dict(recipe=recipe_said(about["recipe"]), sampling=about["sampling"], budget=about["recipe"]["budget"],
+                share=round(one["pixels"], 6), bytes=round(one["bytes"], 6), gain=round(p["mean"], 4), se=round(p["se"], 4) if p["n"] > 1 else None,
+                n=p["n"], **({"below": True} if below else {}))
+
+def curves() -> list:
+    "All entries."
+    found = {}
+    for study in STUDIES:
+        results = Results.load(REPO / f"nbs/results/{study}.json")
+        for model, config in results.about["models"].items():
+            rival = results.rival(model)
+            if rival is None: continue
+            config = TrainConfig.from_dict(config)
+            key = tuple(getattr(config, k) for k in TRAINED)
+            curve = found.setdefault(key, dict(zip(TRAINED, key), batch=config.batch, patch=config.patch, points=[]))
+            drawn = results.about["sets"][rival]["sampling"]
+            mean = statistics.mean(results.values(rival, model).values())
+            if "all" not in curve or len(results.values(rival, model)) > curve["all"]["n"]:
+                curve["all"] = dict(sampling=drawn, psnr_rgb=round(mean, 3), n=len(results.values(rival, model)))
+            plain = statistics.mean(results.values("bicubic", model).values() or [0.])
+            curve.setdefault("bicubic", round(plain, 3))
+            for name, about in results.about["sets"].items():
+                if not about["recipe"] or not results.values(name, model): continue
+                new = dict(point(results, model, name, rival), study=study)
+                same = [p for p in curve["points"] if all(p[k] == new[k] for k in ("recipe", "sampling", "budget"))]
+                if not same: curve["points"].append(new)
+    return [found[k] for k in sorted(found, key=lambda k: [x or 0 if i else x for i, x in enumerate(k)])]
+
+def page() -> str:
+    "The text of the file."
+    results = {s: Results.load(REPO / f"nbs/results/{s}.json").about for s in STUDIES}
+    about = results["budget"]
+    assert all(r["photos_sha256"] == about["photos_sha256"] and set(r["tests"]) == set(about["tests"]) for r in results.values())
+    head, entries = dict(photos=about["photos"], pixels=about["pixels"], tests=about["tests"]), []
+    for c in curves():
+        points = ",\n  ".join(json.dumps(p, ensure_ascii=False) for p in c.pop("points"))
+        entries.append(json.dumps(c, ensure_ascii=False)[:-1] + ', "points": [\n  ' + points + "]}")
+    return json.dumps(head, ensure_ascii=False)[:-1] + ', "curves": [\n ' + ",\n ".join(entries) + "]}\n"
+
+if __name__ == "__main__":
+    text = page()
+    (REPO / "sr_distill/curves.json").write_text(text, encoding="utf-8")
+    print(f"{text.count('gain')} points, {len(text) / 1000:.0f} kB")
