@@ -270,6 +270,12 @@ class Settings:
         defaults = {f.name: f.default for f in fields(self)}
         return {k: v for k, v in self.to_dict().items() if k in self.ALWAYS or v != defaults[k]}
 
+    def changes(self,
+        usual: "Settings",   # of the same class
+    ) -> dict:
+        "The settings that differ from `usual`, by name."
+        return {k: v for k, v in self.to_dict().items() if v != getattr(usual, k)}
+
     def difference(self,
         stored: dict,         # another run's settings, by name
         but: Iterable = (),   # options that do not count
