@@ -229,7 +229,7 @@ def encode_png(
 # %% ../nbs/method/01_data.ipynb #3dec13bd
 ENCODINGS = {   # of `STORAGE`, besides png: Pillow's name and settings
     "webp": ("WEBP", dict(lossless=True, quality=100, method=4)),
-    "avif": ("AVIF", dict(quality=90, subsampling="4:4:4", speed=6, max_threads=1)),
+    "avif": ("AVIF", dict(subsampling="4:4:4", speed=6, max_threads=1)),
 }
 LOSSY = ("avif",)
 
@@ -244,13 +244,15 @@ def check_format(
 def encode_image(
     u8: np.ndarray,        # uint8 [H,W,3] or [H,W]
     format: str = "png",   # one of `STORAGE`; avif is lossy
+    quality: int = 75,     # of avif, from 1 to 100
 ) -> bytes:
     "The image `u8` as a file of `format`; `UserError` if this Pillow does not write it."
     if format == "png": return encode_png(u8)
     check_format(format)
     kind, settings = ENCODINGS[format]
     buffer = io.BytesIO()
-    Image.fromarray(np.asarray(u8)).save(buffer, kind, **settings)
+    lossy = dict(quality=quality) if format in LOSSY else {}
+    Image.fromarray(np.asarray(u8)).save(buffer, kind, **settings, **lossy)
     return buffer.getvalue()
 
 # %% ../nbs/method/01_data.ipynb #00000029

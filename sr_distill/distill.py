@@ -358,7 +358,7 @@ def _as_stored(plan, images, beside=0):
     what a program takes of the bytes."""
     recipe, names = plan.recipe, image_names(plan.groups, plan.recipe)
     if not recipe.bytes and recipe.format not in LOSSY: return images, names, None
-    files = [encode_image(image, recipe.format) for image in images]
+    files = [encode_image(image, recipe.format, recipe.quality) for image in images]
     kept = list(range(len(images)))
     limit = math.inf if recipe.space == "latent" else (recipe.bytes or math.inf) - beside
     while sum(len(files[i]) for i in kept) > limit and len(kept) > 1:

@@ -206,7 +206,7 @@ def ipc_for_bytes(groups: Groups, recipe: Recipe) -> int:   # images per group
     sizes = {}
     def size_of(image):
         key = hashlib.sha256(image.tobytes()).digest()
-        if key not in sizes: sizes[key] = len(encode_image(image, recipe.format))
+        if key not in sizes: sizes[key] = len(encode_image(image, recipe.format, recipe.quality))
         return sizes[key]
     def weigh(ipc):
         tried = replace(recipe, ipc=ipc, stored=True)

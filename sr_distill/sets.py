@@ -296,8 +296,9 @@ def _encoded(made):
     "The images as files. Those of a lossy format are not encoded twice: a loaded file stays as long as its image does."
     format, known = made.recipe.format, made.files or [b""] * len(made)
     def same(data, image): return data and np.array_equal(decode_bytes(data, "image"), image)
-    if format not in LOSSY: return [encode_image(image, format) for image in made.images]
-    return [data if same(data, image) else encode_image(image, format) for data, image in zip(known, made.images)]
+    def encode(image): return encode_image(image, format, made.recipe.quality)
+    if format not in LOSSY: return [encode(image) for image in made.images]
+    return [data if same(data, image) else encode(image) for data, image in zip(known, made.images)]
 
 def _store_lr(made):
     "The LR copies of a stored set, lossless, and the list of its images that image folders need then."
