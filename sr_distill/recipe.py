@@ -375,6 +375,7 @@ class Recipe(Settings):
                                            "IPC that fits", low=1)
     format: str    = option("png", "how the images are stored: png, webp (lossless, about a quarter smaller) or avif "
                                    "(much smaller, but lossy)", STORAGE)
+    quality: int   = option(75, "of avif, from 1 to 100: a lower one leaves room for more images", low=1)
     real: int      = option(32, "real sub-images per group that the target gradient is taken over; 0 for all", low=0)
     target: str    = option("uniform", "how those are drawn: uniform, error (in proportion to bicubic error) or hard "
                                        "(the hardest 5 % without the top 0.2 %)", TARGETS)
@@ -413,6 +414,7 @@ class Recipe(Settings):
         if self.lr is None: object.__setattr__(self, "lr", self.usual_rate)
         if not stored: self._check_used()
         if not self.trim < 100: raise UserError(f"--trim {self.trim} leaves no window; give less than 100")
+        if self.quality > 100: raise UserError(f"--quality {self.quality} is too large; give at most 100")
         if not 0 < self.share <= 1:
             raise UserError(f"--share {self.share} is no share of a batch; give a number above 0 and up to 1")
         if self.size % self.scale:
@@ -448,6 +450,7 @@ class Recipe(Settings):
         alone = self.space == "procedural" and self.share == 1
         rules = [*((f, self.space != "latent", "is for latent space only", "give --space latent") for f in latent),
                  ("lr", self.space == "latent", "is for pixel space only", "give --lr-latents"),
+                 ("quality", self.format != "avif", f"means nothing to --format {self.format}", "give --format avif"),
                  ("share", self.space != "procedural", "is for procedural space only", "give --space procedural"),
                  *((name, self.space == "procedural", "is for matching gradients, which a program does not",
                     "give --space pixel") for name in MATCHING),
