@@ -7,7 +7,7 @@ __all__ = ['VERSION', 'MOST_BYTES', 'PAIRS', 'MOST_LEAVES', 'PALETTE', 'LEAF_NUM
            'TEXTURES', 'UNIT', 'FINE', 'LIFT', 'SINE', 'STEEPNESS', 'radius', 'number', 'World', 'Program',
            'palette_of', 'hand_written', 'triangle_spans', 'ellipse_spans', 'paint', 'texture_tiles', 'render',
            'residual_energy', 'gradient_shares', 'patches', 'ProgramPhotos', 'Endless', 'EndlessSampler', 'Mixture',
-           'MixedSampler']
+           'MixedSampler', 'render_images']
 
 # %% ../nbs/method/10_procedural.ipynb #00149721
 import base64, binascii, functools, hashlib, html, json, math
@@ -18,8 +18,10 @@ from pathlib import Path
 import numpy as np, torch
 from PIL import Image
 from scipy.special import ndtri
-from .core import atomic_write, data_uri, json_sha256, read_json, rng, to_tensor
+from .core import atomic_write, data_uri, json_sha256, read_json, rng, to_tensor, write_json
 from .data import Photos, downscale, encode_png, make_lr, upscale
+from .job import Job
+from .parallel import in_parallel
 from .recipe import TrainConfig, UserError
 from .train import PatchSampler, symmetry
 
@@ -784,3 +786,25 @@ class MixedSampler(PatchSampler):
     def photo(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         "LR and HR of image `k`, a uint8 array [h,w,3] each."
         return self.leaves.photo(k) if k >= 0 else self.images.photo(-1 - k)
+
+# %% ../nbs/method/10_procedural.ipynb #acb463d9
+def render_images(
+    program: Program,
+    out: Path | str,   # folder for the images; what is there is kept
+    images: int,       # how many
+    size: int | tuple[int, int] = 256,   # side, or height and width, in pixels
+) -> list[Path]:       # the files
+    "Write the first images of `program` as PNG, for other toolkits."
+    h, w = _checked_size(size)
+    if isinstance(images, bool) or not isinstance(images, int) or images < 1:
+        raise UserError(f"--images {str(images)[:40]} is none; give a whole number from 1")
+    other = "holds images of another {{}}; give another folder"
+    job = Job(out, dict(program=program.fingerprint, size=[h, w]), {k: other.format(k) for k in ("program", "size")},
+              checkpoint=".render.json")
+    with job.held():
+        job.claim(read_json(job.checkpoint) if job.checkpoint.exists() else None)
+        write_json(job.checkpoint, job.stored)
+        files = [job.out/f"leaves-{k:05}.png" for k in range(images)]
+        def write(k): atomic_write(files[k], encode_png(render(program, k, (h, w))))
+        in_parallel(write, [k for k, file in enumerate(files) if not file.exists()])
+    return files

@@ -45,7 +45,7 @@ def test_help_needs_no_torch():
     assert r.returncode == 0 and "--init" in r.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "distill", "train", "evaluate", "study", "compare", "inspect"])
+@pytest.mark.parametrize("command", ["demo", "distill", "train", "render", "evaluate", "study", "compare", "inspect"])
 def test_every_command_has_help(call, command): assert call(command, "--help")[0] == 0
 
 

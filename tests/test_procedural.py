@@ -11,6 +11,7 @@ import torch
 
 from sr_distill import sets
 from sr_distill import train as training
+from sr_distill.cli import main
 from sr_distill.data import Photos
 from sr_distill.distill import distill
 from sr_distill.models import make_model
@@ -286,3 +287,29 @@ def test_a_study_compares_programs_with_images(tmp_path, monkeypatch):
     config = TrainConfig(model="srcnn", steps=2, batch=4, patch=16)
     found = run_study(Study("embedded", rows, {"SRCNN": Model(config)}, {"held out": ""}, seeds=1, count=3, held_out=1), tmp_path, jobs=1)
     assert not found.failed and [r["images"] for r in found.rows if r["set"] != "bicubic"] == [0, 4, 2]
+
+
+# ---- images for other toolkits
+
+def test_rendered_images_go_on_and_do_not_mix(tmp_path, monkeypatch):
+    from sr_distill import procedural
+    drawn, before = [], render
+    def stops(program, k, size):
+        if len(drawn) == 2: raise KeyboardInterrupt
+        drawn.append(k)
+        return before(program, k, size)
+    torch.set_num_threads(1)
+    monkeypatch.setattr(procedural, "render", stops)
+    with pytest.raises(KeyboardInterrupt): procedural.render_images(Program(), tmp_path / "out", 4, 32)
+    monkeypatch.setattr(procedural, "render", lambda program, k, size: drawn.append(k) or before(program, k, size))
+    files = procedural.render_images(Program(), tmp_path / "out", 4, 32)
+    assert drawn == [0, 1, 2, 3] and sorted(p.name for p in (tmp_path / "out").iterdir() if p.name[0] != ".") == [f.name for f in files]
+    for images in (0, -1, 1.5, True): assert "--images" in refusal(procedural.render_images, Program(), tmp_path / "out", images)
+    (tmp_path / "full").mkdir(); (tmp_path / "full/mine.txt").write_text("mine")
+    assert "mine.txt" in refusal(procedural.render_images, Program(), tmp_path / "full", 1, 32)
+
+def test_the_command_line_renders_a_set(tmp_path, capsys):
+    distill(EMBEDDED, Recipe(**PROGRAM), tmp_path / "set"), distill(EMBEDDED, Recipe(size=32, steps=0), tmp_path / "pixels")
+    assert main(["render", str(tmp_path / "set"), str(tmp_path / "png"), "--images", "2", "--size", "40"]) == 0
+    assert "2 images of 40²" in capsys.readouterr().out and Photos.open(tmp_path / "png").sizes == [(40, 40)] * 2
+    assert main(["render", str(tmp_path / "pixels"), str(tmp_path / "none")]) == 2 and "no program" in capsys.readouterr().err
