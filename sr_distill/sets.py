@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRACE', 'PARTS', 'STILL', 'THROWN', 'COUNTED', 'FORMAT', 'snapshot_steps', 'Trace', 'TraceFolder', 'set_files',
            'set_bytes', 'on_disk', 'summary', 'odd_rate', 'budget_of', 'remarks', 'about_latents', 'card',
-           'read_manifest', 'DistilledSet', 'open_photos', 'learnt_from', 'describe']
+           'read_manifest', 'DistilledSet', 'open_photos', 'program_of', 'learnt_from', 'describe']
 
 # %% ../nbs/method/17_sets.ipynb #7106a0e1
 import contextlib, csv, html, io, json, re, shutil, zipfile
@@ -237,7 +237,8 @@ tags: [super-resolution, dataset-distillation]
 {notes}
 """
 _CONFIG = "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: images/*.{}\n"
-_PROGRAM = ("`program.json` is a program of sr_distill: `sr_distill train SET MODEL` draws images from it without end.")
+_PROGRAM = ("`program.json` is a program of sr_distill: `sr_distill train SET MODEL` draws images from it without end, "
+            "and `sr_distill render SET OUT` writes some as PNG for any toolkit.")
 _FILES = dict(
     png="`images/` are plain PNG files for any toolkit",
     webp="`images/` are lossless WebP files, which Pillow and OpenCV read",
@@ -514,6 +515,15 @@ def open_photos(
     if (Path(path)/"manifest.json").exists(): return DistilledSet.load(path).photos
     if unfinished := _unfinished(Path(path)): raise UserError(f"{path}: is an {unfinished}")
     return Photos.open(path, skip_bad, recursive)
+
+def program_of(
+    path: Path | str,   # of a distilled set, or of the file of a program
+) -> Program:
+    "The program at `path`; `UserError` when there is none."
+    if Path(path).is_file(): return Program.load(path)
+    program = DistilledSet.load(path).program
+    if program: return program
+    raise UserError(f"{path}: has images and no program, which --space procedural makes; use the images themselves")
 
 def _unfinished(folder):
     "What an interrupted run left in `folder`, in words; empty for anything else."
