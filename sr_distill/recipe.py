@@ -355,8 +355,7 @@ class Recipe(Settings):
                             or_folder=True)
     trim: float    = option(0.0, "per cent of the windows that the starts hardest, error, loss and gradient leave out, "
                                  "the highest by their own score: outliers", low=0)
-    grouping: str  = option(None, "which real sub-images one group answers for; image if not given, or all where "
-                                  "--bytes is", GROUPINGS)
+    grouping: str  = option("image", "which real sub-images one group answers for", GROUPINGS)
     clusters: int  = option(40, "number of groups when --grouping is cluster", low=1)
     objective: str = option("layerwise", "what synthetic images share with real ones: the gradient they cause (whole, "
                                          "layerwise, magnitude), or the distribution of their patches (features)",
@@ -408,7 +407,6 @@ class Recipe(Settings):
               "lr_generator", "schedule", "labels", "teacher_steps", "seed")
 
     def __post_init__(self, stored):
-        if self.grouping is None: object.__setattr__(self, "grouping", "image" if self.bytes is None else "all")
         if self.bytes is not None: object.__setattr__(self, "bytes", byte_count(self.bytes))
         check_options(self, stored)
         if self.lr is None: object.__setattr__(self, "lr", self.usual_rate)
@@ -462,8 +460,7 @@ class Recipe(Settings):
                  ("teacher_steps", self.labels != "teacher", f"means nothing to --labels {self.labels}",
                   "give --labels teacher")]
         for name, idle, why, instead in rules:
-            usual = type(self).__dataclass_fields__[name].default
-            usual = {"lr": self.usual_rate, "grouping": "image"}.get(name, usual)
+            usual = self.usual_rate if name == "lr" else type(self).__dataclass_fields__[name].default
             if idle and (value := getattr(self, name)) != usual:
                 yield name, f"--{name.replace('_', '-')} {value} {why}; leave it out, or {instead}"
 

@@ -15,7 +15,7 @@ from sr_distill.distill import DistilledSet, distill, set_bytes
 from sr_distill.recipe import Recipe, RunOptions, UserError
 
 OPTIONS = RunOptions(device="cpu", held_out=0, snapshots=0)
-RECIPE = Recipe(size=24, steps=0, init="hardest", bytes="9kB")
+RECIPE = Recipe(size=24, steps=0, init="hardest", grouping="all", bytes="9kB")
 needs_avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
 KINDS = ["png", "webp", pytest.param("avif", marks=needs_avif)]
 
@@ -31,7 +31,7 @@ def test_as_many_chosen_images_as_fit(photos, kind, init, tmp_path):
     one_more = replace(made.recipe, ipc=len(made) + 1, bytes=None)
     rest = distill(photos, one_more, tmp_path / "more", OPTIONS)
     assert set_bytes(made.folder)["images"] <= 9000 < set_bytes(rest.folder)["images"]
-    assert [p.suffix for p in (made.folder / "images").iterdir()] == [f".{kind}"] * len(made) and made.recipe.grouping == "all"
+    assert [p.suffix for p in (made.folder / "images").iterdir()] == [f".{kind}"] * len(made)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -62,8 +62,8 @@ def test_the_command_line_takes_sizes(small_photos, tmp_path, capsys):
     folder = str(small_photos("ab"))
     assert main(f"distill {folder} {tmp_path}/set --init random --size 16 --steps 0 --bytes 3kB --format webp --device cpu".split()) == 0
     assert "Asked: 3,000 bytes; got:" in (said := capsys.readouterr().out) and "on disk" in said
-    for wrong, word in (("--bytes 9pigs", "is no size"), ("--bytes 100", "less than one image"), ("--bytes 3kB --budget 1", "give one"), ("--format gif", "gif"),
-                        ("--bytes 250 --grouping image", "--grouping all")):
+    for wrong, word in (("--bytes 9pigs", "is no size"), ("--bytes 100 --grouping all", "less than one image"), ("--bytes 3kB --budget 1", "give one"), ("--format gif", "gif"),
+                        ("--bytes 250", "--grouping all")):
         assert main(f"distill {folder} {tmp_path}/none --size 16 --steps 0 --init random --device cpu {wrong}".split()) == 2
         assert word in capsys.readouterr().err and not (tmp_path / "none").exists()
 
