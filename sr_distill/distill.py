@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from . import __version__
 from .core import (check_like, file_sha256, forget, load_state, log, make_folder, policy, read_json,
                              restore_optimizer, restoring, save_state, to_tensor, to_uint8, write_json)
-from .data import LOSSY, Photos, decode_bytes, encode_image, encode_png
+from .data import LOSSY, Photos, decode_bytes, encode_image
 from .inversion import check_prior, make_space
 from .job import saving
 from .labels import get_teacher, redraw
@@ -350,7 +350,7 @@ def _assemble(plan, prior, teacher, began):
     report |= labels
     if about: report["latent"] = about
     if latents: latents.save(plan.out/"latents.safetensors", 16)
-    made = DistilledSet(images, names, _manifest(plan, images, report), _trace(plan), files=files)
+    made = DistilledSet(images, names, _manifest(plan, images, report, files), _trace(plan), files=files)
     made.save(plan.out, plan.options.lr_images)
 
 def _as_stored(plan, images, beside=0):
@@ -385,12 +385,13 @@ def _report(plan, before, end, began):
         report["rate"] = f"--lr-latents {recipe.lr_latents:g}" if recipe.space == "latent" else f"--lr {recipe.lr:g}"
     return report
 
-def _manifest(plan, images, report, program=b""):
-    "What a set says of itself; `program` is the file of a procedural one."
-    photos, stored = plan.photos, len(program) + sum(len(encode_png(i)) for i in images)
+def _manifest(plan, images, report, files=None, program=b""):
+    "What a set says of itself; `files` are those of a lossy format, and `program` is the file of a procedural set."
+    photos, files = plan.photos, files or [encode_image(image, plan.recipe.format) for image in images]
+    stored = len(program) + sum(map(len, files))
     budget = Budget(len(images), int(images[..., 0].size), stored, len(photos), photos.pixels, photos.png_bytes)
-    files = zip(photos.names, photos.files, photos.sha256)
-    sources = [dict(name=n, file=f.name if f else n, sha256=s) for n, f, s in files]
+    each = zip(photos.names, photos.files, photos.sha256)
+    sources = [dict(name=n, file=f.name if f else n, sha256=s) for n, f, s in each]
     packages = {name: version(name) for name in ("torch", "numpy", "pillow")}
     versions = dict(sr_distill=__version__, python=platform.python_version(), **packages)
     return dict(plan.identity, budget=budget.to_dict(), source=str(photos.source), sources=sources, versions=versions,
@@ -439,7 +440,7 @@ def _make_program(plan, callback, began):
     images, names, files = _as_stored(plan, drawn, len(program.encode()))
     if len(names) < len(drawn): report["left_out"] = len(drawn) - len(names)
     report |= dict(labels, seconds=round(time.perf_counter() - began, 1))
-    manifest = _manifest(plan, images, report, program.encode())
+    manifest = _manifest(plan, images, report, files, program.encode())
     made = DistilledSet(images, names, manifest, files=files, program=program)
     made.save(plan.out, plan.options.lr_images and len(images) > 0)
 

@@ -271,11 +271,11 @@ def card(manifest: dict) -> str:
     "The README of a stored set: a YAML header for data hubs, then what it is, what it cost and how to load it."
     recipe, budget, stored = manifest["recipe"], budget_of(manifest).texts, manifest.get("stored_bytes")
     what = "program and images" if "program" in manifest else "images"
-    png = f"{budget['bytes']} of the {what} as PNG, same settings on both sides"
-    figures = [budget["images"], budget["pixels"], png]
+    kind = recipe.get("format", "png")
+    alike = "as PNG, same settings on both sides" if kind == "png" else f"as {kind} files, beside the photos as PNG"
+    figures = [budget["images"], budget["pixels"], f"{budget['bytes']} of the {what} {alike}"]
     if not manifest["images"]: figures = [f"{budget['bytes']}, the photos as PNG"]
     if stored: figures.append(f"{on_disk(stored)}; this card and `manifest.json` come on top")
-    kind = recipe.get("format", "png")
     files = f"{_FILES[kind]}; LR images are made from them by antialiased bicubic reduction."
     notes = [*[_PROGRAM] * ("program" in manifest), *[files] * bool(manifest["images"]),
              *[_FILM] * ("trace" in (stored or {})), *filter(None, [about_latents(manifest)]),

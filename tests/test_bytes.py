@@ -96,3 +96,9 @@ def test_another_format_replaces_the_files(photos, tmp_path):
     recipe = replace(made.recipe, format="webp").to_dict()
     replace(made, manifest={**made.manifest, "recipe": recipe}).save(made.folder)
     assert {p.suffix for p in (made.folder / "images").iterdir()} == {".webp"} and (DistilledSet.load(made.folder).images == made.images).all()
+
+
+@needs_avif
+def test_the_share_of_bytes_is_that_of_the_files(photos, tmp_path):
+    made = distill(photos, replace(RECIPE, format="avif"), tmp_path / "set", OPTIONS)
+    assert made.budget.bytes == set_bytes(made.folder)["images"] and "as avif files, beside the photos as PNG" in (made.folder / "README.md").read_text()
