@@ -1,4 +1,6 @@
 """The widgets in a real browser: a report opened as a file, the built site, and notebooks in JupyterLab."""
+import functools
+import http.server
 import importlib.util
 import json
 import os
@@ -7,16 +9,21 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from sr_distill.core import to_tensor
+from sr_distill.data import make_lr
 from sr_distill.explore import GradientFilm, gradient_viewer
 from sr_distill.matching import gradient
+from sr_distill.metrics import psnr, upscale_image
 from sr_distill.models import make_model
 from sr_distill.widgets import Frames, before_after, html_page, player
 
@@ -182,6 +189,96 @@ def test_site_player_search_and_solutions(chromium, site):
     page.keyboard.press("Enter")
     page.wait_for_url("**/inversion.html*", timeout=1000 * PATIENCE)
     page.close()
+
+
+# ---- the page "Try it"
+
+def test_try_it_as_a_file_says_what_is_missing(chromium, site):
+    page = chromium.new_page(viewport={"width": 390, "height": 800})
+    page.goto((site / "try_it.html").as_uri())
+    assert "opened as a file" in page.get_by_role("status").inner_text()
+    nameless = page.evaluate("[...document.querySelectorAll('.srd-try :is(input, select, button)')].filter(e => !e.labels?.[0]?.textContent.trim() && !e.textContent.trim()).length")
+    assert nameless == 0
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def try_it(site, tmp_path_factory):
+    "The address of the page on a server of this machine, with ONNX Runtime Web as `tools/docs.py` ships it."
+    runtime = next(iter(sorted((REPO / "_runtime").glob("onnxruntime-web-*/ort.wasm.min.js"))), None)
+    if runtime is None: pytest.skip("ONNX Runtime Web is not here (python tools/runtime.py fetches it from npm)")
+    if importlib.util.find_spec("onnx") is None: pytest.skip("onnx is missing (pip install 'sr_distill[export]')")
+    folder = tmp_path_factory.mktemp("try")
+    for name in ("try_it.html", "styles.css", "site.css"): shutil.copy(site / name, folder)
+    for name in ("try", "images"): shutil.copytree(site / name, folder / name, ignore=shutil.ignore_patterns("ort"))
+    (folder / "try/ort").symlink_to(runtime.parent)
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args): pass
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/try_it.html"
+        server.shutdown()
+
+
+def stored_edsr(path, about):
+    "The EDSR whose weights an ONNX file of the page holds."
+    import onnx
+    held = {w.name.removesuffix(".half"): torch.tensor(onnx.numpy_helper.to_array(w)).float() for w in onnx.load(path).graph.initializer}
+    net = make_model("edsr", about["scale"], about["depth"], about["width"]).eval()
+    net.load_state_dict({name: held[name] for name in net.state_dict()})
+    assert torch.equal(held["mean"], net.mean)
+    return net
+
+def pictures(page):
+    "What the page holds: its LR picture, and all that were enlarged, with their PSNR."
+    held = page.evaluate("""() => { const {lr, results} = document.querySelector(".srd-try").srdTry, plain = p => [p.height, p.width, [...p.data]];
+                               return [plain(lr), [...results].map(([name, r]) => [name, plain(r.picture), r.psnr])]; }""")
+    def image(h, w, values): return np.uint8(values).reshape(h, w, 4)[..., :3]
+    return image(*held[0]), {name: (image(*picture), db) for name, picture, db in held[1]}
+
+def enlarge(page, photo):
+    "Give the page a photo and wait for its four networks."
+    page.set_input_files("input[type=file]", photo)
+    page.wait_for_function("""name => { const {busy, name: shown} = document.querySelector(".srd-try").srdTry; return !busy && shown === name; }""",
+                           arg=photo.name, timeout=1000 * PATIENCE)
+
+def apart(a, b): return int(abs(a.astype(int) - b).max())
+
+
+def test_try_it_gives_the_pictures_of_pytorch(chromium, try_it, site, tmp_path):
+    "Two tiles, so there is a seam; every pixel of all four networks within one grey level; no other host; a second photo without any network."
+    y, x = np.mgrid[:61, :301]
+    hr = np.stack([np.uint8(127 + 120 * np.sin(x / (2 + i) + y / (5 - i))) for i in range(3)], 2)
+    for name, photo in (("one", hr), ("two", hr[::-1, ::-1])): Image.fromarray(np.ascontiguousarray(photo)).save(tmp_path / f"{name}.png")
+    context = chromium.new_context(viewport={"width": 390, "height": 800})
+    page, problems = context.new_page(), []
+    page.on("pageerror", lambda e: problems.append(str(e)))
+    page.on("request", lambda r: None if r.url.startswith((try_it.rsplit("/", 1)[0], "blob:", "data:")) else problems.append(r.url))
+    page.goto(try_it)
+    enlarge(page, tmp_path / "one.png")
+    lr, made = pictures(page)
+    truth = hr[:60, :300]   # an even number of pixels each way
+    assert apart(lr, make_lr(truth, 2)) <= 1 and apart(made["original"][0], truth) == 0
+    about = json.loads((site / "try/networks.json").read_text(encoding="utf-8"))
+    expected = {"bicubic": "bicubic", **{n["file"]: stored_edsr(site / "try" / n["file"], about) for n in about["networks"]}}
+    for name, model in expected.items():
+        picture, db = made[name]
+        assert apart(picture, upscale_image(model, lr, 2)) <= 1, name
+        assert abs(db - psnr(picture, truth, 2, "rgb")) < 1e-6
+    context.set_offline(True)
+    enlarge(page, tmp_path / "two.png")
+    lr, made = pictures(page)
+    assert apart(lr, make_lr(hr[::-1, ::-1][:60, :300], 2)) <= 1 and len(made) == 6
+    assert problems == [] and page.evaluate("document.documentElement.scrollWidth") == 390
+    page.get_by_label("Wipe").focus()   # all of it by keyboard
+    page.keyboard.press("Home")
+    assert page.locator("[data-part=line]").evaluate("e => e.style.left") == "0%"
+    page.locator("[data-part=left]").select_option(label="all photos")
+    page.get_by_label("Part shown, from the left").focus()
+    page.keyboard.press("Home")
+    assert page.locator("[data-part=box]").evaluate("e => e.style.left") == "0%"
+    assert "all photos" in page.get_by_role("img", name="A part of the picture").get_attribute("aria-label")
+    context.close()
 
 
 @pytest.fixture(scope="module")

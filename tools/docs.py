@@ -26,6 +26,7 @@ from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
 import readme
+import runtime
 import tidy
 
 REPO = Path(__file__).resolve().parents[1]
@@ -43,11 +44,11 @@ def plain(markup: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", markup)).split())
 
 
-LETTER = re.compile(r'<(mi|mn|mtext) mathvariant="(bold-italic|bold|italic|script|double-struck|fraktur|sans-serif|monospace)">(\w)</\1>')
+LETTER = re.compile(r'<(mi|mn|mtext) mathvariant="(bold-italic|bold|italic|script|double-struck|fraktur|sans-serif|monospace)">(\w|&#x\w+;)</\1>')
 
 def unicode_letter(match) -> str:
     "Browsers know no `mathvariant` any more: the letter of that form itself, as pandoc writes it."
-    tag, form, letter = match.groups()
+    tag, form, letter = match[1], match[2], html.unescape(match[3])
     name, form = re.sub("LATIN |GREEK | LETTER", "", unicodedata.name(unicodedata.normalize("NFKC", letter))), form.upper().replace("BOLD-", "BOLD ")
     for pattern in (f"MATHEMATICAL {form} {name}", f"{form} {name}"):
         try: return f"<{tag}>{unicodedata.lookup(pattern)}</{tag}>"   # the second: those that Unicode had earlier, as ℝ
@@ -142,7 +143,7 @@ ROOMS = {
 def write_sidebar():
     "nbs/sidebar.yml, which Quarto reads too: the first page, then each of `ROOMS` with its notebooks by number."
     nbs = REPO / "nbs"
-    contents = ["index.ipynb"]
+    contents = ["index.ipynb", "try_it.ipynb"]
     for folder, title in ROOMS.items():
         found = [p.relative_to(nbs).as_posix() for p in sorted(nbs.joinpath(folder).glob("[0-9]*.ipynb"))]
         if found: contents.append(dict(section=title, contents=found))
@@ -229,6 +230,13 @@ def llms_txt():
     (SITE / "llms.txt").write_text(f"# {cfg.title}\n\n> {cfg.description}\n\n{''.join(rows)}", encoding="utf-8")
 
 
+def add_runtime():
+    "ONNX Runtime Web for the page *Try it*; where it cannot be had, the page says so to its readers."
+    try: "--no-runtime" in sys.argv or runtime.fetch()
+    except SystemExit as e: print(f"{e}. Without it, the networks of the page Try it do not run.")
+    if runtime.ready() and "--no-runtime" not in sys.argv: shutil.copytree(runtime.PLACE, SITE / "try/ort", dirs_exist_ok=True)
+
+
 def tidy_pages():
     "What tidy.py does to every page."
     for path in SITE.rglob("*.html"):
@@ -269,6 +277,7 @@ if __name__ == "__main__":
     readme.write()
     process()
     quarto_docs() if shutil.which("quarto") and "--nbconvert" not in sys.argv else nbconvert_docs()
+    add_runtime()
     tidy_pages()
     write_redirects()
     llms_txt()
