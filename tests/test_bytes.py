@@ -28,9 +28,11 @@ def photos(): return Photos.open("embedded").subset([0, 1, 2])
 @pytest.mark.parametrize("init", ["hardest", "random", "downscaled"])
 def test_as_many_chosen_images_as_fit(photos, kind, init, tmp_path):
     made = distill(photos, replace(RECIPE, init=init, format=kind), tmp_path / "set", OPTIONS)
-    one_more = replace(made.recipe, ipc=len(made) + 1, bytes=None)
-    rest = distill(photos, one_more, tmp_path / "more", OPTIONS)
-    assert set_bytes(made.folder)["images"] <= 9000 < set_bytes(rest.folder)["images"]
+    rest = distill(photos, replace(made.recipe, bytes=None), tmp_path / "more", OPTIONS)
+    assert 6000 < (got := set_bytes(made.folder)["images"]) <= 9000 < set_bytes(rest.folder)["images"]
+    left = [n for n in rest.names if n not in made.names]   # none of them would have fitted in the end
+    assert left and all(n.endswith(f"{made.recipe.ipc - 1:03d}") for n in left)
+    assert min((rest.folder / f"images/{n}.{kind}").stat().st_size for n in left) > 9000 - got
     assert [p.suffix for p in (made.folder / "images").iterdir()] == [f".{kind}"] * len(made)
 
 
@@ -51,20 +53,20 @@ def test_images_that_grew_are_left_out_and_told(photos, tmp_path, monkeypatch, c
     "Noise takes more bytes than the windows that it began as, more than what is kept back."
     noise = np.random.default_rng(0)
     monkeypatch.setattr(loop, "redraw", lambda images, teacher: noise.integers(0, 256, np.stack(images).shape, dtype=np.uint8))
-    recipe = replace(RECIPE, init="downscaled", labels="teacher", teacher_steps=1)
+    recipe = replace(RECIPE, init="random", labels="teacher", teacher_steps=1, bytes="18kB")
     made = distill(photos, recipe, tmp_path / "set", OPTIONS)
-    left_out = made.recipe.ipc - len(made)
-    assert left_out > 0 and set_bytes(made.folder)["images"] <= 9000 and f"{left_out} more had no room" in "".join(loop.remarks(made.manifest))
-    assert main(["inspect", str(made.folder)]) == 0 and "Asked: 9,000 bytes; got:" in capsys.readouterr().out
+    left_out = 3 * made.recipe.ipc - len(made)
+    assert left_out > 0 and set_bytes(made.folder)["images"] <= 18_000 and f"{left_out} more had no room" in "".join(loop.remarks(made.manifest))
+    assert main(["inspect", str(made.folder)]) == 0 and "Asked: 18,000 bytes; got:" in capsys.readouterr().out
 
 
 def test_the_command_line_takes_sizes(small_photos, tmp_path, capsys):
     folder = str(small_photos("ab"))
     assert main(f"distill {folder} {tmp_path}/set --init random --size 16 --steps 0 --bytes 3kB --format webp --device cpu".split()) == 0
     assert "Asked: 3,000 bytes; got:" in (said := capsys.readouterr().out) and "on disk" in said
-    for wrong, word in (("--bytes 9pigs", "is no size"), ("--bytes 100 --grouping all", "less than one image"), ("--bytes 3kB --budget 1", "give one"), ("--format gif", "gif"),
-                        ("--bytes 250", "--grouping all")):
-        assert main(f"distill {folder} {tmp_path}/none --size 16 --steps 0 --init random --device cpu {wrong}".split()) == 2
+    for wrong, word in (("--bytes 9pigs", "is no size"), ("--bytes 100", "less than one image"), ("--bytes 3kB --budget 1", "give one"), ("--format gif", "gif"),
+                        ("--bytes 250 --steps 1", "--grouping all")):
+        assert main(f"distill {folder} {tmp_path}/none --size 16 --init random --device cpu --steps 0 {wrong}".split()) == 2
         assert word in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
