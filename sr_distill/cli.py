@@ -54,7 +54,8 @@ recursive = click.option("--recursive", is_flag=True, help="read the photos of f
 def cli():
     """Shrink a folder of photos into a small training set for super-resolution, and see what it cost.
 
-    PHOTOS is a folder of images, or one of: embedded, div2k-train, div2k-valid.
+    PHOTOS is a folder of images, a zip, a text file with a path in each line, or one of: embedded, div2k-train,
+    div2k-valid, ready:50kB, ready:150kB, ready:350kB.
     """
 
 # %% ../nbs/tools/11_cli.ipynb #0000000b

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PART_BYTES', 'TRACE_IMAGES', 'PLACES', 'SPARE', 'together', 'check_run', 'cut_parts', 'Part', 'image_names',
-           'named_weights', 'ipc_for_bytes', 'Plan', 'make_plan', 'footprint', 'needs']
+           'named_weights', 'keeps_start', 'ipc_for_bytes', 'Plan', 'make_plan', 'footprint', 'needs']
 
 # %% ../nbs/method/18_plan.ipynb #99c78b32
 import contextlib, hashlib, math
@@ -198,12 +198,17 @@ def _settled(plan):
 def _parts_at(state, bounds): return [Part(state/f"part-{i:04d}", *bound) for i, bound in enumerate(bounds)]
 
 # %% ../nbs/method/18_plan.ipynb #56170c38
+def keeps_start(recipe: Recipe) -> bool:
+    "Are the start images what is stored, because neither steps, nor a teacher, nor a prior change them?"
+    moved = recipe.space == "latent" or recipe.steps and recipe.space == "pixel"
+    return not moved and recipe.labels == "own"
+
 SPARE = .1   # share of a budget in bytes that is kept back where the start is not what is stored
 
 def ipc_for_bytes(groups: Groups, recipe: Recipe) -> int:   # images per group
-    "The largest IPC whose start images fit into `recipe.bytes` as files; `UserError` if one image per group does not."
-    moves = recipe.space == "latent" or recipe.labels != "own" or recipe.steps and recipe.space == "pixel"
-    sizes = {}
+    """The largest IPC whose start images fit into `recipe.bytes` as files; where nothing changes them, one more, of which
+    only a part will be stored. `UserError` if there is room for no image."""
+    sizes, moves = {}, not keeps_start(recipe)
     def size_of(image):
         key = hashlib.sha256(image.tobytes()).digest()
         if key not in sizes: sizes[key] = len(encode_image(image, recipe.format, recipe.quality))
@@ -216,12 +221,13 @@ def ipc_for_bytes(groups: Groups, recipe: Recipe) -> int:   # images per group
         except UserError:   # there are not so many windows
             if ipc == 1: raise
             return math.inf
-    if ipc := most_that_fit(int(recipe.bytes * (1 - SPARE * bool(moves))), weigh): return ipc
-    first, n = weigh(1), len(groups)
-    least = "one image" if n == 1 else f"one image for each of {n} groups"
-    raise UserError(f"--bytes {recipe.bytes} is less than {least} of {recipe.size}² ({first:,} bytes as "
-                    f"{recipe.format}{', a tenth more to spare' * bool(moves)}); give more, a smaller --size"
-                    f"{', --grouping all' * (n > 1)}{' or --format webp' * (recipe.format == 'png')}")
+    ipc = most_that_fit(int(recipe.bytes * (1 - SPARE * moves)), weigh)
+    if not moves and min(sizes.values()) <= recipe.bytes: return ipc + (weigh(ipc + 1) < math.inf)
+    if ipc: return ipc
+    least = f"one image for each of {len(groups)} groups" if moves and len(groups) > 1 else "one image"
+    raise UserError(f"--bytes {recipe.bytes} is less than {least} of {recipe.size}² ({weigh(1):,} bytes as "
+                    f"{recipe.format}{', and a tenth to spare' * moves}); give more, a smaller --size"
+                    f"{', --grouping all' * (moves and len(groups) > 1)}{' or --format webp' * (recipe.format == 'png')}")
 
 # %% ../nbs/method/18_plan.ipynb #00000035
 @dataclass(frozen=True)
@@ -281,7 +287,7 @@ def make_plan(
     groups = _groups(photos, recipe)
     if recipe.budget:
         recipe = replace(recipe, ipc=ipc_for_budget(recipe.budget, len(groups), recipe.size, photos.pixels))
-    if recipe.bytes:
+    if recipe.bytes and recipe.chooses:
         left = max(1, recipe.bytes - _program_bytes(photos, recipe))
         recipe = replace(recipe, ipc=ipc_for_bytes(groups, replace(recipe, bytes=left)))
     check_starts(groups, recipe)

@@ -15,7 +15,7 @@ from sr_distill.distill import DistilledSet, distill, set_bytes
 from sr_distill.recipe import Recipe, RunOptions, UserError
 
 OPTIONS = RunOptions(device="cpu", held_out=0, snapshots=0)
-RECIPE = Recipe(size=24, steps=0, init="hardest", grouping="all", bytes="9kB")
+RECIPE = Recipe(size=24, steps=0, init="hardest", bytes="9kB")
 needs_avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
 KINDS = ["png", "webp", pytest.param("avif", marks=needs_avif)]
 
