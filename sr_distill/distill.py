@@ -30,13 +30,13 @@ from .matching import (BankSource, GradientBank, LiveSource, fresh_network, held
 from .memory import choose_chunk
 from .metrics import psnr
 from .parallel import ranks
-from .patches import Budget, Groups
+from .patches import Budget, Groups, error_map
 from .pixel import PixelSpace
-from .plan import (PART_BYTES, PLACES, Part, Plan, check_run, cut_parts, footprint, image_names, make_plan,
-                             named_weights, needs, together)
+from .plan import (PART_BYTES, PLACES, Part, Plan, check_run, cut_parts, footprint, image_names, keeps_start,
+                             make_plan, named_weights, needs, together)
 from .priors import load_prior, needs_photos
 from .procedural import Program, hand_written
-from .recipe import Recipe, RunError, RunOptions, UserError, verb
+from .recipe import INITS, Recipe, RunError, RunOptions, UserError, verb
 from .sets import (DistilledSet, Trace, TraceFolder, about_latents, card, describe, learnt_from, on_disk,
                              open_photos, read_manifest, remarks, set_bytes, set_files, snapshot_steps, summary)
 
@@ -346,12 +346,18 @@ def _assemble(plan, prior, teacher, began):
     drawn, labels = _labelled(np.stack(end), teacher)
     images, names, files = _as_stored(plan, drawn)
     report = _report(plan, before, end, began)
-    if len(names) < len(drawn): report["left_out"] = len(drawn) - len(names)
+    if len(names) < len(drawn) and not keeps_start(plan.recipe): report["left_out"] = len(drawn) - len(names)
     report |= labels
     if about: report["latent"] = about
     if latents: latents.save(plan.out/"latents.safetensors", 16)
     made = DistilledSet(images, names, _manifest(plan, images, report, files), _trace(plan), files=files)
     made.save(plan.out, plan.options.lr_images)
+
+def _by_rank(recipe, images):
+    "Indices of images in the order that a budget in bytes takes them: in rounds over all groups, the hardest first."
+    hard = len(images) * [0.]
+    if INITS.about(recipe.init).get("ranked"): hard = [error_map(image, recipe.scale).mean() for image in images]
+    return sorted(range(len(images)), key=lambda i: (i % recipe.ipc, -hard[i], i))
 
 def _as_stored(plan, images, beside=0):
     """The images that the set keeps, as decoding gives them, their names, and the files of a lossy format. `beside` is
@@ -359,10 +365,10 @@ def _as_stored(plan, images, beside=0):
     recipe, names = plan.recipe, image_names(plan.groups, plan.recipe)
     if not recipe.bytes and recipe.format not in LOSSY: return images, names, None
     files = [encode_image(image, recipe.format, recipe.quality) for image in images]
-    kept = list(range(len(images)))
-    limit = math.inf if recipe.space == "latent" else (recipe.bytes or math.inf) - beside
-    while sum(len(files[i]) for i in kept) > limit and len(kept) > 1:
-        kept.remove(max(kept, key=lambda i: (i % recipe.ipc, i)))   # the last of a group, which its start ranks lowest
+    kept, room = [], math.inf if recipe.space == "latent" else (recipe.bytes or math.inf) - beside
+    for i in _by_rank(recipe, images):
+        if len(files[i]) <= room: kept, room = [*kept, i], room - len(files[i])
+    kept.sort()
     images, names, files = images[kept], [names[i] for i in kept], [files[i] for i in kept]
     if recipe.format not in LOSSY: return images, names, None
     return np.stack([decode_bytes(data, name) for data, name in zip(files, names)]), names, files
@@ -438,7 +444,7 @@ def _make_program(plan, callback, began):
     chosen = [image for part in plan.parts for image in part.images("start")]
     drawn, labels = _labelled(np.array(chosen, np.uint8).reshape(-1, recipe.size, recipe.size, 3), teacher)
     images, names, files = _as_stored(plan, drawn, len(program.encode()))
-    if len(names) < len(drawn): report["left_out"] = len(drawn) - len(names)
+    if len(names) < len(drawn) and not keeps_start(plan.recipe): report["left_out"] = len(drawn) - len(names)
     report |= dict(labels, seconds=round(time.perf_counter() - began, 1))
     manifest = _manifest(plan, images, report, files, program.encode())
     made = DistilledSet(images, names, manifest, files=files, program=program)

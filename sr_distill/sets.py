@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import save as pack_arrays
 from .core import (atomic_path, atomic_write, check_like, data_uri, file_sha256, load_state, log,
                              make_folder, read_json, restoring, write_json)
-from .data import LOSSY, Photos, check_format, decode_bytes, decode_image, encode_image, encode_png, make_lr
+from .data import LOSSY, Photos, check_format, decode_bytes, decode_image, encode_image, encode_png, make_lr, ready_folder
 from .models import count_parameters, load_model
 from .patches import Budget, explain_budget, explain_bytes
 from .procedural import Endless, Mixture, Program, render
@@ -512,8 +512,9 @@ def open_photos(
     recursive: bool = False, # also look into the folders below
 ) -> Photos:
     "The photos at `path`; of a distilled set its images, checked."
-    if (Path(path)/"manifest.json").exists(): return DistilledSet.load(path).photos
-    if unfinished := _unfinished(Path(path)): raise UserError(f"{path}: is an {unfinished}")
+    folder = ready_folder(path)
+    if (folder/"manifest.json").exists(): return DistilledSet.load(folder).photos
+    if unfinished := _unfinished(folder): raise UserError(f"{path}: is an {unfinished}")
     return Photos.open(path, skip_bad, recursive)
 
 def program_of(
@@ -555,9 +556,10 @@ def _met(about, photos):
     if not isinstance(about, dict): return []
     source, each = about.get("source"), about.get("each")   # an older model does not list its photos
     met = photos.sha256 if about.get("sha256") == photos.fingerprint else each if isinstance(each, list) else []
-    if isinstance(source, str) and source and (Path(source)/"manifest.json").exists():
+    if isinstance(source, str) and source:
         with contextlib.suppress(UserError):
-            met = [*met, *(s.get("sha256") for s in read_manifest(source)["sources"] if isinstance(s, dict))]
+            if (place := ready_folder(source)/"manifest.json").exists():
+                met = [*met, *(s.get("sha256") for s in read_manifest(place.parent)["sources"] if isinstance(s, dict))]
     return [sha256 for sha256 in met if isinstance(sha256, str)]
 
 # %% ../nbs/method/17_sets.ipynb #89352906
@@ -566,7 +568,7 @@ def describe(
     recursive: bool = False,  # also count photos in the folders below
 ) -> str:
     "What `path` is: a distilled set, a trained model or photos; `UserError` when it is damaged or none of them."
-    folder = Path(path)
+    folder = ready_folder(path)
     if (folder/"manifest.json").exists(): return _about_set(folder)
     if (folder/"model.safetensors").exists(): return _about_model(folder)
     if unfinished := _unfinished(folder): return unfinished
