@@ -3,6 +3,7 @@ import ast
 import builtins
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -159,10 +160,38 @@ def test_annotations_in_quotes_can_be_read(path):
     assert not unknown, f"give `object` and say in a comment what it is: {unknown}"
 
 
+HEADLESS = re.compile(r"(?<![\w`*])(?:what|whatever|who|whoever|which)(?= (?:is|are|was|were|has|had|have|can|could|does|do|did|may|must|asks?|needs?|wants?|comes?|came|goes|went|holds?|lies|makes?|"
+                      r"made|stands?|stood|belongs?|follows?|takes?|gives?|says?|the|an?|it|its|they|you|no|one|these|those|this|each|every|some|nobody|somebody|anybody|people)\b)", re.I)
+
+def headless(prose: str) -> list:
+    "Clauses without a noun, as in `it returns what is put back`; questions, and `which` behind a comma or a preposition, have their noun."
+    sentences = re.split(r"(?<=[.!?:;])\s+|\n+", prose)
+    clauses = [m for s in sentences if not s.rstrip().endswith("?") for m in HEADLESS.finditer(s)
+               if not (m[0].lower() == "which" and re.search(r"(?:,|\b(?:in|on|of|for|by|to|at|with|from|\w+))\s*$", s[:m.start()]))]
+    return [m.string[m.start():m.end() + 24] for m in clauses if not (m[0].lower() == "who" and re.search(r"\w,?\s*$", m.string[:m.start()]))]
+
+def prose_row(path: Path) -> dict:
+    "Words of a page, its headless clauses, and its identifiers (names in backticks); titles and links are left out."
+    text = "\n".join(re.sub(r"```.*?```|\$[^$]+\$|^    .*$|^#.*$|\[[^]]*\]\([^)]*\)", " ", source(c), flags=re.S | re.M) for c in cells(path, "markdown"))
+    words = len(re.findall(r"\w+", re.sub(r"`[^`]*`", " ", text)))
+    return dict(words=words, headless=headless(text), names=len(re.findall(r"`[^`\n]+`", text)))
+
+def test_headless_clauses_are_found():
+    assert [clause[:12] for clause in headless("It stores what is put back. Whoever asks gets it. What is a prior? A set, which is small, is what you train on.")] == ["what is put ", "Whoever asks", "what you tra"]
+
+
 if __name__ == "__main__":
     print(f"{'notebook':44}{'code':>6}{'prose':>7}{'median':>8}{'p90':>5}{'max':>5}{'words':>7}{'asserting':>11}{'shown':>7}{'kB':>6}")
     print(*map(style_row, NOTEBOOKS), sep="\n")
     print("guides: lines per code cell median <= 5, p90 <= 15, max about 40; 15-40 words of prose; >= 30 % asserting; <= 500 kB")
+    prose = {name(path): prose_row(path) for path in NOTEBOOKS}
+    print(f"\n{'page':44}{'words':>7}{'headless clauses':>18}{'per 1,000':>11}{'identifiers per 1,000':>23}")
+    for page, f in prose.items():
+        of = max(1, f["words"]) / 1000
+        print(f"{page:44}{f['words']:7}{len(f['headless']):18}{len(f['headless']) / of:11.1f}{f['names'] / of:23.1f}")
+    in_all = sum(f["words"] for f in prose.values()) / 1000
+    print(f"{'in all':44}{1000 * in_all:7.0f}{(bare := sum(len(f['headless']) for f in prose.values())):18}{bare / in_all:11.1f}{sum(f['names'] for f in prose.values()) / in_all:23.1f}")
+    if "--clauses" in sys.argv: print(*(f"{page}: … {clause} …" for page, f in prose.items() for clause in f["headless"]), sep="\n")
     figures = {path.stem: module_figures(path) for path in MODULES if path.stem not in ("_modidx", "__main__")}
     print(f"\n{'module':16}{'lines':>7}{'longest function':>30}{'>120':>6}{'parameters':>12}{'annotated':>11}{'lambdas':>9}{'private imports':>17}")
     for stem, f in figures.items():
