@@ -89,10 +89,10 @@ def t_limit(
 
 def finding(
     p: dict,   # a paired difference, as `Differences.paired` gives it
-) -> str:      # better, worse, no difference found, or not shown
+) -> str:      # better, worse, no measurable difference, or not shown
     "A paired difference in words: within `t_limit` there is none, and a single seed shows nothing."
     if p["n"] < 2 or not math.isfinite(p["mean"]): return "not shown"
-    if abs(p["mean"]) <= t_limit(p["n"]) * p["se"]: return "no difference found"
+    if abs(p["mean"]) <= t_limit(p["n"]) * p["se"]: return "no measurable difference"
     return "better" if p["mean"] > 0 else "worse"
 
 # %% ../nbs/tools/05_comparing.ipynb #8a78db46
