@@ -495,11 +495,13 @@ RATES = {"adam": .01, "sgd": .1, ("sgd", "whole"): 10.}
 def recommended(
     budget: float | None = .7,   # per cent of the photos' pixels
     scale: int = 2,              # super-resolution factor
+    bytes: int | str | None = None,   # in the place of `budget`: what the images may take on the disk, such as 350kB
     **changes: Any,              # settings laid over it, such as `size`
 ) -> Recipe:
-    "The recipe that the package advises: the hardest windows of every photo, chosen without a step."
-    return Recipe(**{"init": "hardest", "size": 64 // scale * scale, "steps": 0, "budget": budget, "scale": scale,
-                     **changes})
+    """The recipe that the package advises: the hardest windows of every photo, chosen without a step. A budget of
+    `bytes` stores them as AVIF, so that several times as many fit."""
+    how = dict(budget=budget) if bytes is None else dict(bytes=bytes, format="avif")
+    return Recipe(**{"init": "hardest", "size": 64 // scale * scale, "steps": 0, "scale": scale, **how, **changes})
 
 # %% ../nbs/engine/01_recipe.ipynb #00000020
 @dataclass(frozen=True)
