@@ -75,10 +75,10 @@ def _check_failed(results):
 @click.argument("out", default="demo-out")
 @common
 def _demo(out, debug):
-    """The main job on the photos that come with it: table and report.html in OUT, in about two minutes."""
+    """The main job on the photos that come with it: table and report.html in OUT, in two to three minutes."""
     _alone()
-    click.echo("Distils a small training set from six photos, makes three rival sets of its size, and trains a model "
-               "on each: about two minutes.", err=True)
+    click.echo("Makes five small training sets of six photos, one of them distilled, and trains a model on each, with "
+               "three seeds: two to three minutes.", err=True)
     from sr_distill.demo import demo
     result = demo(out)
     click.echo(f"\n{result}\n\nreport: {out}/report.html")

@@ -330,7 +330,7 @@ def test_the_demo_trains_with_the_seed_and_the_sampling_of_its_settings(small_ph
     said = [read_json(p / "config.json")["training"] for p in (tmp_path / "out/models").iterdir() if p.is_dir()]
     assert {(t["seed"], t["sampling"]) for t in said} == {(3, "error")} and result.sets["chosen"].recipe.seed == 3
     for wrong, words in ((dict(seed=4), "--seed is 3"), (dict(validate=1), "--validate 1"), (dict(patch=32), "no patch of 32²")):
-        assert words in str(expect_error(UserError, compare, tmp_path / "photos", rows, replace(config, **wrong), tmp_path / "other", 1, "none", 1)) and not (tmp_path / "other").exists()
+        assert words in str(expect_error(UserError, run_line_up, tmp_path / "photos", rows, replace(config, **wrong), tmp_path / "other", 1, "none", 1)) and not (tmp_path / "other").exists()
     assert line_up(Recipe(trim=1.))["hardest crops"].trim == 1 and line_up(Recipe(trim=1.))["downscaled"].trim == 0 and line_up(Recipe(space="latent", ipc=2))["random crops"] == Recipe(init="random", steps=0, ipc=2)
 
 
