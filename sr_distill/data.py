@@ -4,25 +4,27 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'PLUGINS', 'DECODER', 'ENCODINGS', 'LOSSY', 'EMBEDDED', 'DIV2K_URL', 'DIV2K', 'READY', 'SOURCES', 'resize',
-           'downscale', 'upscale', 'mod_crop', 'make_lr', 'readable', 'extensions', 'upright', 'sixteen_bit', 'to_srgb',
-           'naming', 'read_file', 'open_image', 'decode_bytes', 'decode_image', 'encode_png', 'check_format',
+           'downscale', 'upscale', 'mod_crop', 'make_lr', 'degrade', 'readable', 'extensions', 'upright', 'sixteen_bit',
+           'to_srgb', 'naming', 'read_file', 'open_image', 'decode_bytes', 'decode_image', 'encode_png', 'check_format',
            'encode_image', 'store_array', 'stored_array', 'Cache', 'photo_cache', 'embedded_files', 'Listing',
            'list_images', 'image_files', 'open_url', 'fetch', 'download', 'ready_sets', 'ready_folder', 'find_files',
-           'Photos', 'pair_lr']
+           'degradation_code', 'Photos', 'pair_lr']
 
 # %% ../nbs/method/01_data.ipynb #00000003
-import collections, contextlib, functools, hashlib, html, http.client, importlib.util, io, logging, os, re, shutil, stat
+import collections, contextlib, functools, hashlib, html, http.client, importlib.util, io, logging, math, os, re, shutil
+import stat
 import struct, threading, time, unicodedata, urllib.error, urllib.request, zipfile, zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path, PurePosixPath
+from typing import Any
 import numpy as np, torch, torch.nn.functional as F
 import PIL
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, features
 from tqdm.auto import tqdm
-from .recipe import UserError, RunError
+from .recipe import DEGRADATIONS, UserError, RunError, degradation_steps, register_degradation
 from .core import atomic_path, cache_dir, check_u8, data_uri, file_lock, file_sha256, folder_lock, json_sha256
 from .core import log, make_folder, rng, to_tensor, to_uint8
 from .job import cache_limit
@@ -60,15 +62,73 @@ def mod_crop(a: np.ndarray, scale: int) -> np.ndarray:
 def make_lr(
     hr: np.ndarray,  # uint8 [H,W,3] or [H,W]
     scale: int,
+    degradation: str = "bicubic",   # a text as `degrade` takes it
+    generator: torch.Generator | None = None,   # of its draws; `bicubic` needs none
 ) -> np.ndarray:     # uint8 [H//scale, W//scale, 3] or [H//scale, W//scale]
     "The LR copy of the photo `hr`: cut to multiples of `scale`, reduced, clamped and rounded."
     hr, gray, rows = np.atleast_3d(mod_crop(hr, scale)), hr.ndim == 2, []
+    if degradation != "bicubic":
+        lr = to_uint8(degrade(to_tensor(hr), scale, degradation, generator))[0]
+        return lr[..., 0] if gray else lr
     for top in range(0, hr.shape[0] // scale, 256):   # bands, to save memory; the kernel reaches over 2 LR rows
         first = max(0, top - 4)
         band = to_tensor(hr[first * scale:(top + 260) * scale])
         rows.append(to_uint8(downscale(band, scale))[0, top - first:top - first + 256])
     lr = np.concatenate(rows)
     return lr[..., 0] if gray else lr
+
+# %% ../nbs/method/01_data.ipynb #0e64dee5
+@register_degradation("bicubic", at="reduction")
+def _bicubic(x, scale, generator): return downscale(x, scale)
+
+@register_degradation("blur", at="hr", high=10., example="0.2-1.5")
+def _blur(x, sigma, generator):
+    "A Gaussian of `sigma` HR pixels; the image is mirrored beyond its border."
+    if sigma < .05: return x
+    radius = min(math.ceil(3 * sigma), x.shape[-1] - 1, x.shape[-2] - 1)
+    t = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
+    k = (-t**2 / (2 * sigma**2)).exp()
+    k, c = (k / k.sum()).expand(x.shape[1], 1, 1, -1), x.shape[1]
+    rows = F.conv2d(F.pad(x, (radius, radius, 0, 0), "reflect"), k, groups=c)
+    return F.conv2d(F.pad(rows, (0, 0, radius, radius), "reflect"), k.transpose(2, 3), groups=c)
+
+@register_degradation("noise", high=255., example="0-10")
+def _noise(x, sigma, generator):
+    "Gaussian noise of `sigma` grey levels, independent in every value."
+    return x + sigma / 255 * torch.randn(x.shape, generator=generator).to(x)
+
+@register_degradation("jpeg", low=1., high=100., example="60-95")
+def _jpeg(x, quality, generator):
+    "JPEG of Pillow, colour at half resolution; its derivative is that of the identity (straight-through)."
+    u8, packed = to_uint8(x.detach())[0], io.BytesIO()
+    Image.fromarray(u8[..., 0] if u8.shape[2] == 1 else u8).save(packed, "JPEG", quality=round(quality), subsampling=2)
+    seen = to_tensor(np.atleast_3d(np.asarray(Image.open(packed)))).to(x)
+    return x + (seen - x).detach()
+
+# %% ../nbs/method/01_data.ipynb #c4f7553b
+def degrade(
+    hr: torch.Tensor,     # [1,C,H,W] in [0,1], both sides multiples of `scale`
+    scale: int,
+    degradation: str,     # such as `blur:0.2-1.5+noise:0-10+jpeg:60-95`; reduced by `bicubic` unless a step does it
+    generator: torch.Generator,   # on the CPU; draws amounts and noise
+) -> torch.Tensor:        # [1,C,H/scale,W/scale], neither clamped nor rounded; differentiable in `hr`
+    "The LR image of `hr`: steps at HR, the reduction, then those at LR, each in the order of the text."
+    def drawn(low, high):
+        u = 0. if low == high else float(torch.rand((), generator=generator, dtype=torch.float64))
+        return None if low is None else low + (high - low) * u
+    steps = [(name, DEGRADATIONS[name], DEGRADATIONS.about(name)["at"], drawn(low, high))
+             for name, low, high in degradation_steps(degradation)]
+    if not any(at == "reduction" for *_, at, _ in steps): steps.append(("bicubic", _bicubic, "reduction", None))
+    x = hr
+    for now in ("hr", "reduction", "lr"):
+        for name, fn, at, amount in steps:
+            if at == now: x = fn(x, scale if at == "reduction" else amount, generator)
+    shape = (*hr.shape[:2], hr.shape[2] // scale, hr.shape[3] // scale)
+    if x.shape != shape:
+        names = " and ".join(name for name, *_ in steps if name not in DEGRADATIONS.own) or degradation
+        raise RunError(f"the degradation {names} makes {list(x.shape)} of {list(hr.shape)}; let it return "
+                       f"{list(shape)}")
+    return x
 
 # %% ../nbs/method/01_data.ipynb #00000012
 FORMATS = {   # ending of a file name → format
@@ -676,6 +736,46 @@ class _Photo:
         def make(): return np.array([len(encode_png(self.pixels()))])
         return int(self._get("png", make, (1,), np.int64)[0])
 
+    lr_source, lr_mark = "bicubic", ()   # where LR images come from, and what a fingerprint says of them
+
+@dataclass(frozen=True)
+class _Degraded(_Photo):
+    "A photo whose LR images are degraded, by one draw that depends on the photo and the seed alone."
+    whole: Any = None
+    lr_source: str = "bicubic"   # the degradation
+    seed: int = 0
+    @functools.cached_property
+    def lr_mark(self): return (self.lr_source, self.seed, *degradation_code(self.lr_source))
+    def pixels(self): return self.whole.pixels()
+    def lr(self, scale):
+        shape = (self.shape[0] // scale, self.shape[1] // scale, *self.shape[2:])
+        def make(): return make_lr(self.pixels(), scale, self.lr_source, rng(self.seed, "LR", self.sha256, scale))
+        return self._get(f"x{scale}-{json_sha256(self.lr_mark)[:16]}", make, shape)
+
+@dataclass(frozen=True)
+class _Pair(_Photo):
+    "A photo with an LR image of its own, for one scale; cut to it."
+    whole: Any = None
+    small: Any = None       # the LR image, a `_Photo`
+    scale: int = 2
+    lr_source: str = ""     # its folder
+    lr_mark = property(lambda self: (self.scale, self.small.sha256))
+    @property
+    def key(self): return self.sha256 if self.shape == self.whole.shape else json_sha256([self.sha256, self.shape])
+    def pixels(self): return self.whole.pixels()[:self.shape[0], :self.shape[1]]
+    def lr(self, scale):
+        if scale == self.scale: return self.small.pixels()
+        raise UserError(f"{self.lr_source}: holds LR images for ×{self.scale}, not for ×{scale}; give --scale "
+                        f"{self.scale}")
+    def png_bytes(self): return self.whole.png_bytes()
+
+# %% ../nbs/method/01_data.ipynb #4a1a8a20
+def degradation_code(
+    degradation: str,   # a text as `degrade` takes it
+) -> list[str]:
+    "A hash of each step of your own in it, for keys."
+    return DEGRADATIONS.code(*(name for name, *_ in degradation_steps(degradation, stored=True)))
+
 # %% ../nbs/method/01_data.ipynb #00000052
 def _open_photo(file):
     "The photo in `file`, decoded into the cache; a `UserError` comes back as the result."
@@ -847,7 +947,34 @@ class Photos:
     sha256 = property(lambda self: [p.sha256 for p in self._photos])
     is_gray = property(lambda self: [len(p.shape) == 2 for p in self._photos])
     pixels = property(lambda self: sum(h * w for h, w in self.sizes))
-    fingerprint = property(lambda self: json_sha256(self.sha256), doc="one hash for the content of all")
+    lr_source = property(lambda self: getattr(self._photos[0], "lr_source", "bicubic") if len(self) else "bicubic",
+                         doc="bicubic, a degradation, or the folder of LR images that were given")
+    pairs = property(lambda self: next((p.scale for p in self._photos[:1] if isinstance(p, _Pair)), None),
+                     doc="the scale of LR images that were given, None without such")
+    keys = property(lambda self: [getattr(p, "key", p.sha256) for p in self._photos],
+                    doc="a hash of the pixels of each, for caches: differs from `sha256` for a photo that was cut")
+    @property
+    def fingerprint(self) -> str:
+        "One hash for the content of all, and for LR images that are not bicubic copies."
+        marks = [m for p in self._photos if (m := getattr(p, "lr_mark", ()))]
+        return json_sha256([*self.sha256, *marks])
+    def paired(self,
+        lr_dir: Path | str,   # folder of LR images, as `pair_lr` takes it
+        scale: int,
+        template: str = "",
+        crop: bool = False,
+    ) -> "Photos":
+        "The photos with LR images of their own, one file each; `UserError` lists those that do not fit."
+        return _paired(self, pair_lr(self, lr_dir, scale, template, crop), scale, str(lr_dir))
+    def degraded(self, degradation: str, seed: int = 0) -> "Photos":
+        "The photos with LR images made by a degradation, drawn once for each photo."
+        return _degraded(self, degradation, seed)
+    def check_lr(self, scale: int, degradation: str = "bicubic"):
+        "`UserError` where LR images that were given are of another scale, or another degradation is asked for."
+        if not self.pairs: return
+        if self.pairs != scale: self._photos[0].lr(scale)
+        if degradation != "bicubic":
+            raise UserError(f"--degradation {degradation}: the LR images are those of {self.lr_source}; leave it out")
     @functools.cached_property
     def png_bytes(self) -> int:
         "Bytes that the photos take as PNG, all encoded alike."
@@ -920,7 +1047,7 @@ def _lr_file(name, file, size, scale, template, crop, here):
 # %% ../nbs/method/01_data.ipynb #ffc8cc6c
 def pair_lr(
     photos: Photos,
-    lr_dir: Path | str,    # folder of LR images, or one with a folder X2, X3, X4 for each scale
+    lr_dir: Path | str,    # folder of LR images, or one with a folder X2, X3, X4, X8 for each scale
     scale: int,
     template: str = "",    # names of LR files, such as "{name}_small_x{scale}"; empty for the usual ones, `LR_NAMES`
     crop: bool = False,    # an HR photo may be larger than scale × LR, by less than the LR copy's side, and is cut
@@ -945,3 +1072,20 @@ def pair_lr(
     if left and None in found: listed += f". Not read there: {left}"
     raise UserError(f"{lr_dir}: {len(wrong)} LR images do not fit: {listed}. Check the scale and the folder; "
                     "--lr-name says how LR files are called, --crop-hr cuts HR photos to them")
+
+# %% ../nbs/method/01_data.ipynb #5997c1d5
+def _degraded(photos, degradation, seed):
+    if photos.pairs: photos.check_lr(photos.pairs, degradation)
+    degradation_steps(degradation)
+    if degradation == "bicubic": return photos
+    made = [_Degraded(p.name, p.file, p.sha256, p.shape, whole=p, lr_source=degradation, seed=seed)
+            for p in photos._photos]
+    return Photos(made, photos.source, photos.skip_bad)
+
+def _paired(photos, files, scale, lr_dir):
+    "Photos and the LR files that `pair_lr` found, as pairs."
+    def one(p, small):
+        shape = (small.shape[0] * scale, small.shape[1] * scale, *p.shape[2:])
+        return _Pair(p.name, p.file, p.sha256, shape, whole=p, small=small, scale=scale, lr_source=lr_dir)
+    made = [one(*pair) for pair in zip(photos._photos, _open_photos(files, False))]
+    return Photos(made, photos.source, photos.skip_bad)

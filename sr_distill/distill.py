@@ -26,7 +26,7 @@ from .job import saving
 from .labels import get_teacher, redraw
 from .latent import Latents, LatentSpace, latent_budget
 from .matching import (BankSource, GradientBank, LiveSource, fresh_network, held_out_loss, match,
-                                 network_pool, pool_size, statistic_of, trajectories)
+                                 lows, network_pool, pool_size, statistic_of, trajectories)
 from .memory import choose_chunk
 from .metrics import psnr
 from .parallel import ranks
@@ -80,7 +80,8 @@ class Run:
         net = self.source.start(self.done)                                            # θ
         for groups, index in self._blocks():
             images = self.space.render(index).unflatten(0, (-1, self.recipe.ipc))     # 𝒮
-            distance, pull = self._match(net, images, self.source.targets(groups))    # ℒ(∇ℓ of 𝒮, ∇ℓ of 𝒯), and ∂ℒ/∂𝒮
+            low = self._low(index.start)
+            distance, pull = self._match(net, images, self.source.targets(groups), low)   # ℒ(∇ℓ of 𝒮, ∇ℓ of 𝒯), ∂ℒ/∂𝒮
             self.space.backward(index, pull.flatten(0, 1))
             self.losses[self.done] += distance.to(self.losses.dtype).sum()            # stays on the device
         for kind in self.optimizer.param_groups:
@@ -112,10 +113,16 @@ class Run:
             last = min(first + block, self.groups)
             yield slice(first, last), slice(first * per, last * per)
 
-    def _match(self, net, images, targets):
+    def _low(self, first):
+        "LR images of this step's images, which are numbered over the whole set; None for bicubic copies."
+        made = lows(self.recipe, "synthetic", self.done)
+        first += self.source.first * self.recipe.ipc
+        return made and (lambda images, at: made(range(first + at, first + at + len(images)), images))
+
+    def _match(self, net, images, targets, low):
         "`match`; out of memory halves the chunk and tries again."
         while True:
-            try: return match(net, images, targets, self.recipe.objective, self.chunk)
+            try: return match(net, images, targets, self.recipe.objective, self.chunk, low)
             except torch.cuda.OutOfMemoryError: pass   # mended below, where the failed call's tensors are gone
             _halve(self)
 
@@ -343,7 +350,7 @@ def _assemble(plan, prior, teacher, began):
     start, before, end = ([image for part in plan.parts for image in part.images(name)]
                           for name in ("start", "before", "end"))
     latents, about = _latents(plan.parts, prior, np.stack(start)) if prior else (None, None)
-    drawn, labels = _labelled(np.stack(end), teacher)
+    drawn, labels = _labelled(np.stack(end), teacher, plan.recipe)
     images, names, files = _as_stored(plan, drawn)
     report = _report(plan, before, end, began)
     if len(names) < len(drawn) and not keeps_start(plan.recipe): report["left_out"] = len(drawn) - len(names)
@@ -373,10 +380,10 @@ def _as_stored(plan, images, beside=0):
     if recipe.format not in LOSSY: return images, names, None
     return np.stack([decode_bytes(data, name) for data, name in zip(files, names)]), names, files
 
-def _labelled(images, teacher):
+def _labelled(images, teacher, recipe):
     "The images as `teacher` draws them, if there is one, and what the report says of that."
     if not teacher: return images, {}
-    drawn = redraw(images, teacher)
+    drawn = redraw(images, teacher, recipe.degradation, recipe.seed)
     moved = np.mean([psnr(a, b, 0, "rgb") for a, b in zip(drawn, images)])
     return drawn, dict(labels=dict(model=teacher.config, psnr=round(float(moved), 2)))
 
@@ -400,8 +407,9 @@ def _manifest(plan, images, report, files=None, program=b""):
     sources = [dict(name=n, file=f.name if f else n, sha256=s) for n, f, s in each]
     packages = {name: version(name) for name in ("torch", "numpy", "pillow")}
     versions = dict(sr_distill=__version__, python=platform.python_version(), **packages)
+    lr = {"lr": photos.lr_source} if photos.pairs else {}
     return dict(plan.identity, budget=budget.to_dict(), source=str(photos.source), sources=sources, versions=versions,
-                report=report, metrics=[])
+                report=report, metrics=[], **lr)
 
 # %% ../nbs/method/19_distill.ipynb #00000033
 def _trace(plan):
@@ -442,7 +450,7 @@ def _make_program(plan, callback, began):
     report = dict(device="cpu", threads=torch.get_num_threads(), processes=plan.team.size,
                   program=_about_program(program))
     chosen = [image for part in plan.parts for image in part.images("start")]
-    drawn, labels = _labelled(np.array(chosen, np.uint8).reshape(-1, recipe.size, recipe.size, 3), teacher)
+    drawn, labels = _labelled(np.array(chosen, np.uint8).reshape(-1, recipe.size, recipe.size, 3), teacher, recipe)
     images, names, files = _as_stored(plan, drawn, len(program.encode()))
     if len(names) < len(drawn) and not keeps_start(plan.recipe): report["left_out"] = len(drawn) - len(names)
     report |= dict(labels, seconds=round(time.perf_counter() - began, 1))

@@ -16,7 +16,7 @@ from .metrics import upscale_image
 from .models import load_model, make_model
 from .parallel import in_parallel, precision
 from .recipe import Recipe, TrainConfig, UserError
-from .train import INVERSE, helper_network, symmetry
+from .train import INVERSE, helper_network, lr_settings, symmetry
 
 # %% ../nbs/method/16_labels.ipynb #00000009
 def get_teacher(
@@ -33,7 +33,8 @@ def get_teacher(
                             f"{recipe.scale}; make them equal")
         return model
     config = TrainConfig.for_model("edsr", depth=4, width=32, scale=recipe.scale, steps=recipe.teacher_steps,
-                                   batch=16, patch=48, sampling="error", seed=recipe.seed)
+                                   batch=16, patch=48, sampling="error", seed=recipe.seed,
+                                   **(lr_settings(recipe, photos) if photos else {}))
     net = make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "teacher"))
     return helper_network("teachers", net, photos, config, device)
 
@@ -42,15 +43,17 @@ def get_teacher(
 def redraw(
     images: Sequence[np.ndarray],  # uint8 [N,size,size,3]
     model: nn.Module,              # an SR model
+    degradation: str = "bicubic",  # of the LR copies, as in `data.degrade`
+    seed: int = 0,                 # of its draws
 ) -> np.ndarray:                   # uint8 [N,size,size,3]
     "The LR copies of `images` as `model` enlarges them: the mean of its answers to all eight flips and rotations."
     def turned(lr, k):
         sr = upscale_image(model, np.ascontiguousarray(symmetry(lr, k)), model.scale)
         return symmetry(sr.astype(np.uint16), INVERSE[k])
-    def one(image):
-        lr = make_lr(image, model.scale)
+    def one(numbered):
+        lr = make_lr(numbered[1], model.scale, degradation, rng(seed, "label", numbered[0]))
         return ((sum(turned(lr, k) for k in range(8)) + 4) // 8).astype(np.uint8)
-    return np.stack(in_parallel(one, list(images), next(model.parameters()).device))
+    return np.stack(in_parallel(one, list(enumerate(images)), next(model.parameters()).device))
 
 # %% ../nbs/method/16_labels.ipynb #3ba34118
 def redraw_photos(

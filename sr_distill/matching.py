@@ -6,9 +6,9 @@
 __all__ = ['TRAJECTORY_STEPS', 'FIRST_MARK', 'HARD', 'sr_loss', 'gradient', 'Statistic', 'Gradient', 'Features', 'whole',
            'layerwise', 'magnitude', 'features', 'flatten', 'statistic_of', 'get_statistic', 'dc_loss',
            'plain_convolution', 'obstacle', 'group_gradients', 'match', 'fresh_network', 'check_networks',
-           'trajectories', 'network_pool', 'pool_size', 'Pieces', 'mean_gradient', 'unflatten', 'sample_real',
-           'real_statistic', 'Networks', 'bank_key', 'fill', 'send', 'GradientBank', 'BankSource', 'LiveSource',
-           'held_out_loss']
+           'trajectories', 'network_pool', 'pool_size', 'Pieces', 'mean_gradient', 'unflatten', 'lows', 'real_lows',
+           'check_takes_lr', 'sample_real', 'real_statistic', 'Networks', 'bank_key', 'fill', 'send', 'GradientBank',
+           'BankSource', 'LiveSource', 'held_out_loss']
 
 # %% ../nbs/method/08_matching.ipynb #00000003
 import copy, inspect, math
@@ -21,7 +21,7 @@ from torch.func import functional_call, vmap
 from tqdm.auto import tqdm
 from .convolution import rerouted
 from .core import forget, load_state, log, policy, rng, save_state, state_sha256
-from .data import Photos, downscale
+from .data import Photos, degradation_code, degrade, downscale
 from .fourier import LocalFourier
 from .job import cache_folder, cache_key, cached
 from .memory import choose_chunk, image_bytes, machine_memory, memory_for
@@ -31,23 +31,25 @@ from .patches import Groups
 from .recipe import (MODELS, OBJECTIVES, POOLS, STATISTICS, Recipe, RunError, TrainConfig, UserError,
                                register_objective, register_statistic)
 from .rows import RowFile
-from .train import train
+from .train import lr_settings, train
 
 # %% ../nbs/method/08_matching.ipynb #00000007
 def sr_loss(
     net: nn.Module,    # SR network with `.scale`
     hr: torch.Tensor,  # [N,3,H,W] in [0,1]
+    lr: torch.Tensor | None = None,  # its LR images; None for bicubic copies
 ) -> torch.Tensor:     # scalar, mean over all values
     "Mean squared error of `net` on the LR copy of `hr` (the paper, eq. 4)."
-    return F.mse_loss(net(downscale(hr, net.scale)), hr)
+    return F.mse_loss(net(downscale(hr, net.scale) if lr is None else lr), hr)
 
 def gradient(
     net: nn.Module,    # SR network with `.scale`
     hr: torch.Tensor,  # [N,3,H,W] in [0,1]
     create_graph: bool = False,  # whether the result can be differentiated once more, in `hr`
+    lr: torch.Tensor | None = None,  # LR images of `hr`; None for bicubic copies
 ) -> list[torch.Tensor]:         # a tensor per parameter
     "∇θ ℓ of one batch."
-    with rerouted(twice=create_graph): loss = sr_loss(net, hr)
+    with rerouted(twice=create_graph): loss = sr_loss(net, hr, lr)
     return list(torch.autograd.grad(loss, list(net.parameters()), create_graph=create_graph))
 
 # %% ../nbs/method/08_matching.ipynb #0000000b
@@ -57,7 +59,15 @@ class Statistic(ABC):
 
     @abstractmethod
     def of(self, net: nn.Module, hr: torch.Tensor, create_graph: bool = False) -> list[torch.Tensor]:
-        "The statistic of `hr` [N,3,H,W] in [0,1] in `net`; `create_graph`: it can be differentiated in `hr`."
+        """The statistic of `hr` [N,3,H,W] in [0,1] in `net`; `create_graph`: it can be differentiated in `hr`. With a
+        fourth parameter `lr`, the LR images of `hr`, it can be matched under a degradation and for given pairs."""
+    def given(self, net: nn.Module, hr: torch.Tensor, lr: torch.Tensor | None, create_graph: bool = False) -> list:
+        "The statistic of `hr`, with LR images where there are other ones than bicubic copies."
+        return self.of(net, hr, create_graph) if lr is None else self.of(net, hr, create_graph, lr)
+    @property
+    def takes_lr(self) -> bool:
+        "Whether it can be told which LR images belong to `hr`."
+        return "lr" in inspect.signature(self.of).parameters
     def network(self, recipe: Recipe, *names) -> nn.Module:
         "A network with random weights, of the kind that a recipe asks for; `names` choose the weights."
         return make_model(recipe.network, recipe.scale, generator=rng(recipe.seed, "network", *names))
@@ -73,15 +83,17 @@ class Statistic(ABC):
 @register_statistic("gradient")
 class Gradient(Statistic):
     "The gradient of the loss in the weights of an SR network."
-    def of(self, net: nn.Module, hr: torch.Tensor, create_graph: bool = False) -> list[torch.Tensor]:
-        return gradient(net, hr, create_graph)
+    def of(self, net: nn.Module, hr: torch.Tensor, create_graph: bool = False,
+           lr: torch.Tensor | None = None) -> list[torch.Tensor]:
+        return gradient(net, hr, create_graph, lr)
     def shapes(self, net: nn.Module) -> list[torch.Size]: return [p.shape for p in net.parameters()]
     def one_pass(self, net: nn.Module) -> bool: return not obstacle(net)
 
 @register_statistic("features", learns=False)
 class Features(Statistic):
     "Mean random features of the patches (`LocalFourier`); no SR network is asked."
-    def of(self, net: nn.Module, hr: torch.Tensor, create_graph: bool = False) -> list[torch.Tensor]:
+    def of(self, net: nn.Module, hr: torch.Tensor, create_graph: bool = False,
+           lr: torch.Tensor | None = None) -> list[torch.Tensor]:   # LR images have no part in it
         with torch.set_grad_enabled(create_graph): return net.statistic(hr)
     def network(self, recipe: Recipe, *names) -> nn.Module:
         return LocalFourier(generator=rng(recipe.seed, "features", *names))
@@ -133,8 +145,9 @@ def get_statistic(
 
 class _Function(Statistic):
     def __init__(self, fn): self.fn = fn
-    def of(self, net, hr, create_graph=False):
-        with torch.set_grad_enabled(create_graph): return list(self.fn(net, hr))
+    takes_lr = property(lambda self: "lr" in inspect.signature(self.fn).parameters)
+    def of(self, net, hr, create_graph=False, *lr):
+        with torch.set_grad_enabled(create_graph): return list(self.fn(net, hr, *lr))
 
 def dc_loss(
     g_syn: list[torch.Tensor],   # statistic of synthetic images, such as ∇θ ℓ; differentiable
@@ -149,15 +162,17 @@ def dc_loss(
     return OBJECTIVES[metric](g_syn, [g.detach() for g in g_real])
 
 # %% ../nbs/method/08_matching.ipynb #00000018
-def _mean(statistic, net, images, create_graph=False):
+def _mean(statistic, net, images, create_graph=False, low=None, first=0):
     "The statistic of a group [I,3,H,W], image by image and summed in order: no digit depends on how many pass at once."
-    parts = [[g / len(images) for g in statistic.of(net, x, create_graph)] for x in images.split(1)]
+    parts = [[g / len(images) for g in statistic.given(net, x, low and low(x, first + i), create_graph)]
+             for i, x in enumerate(images.split(1))]
     return [sum(same[1:], same[0]) for same in zip(*parts)]
 
-def _one_group(net, images, target, metric):
+def _one_group(net, images, target, metric, low=None, first=0):
     "Distance of one group and its gradient in `images` [I,3,H,W]."
     images = images.detach().requires_grad_()
-    distance = dc_loss(_mean(statistic_of(metric), net, images, create_graph=True), target, metric)
+    mean = _mean(statistic_of(metric), net, images, True, low, first)
+    distance = dc_loss(mean, target, metric)
     return distance.detach(), torch.autograd.grad(distance, images)[0]
 
 # %% ../nbs/method/08_matching.ipynb #86b80872
@@ -199,34 +214,39 @@ def obstacle(net: nn.Module) -> str:
 def group_gradients(
     net: nn.Module,         # SR network
     images: torch.Tensor,   # [G,I,3,H,W]: I images in each of G groups
+    lr: torch.Tensor | None = None,   # [G·I,3,h,w]: their LR images; None for bicubic copies
 ) -> list[torch.Tensor]:    # a tensor [G, *p.shape] per parameter, differentiable in `images`
     "Each group's own ∇θ ℓ, all groups in one pass."
     twice, x = torch.is_grad_enabled() and images.requires_grad, images.flatten(0, 1)
     weights = {k: p.detach().expand(len(images), *p.shape).requires_grad_() for k, p in net.named_parameters()}
     with rerouted(twice), torch.enable_grad():
-        sr = functional_call(net, weights, (downscale(x, net.scale),))
+        sr = functional_call(net, weights, (downscale(x, net.scale) if lr is None else lr,))
         loss = len(images) * F.mse_loss(sr, x)   # the sum of the groups' losses
     return list(torch.autograd.grad(loss, list(weights.values()), create_graph=twice))
 
 # %% ../nbs/method/08_matching.ipynb #0000001b
-def _all_groups(net, images, targets, metric):
+def _all_groups(net, images, targets, metric, low=None, first=0):
     "Distances [G] of several groups and their gradient in `images` [G,I,3,H,W]."
     images = images.detach().requires_grad_()
-    distances = vmap(lambda s, r: dc_loss(s, r, metric))(group_gradients(net, images), targets)
+    found = group_gradients(net, images, low and low(images.flatten(0, 1), first))
+    distances = vmap(lambda s, r: dc_loss(s, r, metric))(found, targets)
     return distances.detach(), torch.autograd.grad(distances.sum(), images)[0]
 
 # %% ../nbs/method/08_matching.ipynb #0000001d
-def _in_pieces(net, images, target, metric, piece):
+def _in_pieces(net, images, target, metric, piece, low=None, first=0):
     "Distance of one group and its gradient in `images` [I,3,H,W], which go through the network `piece` at a time."
-    statistic, pieces, device = statistic_of(metric), images.split(piece), images.device
-    def share(x, create_graph=False): return [g / (len(images) / len(x)) for g in statistic.of(net, x, create_graph)]
+    statistic, device = statistic_of(metric), images.device
+    pieces = [(x, first + i * piece) for i, x in enumerate(images.split(piece))]
+    def share(part, create_graph=False):
+        x, at = part
+        return [g / (len(images) / len(x)) for g in statistic.given(net, x, low and low(x, at), create_graph)]
     parts = in_parallel(share, pieces, device)
     total = [sum(same[1:], same[0]).requires_grad_() for same in zip(*parts)]
     distance = dc_loss(total, target, metric)
     u = torch.autograd.grad(distance, total, allow_unused=True)
-    def pull(x):
-        x = x.detach().requires_grad_()
-        back = [(g, b) for g, b in zip(share(x, create_graph=True), u) if b is not None]
+    def pull(part):
+        x = part[0].detach().requires_grad_()
+        back = [(g, b) for g, b in zip(share((x, part[1]), create_graph=True), u) if b is not None]
         return torch.autograd.grad([g for g, _ in back], x, [b for _, b in back])[0]
     return distance.detach(), torch.cat(in_parallel(pull, pieces, device))
 
@@ -237,18 +257,19 @@ def match(
     targets: list[torch.Tensor], # each [G, …]: the groups' real statistic
     metric: str,                 # one of `OBJECTIVES`
     chunk: int,                  # images that a CPU core or the GPU takes at once
+    low: Callable | None = None, # LR images [n,3,h,w] of images [n,3,H,W] from a number on; None for bicubic copies
 ) -> tuple[torch.Tensor, torch.Tensor]:   # distances [G], gradient in the images [G,I,3,H,W]
     "Distance of every group and its gradient in the pixels; the chunk changes memory and speed, not the result."
     groups, per, device = len(images), images.shape[1], images.device
     way = policy(device)
     def target(g): return [t[g] for t in targets]   # of a group, or of a slice of them
-    def one(g): return _one_group(net, images[g], target(g), metric)
+    def one(g): return _one_group(net, images[g], target(g), metric, low, g * per)
     if per > chunk:
         piece = 1 if way.cores else chunk
-        results = [_in_pieces(net, images[g], target(g), metric, piece) for g in range(groups)]
+        results = [_in_pieces(net, images[g], target(g), metric, piece, low, g * per) for g in range(groups)]
     elif way.one_pass and statistic_of(metric).one_pass(net):
         parts = [slice(g, g + chunk // per) for g in range(0, groups, chunk // per)]
-        found = [_all_groups(net, images[p], target(p), metric) for p in parts]
+        found = [_all_groups(net, images[p], target(p), metric, low, p.start * per) for p in parts]
         return tuple(map(torch.cat, zip(*found)))
     else: results = in_parallel(one, range(groups), device)
     return tuple(map(torch.stack, zip(*results)))
@@ -276,6 +297,7 @@ def check_networks(
     if not recipe.steps: return
     if held_out: _marks(held_out)
     if not recipe.learns: return
+    if recipe.degradation != "bicubic": check_takes_lr(recipe, f"--degradation {recipe.degradation}")
     fresh_network(recipe)   # says what is wrong with its name or settings
     if recipe.pool not in POOLS: _trained(recipe)
     if recipe.pool == "trajectory": _marks(-(-recipe.networks // 2))
@@ -294,10 +316,11 @@ def trajectories(
     def one(name):
         seed = int(torch.randint(1 << 31, (), generator=rng(recipe.seed, "trajectory", name)))
         config = TrainConfig.for_model(recipe.network, scale=recipe.scale, steps=TRAJECTORY_STEPS, seed=seed, batch=4,
-                                       patch=patch)
+                                       patch=patch, **lr_settings(recipe, photos))
         start = fresh_network(recipe, "trajectory", name)
         key = cache_key(photos.fingerprint, arithmetic(device), name, recipe.seed, points[name], config,
-                        state_sha256(start.state_dict()), *MODELS.code(recipe.network))
+                        state_sha256(start.state_dict()), *MODELS.code(recipe.network),
+                        *degradation_code(config.degradation))
         marks = set(_marks(points[name]).tolist())
         def make(folder): return _states(folder/"states.pt", start, photos, config, marks, device)
         return cached("trajectories", key, make)
@@ -367,11 +390,14 @@ def mean_gradient(
     load: Callable,              # turns some of `numbers` into images [n,3,H,W] on the network's device
     pieces: Pieces | None = None,           # for calls that shall know of each other's full memory
     statistic: Statistic = Gradient(),
+    low: Callable | None = None,   # LR images of `numbers` and their images; None for bicubic copies
 ) -> torch.Tensor:               # flat, [P]
     "Mean ∇θ ℓ, or another statistic, of any number of images, as one flat vector on the network's device."
     device = next(net.parameters()).device
     pieces = pieces or Pieces(device)
-    def share(part): return len(part) / len(numbers) * flatten(statistic.of(net, load(part)))
+    def share(part):
+        hr = load(part)
+        return len(part) / len(numbers) * flatten(statistic.given(net, hr, low and low(part, hr)))
     while True:
         try: return sum(in_parallel(share, pieces(numbers), device))
         except torch.cuda.OutOfMemoryError: pass   # mended below, where the failed call's tensors are gone
@@ -386,6 +412,36 @@ def unflatten(
     "Vectors as the list of tensors that they were `flatten`ed from."
     wanted = statistic.shapes(net)
     return [piece.view(len(flat), *shape) for piece, shape in zip(flat.split([s.numel() for s in wanted], 1), wanted)]
+
+# %% ../nbs/method/08_matching.ipynb #03eaad7a
+def lows(
+    recipe: Recipe,      # degradation, scale and seed
+    *names: object,      # of the random stream
+) -> Callable | None:    # from the numbers of images and the images [n,3,H,W] to LR images; None for bicubic copies
+    "LR images by the recipe's degradation; the draw of an image depends on its number and `names` alone."
+    if recipe.degradation == "bicubic": return None
+    def low(numbers, hr):
+        streams = [rng(recipe.seed, "degradation", *names, int(n)) for n in numbers]
+        return torch.cat([degrade(x[None], recipe.scale, recipe.degradation, r) for x, r in zip(hr, streams)])
+    return low
+
+def real_lows(
+    groups: Groups,
+    recipe: Recipe,
+    *names: object,
+) -> Callable | None:
+    "As `lows`, for real windows: cut from the LR images that the photos bring, if they do."
+    if not groups.photos.pairs: return lows(recipe, "real", *names)
+    return lambda numbers, hr: groups.cut_lr(numbers, recipe.scale, hr.device)
+
+def check_takes_lr(
+    recipe: Recipe,
+    why: str,   # what asks for LR images that are not bicubic copies
+):
+    "`UserError` for an objective whose statistic makes LR images itself, where others are asked for."
+    if (statistic := statistic_of(recipe.objective)).takes_lr: return
+    raise UserError(f"{why}: the statistic {statistic.name!r} of --objective {recipe.objective} makes bicubic copies "
+                    "itself; give its `of` a fourth parameter `lr`, or choose another objective")
 
 # %% ../nbs/method/08_matching.ipynb #00000037
 HARD = .05, .002   # share of a group's sub-images that are called hard, and of outliers above them
@@ -412,10 +468,12 @@ def real_statistic(
     recipe: Recipe,      # objective, real, target and scale
     generator: torch.Generator,
     pieces: Pieces,
+    low: Callable | None = None,   # as `real_lows` gives it
 ) -> torch.Tensor:       # flat, [P]
     "The target of a group in `net`: the mean statistic of its real sub-images."
     numbers, device = sample_real(groups, g, recipe, generator), next(net.parameters()).device
-    return mean_gradient(net, numbers, lambda part: groups.cut(part, device), pieces, statistic_of(recipe.objective))
+    def load(part): return groups.cut(part, device)
+    return mean_gradient(net, numbers, load, pieces, statistic_of(recipe.objective), low)
 
 # %% ../nbs/method/08_matching.ipynb #ba998e57
 class Networks:
@@ -446,7 +504,12 @@ def bank_key(
     yours = [what, *STATISTICS.code(what)] if what not in STATISTICS.own else []
     asked = (recipe.network, recipe.scale, recipe.real, recipe.target, recipe.seed)
     return cache_key(5, groups.fingerprint, *asked, stream, [state_sha256(s) for s in states],
-                     *({arithmetic(device)} - {"cpu"}), *yours, *MODELS.code(recipe.network))
+                     *({arithmetic(device)} - {"cpu"}), *yours, *MODELS.code(recipe.network), *_degraded_key(recipe))
+
+def _degraded_key(recipe):
+    "What a key says of LR images that are not bicubic copies; those that photos bring are in their fingerprint."
+    degraded = recipe.degradation != "bicubic"
+    return [recipe.degradation, *degradation_code(recipe.degradation)] if degraded else []
 
 # %% ../nbs/method/08_matching.ipynb #a9a7a763
 def fill(
@@ -505,7 +568,8 @@ class GradientBank:
 
     def _row(self, k, g):
         generator = rng(self.recipe.seed, "real", self.stream, k, g)
-        return real_statistic(self.networks[k], self.groups, g, self.recipe, generator, self.pieces)
+        low = real_lows(self.groups, self.recipe, self.stream, k, g)
+        return real_statistic(self.networks[k], self.groups, g, self.recipe, generator, self.pieces, low)
 
     def read(self, k: int, groups: slice = slice(None)) -> torch.Tensor:   # [G,P]
         "Rows of network `k` as they are on the disk; `RuntimeError` for one that was never computed."
@@ -575,7 +639,8 @@ class LiveSource:
         chosen = range(len(self.groups))[self.first + groups.start:self.first + groups.stop]
         def row(g):
             generator = rng(self.recipe.seed, "real", "live", self.step, g)
-            return real_statistic(self.net, self.groups, g, self.recipe, generator, self.pieces)
+            low = real_lows(self.groups, self.recipe, "live", self.step, g)
+            return real_statistic(self.net, self.groups, g, self.recipe, generator, self.pieces, low)
         return unflatten(torch.stack([row(g) for g in chosen]), self.net, statistic_of(self.recipe.objective))
 
     def finish(self,
@@ -586,7 +651,7 @@ class LiveSource:
         def load(part): return images[torch.from_numpy(part).to(images.device)]
         for i in range(self.recipe.inner):
             pick = torch.randperm(len(images), generator=rng(self.recipe.seed, "inner", step, i))[:256].numpy()
-            flat = mean_gradient(self.net, pick, load, self.pieces)
+            flat = mean_gradient(self.net, pick, load, self.pieces, low=lows(self.recipe, "inner", step, i))
             for p, g in zip(self.net.parameters(), unflatten(flat[None], self.net)): p.grad = g[0]
             self.optimizer.step()
 
@@ -601,7 +666,8 @@ def held_out_loss(
     for k in range(len(bank.networks)):
         net, targets = bank.networks[k], bank.targets(k)
         def one(g):
-            flat = mean_gradient(net, np.arange(len(images[g])), lambda part: images[g][part], statistic=bank.statistic)
+            low, numbers = lows(bank.recipe, "held-out", k, g), np.arange(len(images[g]))
+            flat = mean_gradient(net, numbers, lambda part: images[g][part], statistic=bank.statistic, low=low)
             syn, real = [s[0] for s in bank.listed(flat[None])], [t[g] for t in targets]
             return in_parallel(lambda metric: float(dc_loss(syn, real, metric)), total, images.device)
         alone = len(images) == 1   # a single group has all cores for its pieces

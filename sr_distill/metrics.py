@@ -16,7 +16,7 @@ from skimage.metrics import structural_similarity
 from tqdm.auto import tqdm
 from .recipe import METRICS, SCALES, RunError, UserError, register_metric
 from .core import check_u8, import_torchvision, pick_device, table_html, to_tensor, to_uint8, write_json
-from .data import decode_image, pair_lr, Photos, upscale
+from .data import Photos, upscale
 from .nets import open_model
 from .parallel import precision
 
@@ -285,7 +285,7 @@ class Evaluation:
     dataset: str
     scale: int
     border: int        # pixels cut off on every side before comparing
-    lr_source: str     # "bicubic" when made here, else the folder
+    lr_source: str     # "bicubic" or another degradation when made here, else the folder
     lpips_net: str | None     # backbone; None when absent
     lpips_reason: str  # why it is absent
     rows: list = field(repr=False)
@@ -353,15 +353,17 @@ class Evaluation:
         return table_html(heading, *body, caption=" ".join([self.caption(), *self.notes]))
 
 # %% ../nbs/method/05_metrics.ipynb #00000041
-def _check_input(model, photos, scale, lr_dir, lr_name, crop_hr):
-    "`UserError` for what does not fit; the photos that are large enough, and their LR files or None."
+def _check_input(model, photos, scale, lr_dir, lr_name, crop_hr, degradation):
+    "`UserError` for what does not fit; the photos that are large enough, with the LR images that they are judged by."
     if scale not in SCALES:
         raise UserError(f"--scale {scale} is not possible; choose one of: {', '.join(map(str, SCALES))}")
     if model != "bicubic" and getattr(model, "scale", scale) != scale:
         raise UserError(f"the model enlarges by {model.scale}, not by {scale}; evaluate it at its own scale")
     if not len(photos): raise UserError(f"{photos.source}: holds no photos; give a folder with some")
     photos = photos.at_least(11 + 3 * scale, "--scale")   # SSIM's window, two borders and what mod_crop takes
-    return photos, pair_lr(photos, lr_dir, scale, lr_name, crop_hr) if lr_dir else [None] * len(photos)
+    if lr_dir: photos = photos.paired(lr_dir, scale, lr_name, crop_hr)
+    photos.check_lr(scale, degradation)
+    return photos.degraded(degradation)
 
 def _judges(perceptual, structural):
     "Every metric by its name; None leaves a column empty."
@@ -395,12 +397,10 @@ def _perceptual(lpips, device, photos, scale):
         distance.reason = f"{tiny} is smaller than its {LPIPS.smallest} pixels"
     return distance
 
-def _pair(photos, i, scale, file):
+def _pair(photos, i, scale):
     "HR and LR of photo `i`, [H,W,3], or [H,W] where it is grey."
-    hr, lr = photos.hr(i, scale), decode_image(file) if file else photos.lr(i, scale)
-    if photos.is_gray[i]: hr, lr = hr[..., 0], lr.reshape(*lr.shape[:2], -1)[..., 0]
-    elif lr.ndim == 2: lr = np.repeat(lr[..., None], 3, 2)
-    return np.asarray(hr[:lr.shape[0] * scale, :lr.shape[1] * scale]), np.asarray(lr)
+    plane = np.s_[..., 0] if photos.is_gray[i] else np.s_[:]
+    return np.asarray(photos.hr(i, scale)[plane]), np.asarray(photos.lr(i, scale)[plane])
 
 def _is_grey(u8):
     "Are the three channels equal everywhere? Looked at coarsely first."
@@ -419,23 +419,23 @@ def evaluate(
     lr_name: str = "",     # how LR files are called, as in `pair_lr`
     crop_hr: bool = False, # cut HR photos that are larger than scale × LR
     beside: bool = False,  # also say how bicubic enlargement does, and the gain over it
+    degradation: str = "bicubic",   # how LR images are made, drawn once for each photo, as in `data.degrade`
 ) -> Evaluation:
     "Enlarge the LR copy of every photo and compare it by each of `METRICS`: border `scale`, grey photos as luma."
     if not isinstance(model, torch.nn.Module): model = open_model(model)
-    photos, files = _check_input(model, photos, scale, lr_dir, lr_name, crop_hr)
+    photos = _check_input(model, photos, scale, lr_dir, lr_name, crop_hr, degradation)
     device = _device(model) if device is None else pick_device(str(device))
     if isinstance(model, torch.nn.Module) and device != _device(model): model = copy.deepcopy(model).to(device)
     perceptual = _perceptual(lpips, device, photos, scale)
     judges, rows, quiet = _judges(perceptual, ssim), [], None if photos.pixels >= 10e6 else True
-    for i, file in enumerate(tqdm(files, desc=f"evaluate ×{scale}", unit="photo", leave=False, disable=quiet)):
-        hr, lr = _pair(photos, i, scale, file)
+    for i in tqdm(range(len(photos)), desc=f"evaluate ×{scale}", unit="photo", leave=False, disable=quiet):
+        hr, lr = _pair(photos, i, scale)
         rows.append(_scores(photos.names[i], upscale_image(model, lr, scale), hr, scale, judges))
     name, plain = Path(photos.source).name or str(photos.source), None
     equal = [n for i, n in enumerate(photos.names) if not photos.is_gray[i] and _is_grey(photos[i])]
     if beside and model != "bicubic":
-        plain = evaluate("bicubic", photos, scale, lr_dir, perceptual, device, ssim, lr_name, crop_hr).mean
-    source = str(lr_dir) if lr_dir else "bicubic"
-    return Evaluation(name, scale, scale, source, perceptual.net, perceptual.reason, rows, equal, plain)
+        plain = evaluate("bicubic", photos, scale, None, perceptual, device, ssim).mean
+    return Evaluation(name, scale, scale, photos.lr_source, perceptual.net, perceptual.reason, rows, equal, plain)
 
 # %% ../nbs/method/05_metrics.ipynb #d22d373b
 def side_by_side(

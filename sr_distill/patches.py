@@ -66,7 +66,7 @@ def window_errors(
     key = json_sha256([scale, size, np.asarray(ys).tolist(), np.asarray(xs).tolist()])[:16]
     def make(): return window_means(error_map(photos[p], scale), ys, xs, size)
     def fits(a): return a.shape == (len(ys), len(xs))
-    return photo_cache().get(f"{photos.sha256[p]}-{DECODER}-{key}.error", make, fits)
+    return photo_cache().get(f"{photos.keys[p]}-{DECODER}-{key}.error", make, fits)
 
 # %% ../nbs/method/02_patches.ipynb #0000001b
 def sub_image_features(
@@ -146,6 +146,17 @@ class Windows:
     ) -> torch.Tensor:                       # float [n,3,size,size] in [0,1], on `device`
         "The pixels of these sub-images."
         def one(photo, y, x): return self.photos[photo][y:y+self.size, x:x+self.size]
+        return to_tensor(np.stack([one(*self.where(k)) for k in numbers]), device)
+
+    def cut_lr(self,
+        numbers: Sequence[int],   # running numbers of windows
+        scale: int,               # that of the LR images which the photos bring
+        device: torch.device | str = "cpu",
+    ) -> torch.Tensor:            # float [n,3,size/scale,size/scale] in [0,1]
+        "The same windows of the photos' LR images, for photos that bring some: their windows lie on the LR grid."
+        def one(photo, y, x):
+            y, x, side = y // scale, x // scale, self.size // scale
+            return self.photos.lr(photo, scale)[y:y+side, x:x+side]
         return to_tensor(np.stack([one(*self.where(k)) for k in numbers]), device)
 
     def errors_at(self,

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np, torch
 from .core import read_json, restoring, rng, to_tensor, to_uint8
 from .data import Photos, downscale, resize
-from .matching import flatten, fresh_network, gradient
+from .matching import flatten, fresh_network, gradient, lows
 from .parallel import in_parallel
 from .patches import Groups, kmeans, sub_image_features, window_errors, window_means, windows
 from .recipe import INITS, Recipe, TrainConfig, UserError, about_start, register_start
-from .train import helper_network
+from .train import helper_network, lr_settings
 
 # %% ../nbs/method/09_pixel.ipynb #00000007
 class PixelSpace:
@@ -181,9 +181,11 @@ def score_loss(groups: Groups, recipe: Recipe) -> Callable:
     def score(p, ys, xs):
         u8 = groups.photos[p]
         h, w = (side // scale * scale for side in u8.shape[:2])
-        hr, rows = to_tensor(u8[:h, :w]), range(0, h, step)   # in strips, or the features of a photo take gigabytes
+        hr, rows, low = to_tensor(u8[:h, :w]), range(0, h, step), _lr_at(groups, recipe, p)
+        # in strips, or the features of a photo take gigabytes
         strips = [hr[:, :, max(0, r - margin):r + step + margin] for r in rows]
-        errors = [(net(downscale(s, scale)) - s).square().mean(1)[0] for s in strips]
+        lr = [low(s, max(0, r - margin), 0) if low else downscale(s, scale) for s, r in zip(strips, rows)]
+        errors = [(net(small) - s).square().mean(1)[0] for small, s in zip(lr, strips)]
         error = [e[min(r, margin):][:step] for r, e in zip(rows, errors)]
         full = np.zeros(u8.shape[:2], np.float32)
         full[:h, :w] = torch.cat(error).numpy()
@@ -195,17 +197,29 @@ def score_gradient(groups: Groups, recipe: Recipe) -> Callable:
     "Norm of the gradient that a window causes in a briefly trained network."
     trained, size = _scout(groups, recipe), recipe.size
     def score(p, ys, xs):
-        net, u8 = copy.deepcopy(trained), groups.photos[p]   # a thread has its own
-        def norm(y, x): return float(flatten(gradient(net, to_tensor(u8[y:y+size, x:x+size]))).norm())
+        net, u8, low = copy.deepcopy(trained), groups.photos[p], _lr_at(groups, recipe, p)   # a thread has its own
+        def norm(y, x):
+            hr = to_tensor(u8[y:y+size, x:x+size])
+            return float(flatten(gradient(net, hr, lr=low and low(hr, y, x))).norm())
         return np.array([[norm(y, x) for x in xs] for y in ys])
     score.step = size   # thousands of backward passes: windows side by side
     return score
 
 SCOUT_STEPS = 1000
 
+def _lr_at(groups, recipe, p):
+    "LR images of windows of photo `p`, which start at a row and a column; None for bicubic copies."
+    photos, s, low = groups.photos, recipe.scale, lows(recipe, "score", p)
+    def cut(hr, y, x):
+        h, w = hr.shape[2:]
+        return to_tensor(photos.lr(p, s)[y//s:(y+h)//s, x//s:(x+w)//s])
+    if photos.pairs: return cut
+    return low and (lambda hr, y, x: low([y * photos.sizes[p][1] + x], hr))
+
 def _scout(groups, recipe):
     "A network of the recipe's kind, trained on the photos for `SCOUT_STEPS`."
-    config = TrainConfig.for_model(recipe.network, scale=recipe.scale, steps=SCOUT_STEPS, seed=recipe.seed, patch=48)
+    config = TrainConfig.for_model(recipe.network, scale=recipe.scale, steps=SCOUT_STEPS, seed=recipe.seed, patch=48,
+                                   **lr_settings(recipe, groups.photos))
     net = fresh_network(replace(recipe, objective="layerwise", stored=True), "scout")
     return helper_network("scouts", net, groups.photos, config)
 

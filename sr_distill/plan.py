@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch
 from .core import file_sha256, json_sha256, make_folder, pick_device, policy, read_json, restoring, write_json
-from .data import Photos, check_format, encode_image, store_array, stored_array
+from .data import Photos, check_format, degradation_code, encode_image, store_array, stored_array
 from .inversion import check_prior
 from .job import Job
 from .labels import get_teacher
-from .matching import check_networks, fresh_network, pool_size, statistic_of
+from .matching import check_networks, check_takes_lr, fresh_network, pool_size, statistic_of
 from .memory import choose_chunk, image_bytes
 from .parallel import Ranks, in_parallel, precision, ranks
 from .patches import Groups, ipc_for_budget, most_that_fit
@@ -125,7 +125,8 @@ def named_weights(recipe: Recipe) -> dict[str, str]:   # setting → sha256
     def content(k, p): return start_photos(p).sha256 if k == "init" else [file_sha256(f) for f in _weights(p)]
     weights = {k: json_sha256(content(k, p)) for k, p in found.items() if p.exists()}
     statistic = OBJECTIVES.about(recipe.objective).get("statistic", "") if recipe.objective in OBJECTIVES else ""
-    yours = dict(init=INITS.code(recipe.init), objective=OBJECTIVES.code(recipe.objective) + STATISTICS.code(statistic),
+    yours = dict(init=INITS.code(recipe.init), degradation=degradation_code(recipe.degradation),
+                 objective=OBJECTIVES.code(recipe.objective) + STATISTICS.code(statistic),
                  prior=PRIORS.code(recipe.prior), network=MODELS.code(recipe.network) if recipe.steps else [])
     return {**weights, **{k: "-".join(code) for k, code in yours.items() if code}}
 
@@ -273,6 +274,11 @@ class Plan:
             if self.team.first: job.finish()
 
 # %% ../nbs/method/18_plan.ipynb #19fd188d
+def _check_pairs(photos, recipe):
+    "`UserError` for LR images of another scale, and for an objective that cannot use them."
+    photos.check_lr(recipe.scale)
+    if recipe.steps and recipe.learns: check_takes_lr(recipe, f"LR images of {photos.lr_source}")
+
 def make_plan(
     photos: Photos,
     recipe: Recipe,
@@ -284,6 +290,7 @@ def make_plan(
     team, device, out = ranks(), pick_device(options.device), Path(out)
     check_run(recipe, options, fresh=not (out/"manifest.json").exists())
     if recipe.chooses: photos = photos.at_least(recipe.size)
+    if photos.pairs: _check_pairs(photos, recipe)
     groups = _groups(photos, recipe)
     if recipe.budget:
         recipe = replace(recipe, ipc=ipc_for_budget(recipe.budget, len(groups), recipe.size, photos.pixels))

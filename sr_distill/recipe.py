@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Entry', 'KINDS', 'SCALES', 'SPACES', 'GROUPINGS', 'TARGETS', 'POOLS', 'LABELS', 'STORAGE', 'INITS', 'STATISTICS',
-           'OBJECTIVES', 'MODELS', 'PRIORS', 'METRICS', 'REGISTRIES', 'register_start', 'register_statistic',
-           'register_objective', 'register_model', 'register_prior', 'register_metric', 'DEVICE_HELP', 'UNITS',
-           'MATCHING', 'CHOOSING', 'RATES', 'GOOD_SETTINGS', 'UserError', 'RunError', 'expect_error', 'verb', 'is_name',
-           'code_sha256', 'Unknown', 'Registry', 'option', 'option_kind', 'check_options', 'Settings', 'about_start',
-           'ranked_starts', 'byte_count', 'Recipe', 'recommended', 'RunOptions', 'TrainConfig', 'CompareOptions']
+           'OBJECTIVES', 'MODELS', 'PRIORS', 'METRICS', 'DEGRADATIONS', 'REGISTRIES', 'register_start',
+           'register_statistic', 'register_objective', 'register_model', 'register_prior', 'register_metric',
+           'register_degradation', 'DEVICE_HELP', 'DEGRADATION_HELP', 'UNITS', 'MATCHING', 'CHOOSING', 'RATES',
+           'GOOD_SETTINGS', 'UserError', 'RunError', 'expect_error', 'verb', 'is_name', 'code_sha256', 'Unknown',
+           'Registry', 'option', 'option_kind', 'check_options', 'Settings', 'about_start', 'ranked_starts',
+           'degradation_steps', 'byte_count', 'Recipe', 'recommended', 'RunOptions', 'TrainConfig', 'CompareOptions']
 
 # %% ../nbs/engine/01_recipe.ipynb #00000003
 import difflib, functools, hashlib, importlib, importlib.metadata, inspect, os, re, sys, types
@@ -316,9 +317,14 @@ PRIORS     = Registry("prior",
                       {name: "priors" for name in ("embedded", "taesd", "taesdxl", "taesd3", "taef1", "taef2", *_xl)})
 METRICS    = Registry("metric", {name: "metrics" for name in ("psnr_y", "psnr_rgb", "ssim_y", "ssim_rgb", "lpips")},
                       takes=dict(title="", digits=4, lower=False, grey=False))   # see `metrics.metric_about`
-REGISTRIES = (INITS, STATISTICS, OBJECTIVES, MODELS, PRIORS, METRICS)
+_step      = dict(at="lr", low=0., high=float("inf"), example="")   # see `data.degrade`
+DEGRADATIONS = Registry("degradation", dict(
+    bicubic=("data", dict(at="reduction")), blur=("data", dict(at="hr", high=10., example="0.2-1.5")),
+    noise=("data", dict(high=255., example="0-10")), jpeg=("data", dict(low=1., high=100., example="60-95"))), _step)
+REGISTRIES = (INITS, STATISTICS, OBJECTIVES, MODELS, PRIORS, METRICS, DEGRADATIONS)
 register_start, register_statistic, register_objective = INITS.register, STATISTICS.register, OBJECTIVES.register
 register_model, register_prior, register_metric = MODELS.register, PRIORS.register, METRICS.register
+register_degradation = DEGRADATIONS.register
 
 def about_start(init: str) -> dict:
     "What is known of the start `init`; nothing of a folder."
@@ -330,6 +336,36 @@ def ranked_starts() -> list:
 
 DEVICE_HELP = ("where to compute: auto (CUDA where there is one), cpu, cuda or one of several as cuda:1, "
                "mps (not for distilling)")
+
+# %% ../nbs/engine/01_recipe.ipynb #66834597
+def degradation_steps(
+    text: str,              # such as `bicubic`, or `blur:0.2-1.5+noise:0-10+jpeg:60-95`
+    stored: bool = False,   # it was read from a file: a step may be one of somebody's own
+) -> list[tuple]:           # name, least and largest amount of each step; None for a step without one
+    "The steps that a degradation names, in the order of the text; `UserError` for a text that is none."
+    steps = [_degradation_step(text, part.strip(), stored) for part in text.split("+")]
+    known = [name for name, *_ in steps if name in DEGRADATIONS]
+    if len(reductions := [name for name in known if DEGRADATIONS.about(name)["at"] == "reduction"]) > 1:
+        raise UserError(f"--degradation {text!r}: reduces twice, by {' and '.join(reductions)}; leave one out")
+    return steps
+
+def _degradation_step(text, part, stored):
+    name, colon, amount = part.partition(":")
+    if name not in DEGRADATIONS:
+        if stored and is_name(name): return name, None, None
+        raise UserError(f"--degradation {text!r}: {name!r} is no step; join some of: {', '.join(DEGRADATIONS)}, such "
+                        "as blur:0.2-1.5+noise:0-10")
+    about, number = DEGRADATIONS.about(name), r"(\d+(?:\.\d+)?)"
+    if not colon and not about["example"]: return name, None, None
+    found = re.fullmatch(f"{number}(?:-{number})?", amount)
+    low, high = (float(found[1]), float(found[2] or found[1])) if found else (1., 0.)
+    if about["at"] != "reduction" and about["low"] <= low <= high <= about["high"]: return name, low, high
+    takes = f"such as {name}:{about['example']}" if about["example"] else f"as {name} alone"
+    if about["example"]: takes += f", from {about['low']:g} to {about['high']:g}"
+    raise UserError(f"--degradation {text!r}: {part!r} has no amount that it can take; write it {takes}")
+
+DEGRADATION_HELP = ("how LR images are made: bicubic, or steps joined by +, each with an amount or a range, as "
+                    "blur:0.2-1.5+noise:0-10+jpeg:60-95")
 
 # %% ../nbs/engine/01_recipe.ipynb #d843b060
 UNITS = {"": 1, **{f"{p}{i}": k**n for n, p in enumerate("kmg", 1) for i, k in (("", 1000), ("i", 1024))}}
@@ -400,6 +436,7 @@ class Recipe(Settings):
     seed: int      = option(0, "fixes every random choice", low=0)
     share: float   = option(1.0, "procedural space: share of every training batch that the program draws; below 1 the "
                                  "set also stores images chosen by --init, for the rest of the batch", low=0)
+    degradation: str = option("bicubic", DEGRADATION_HELP)
     stored: InitVar[bool] = False   # read from a file: a folder that it names may be gone
     ALWAYS = ("space", "init", "trim", "grouping", "clusters", "objective", "network", "pool", "networks", "outer",
               "inner", "scale", "size", "ipc", "budget", "real", "target",
@@ -409,6 +446,7 @@ class Recipe(Settings):
     def __post_init__(self, stored):
         if self.bytes is not None: object.__setattr__(self, "bytes", byte_count(self.bytes))
         check_options(self, stored)
+        degradation_steps(self.degradation, stored)
         if self.lr is None: object.__setattr__(self, "lr", self.usual_rate)
         if not stored: self._check_used()
         if not self.trim < 100: raise UserError(f"--trim {self.trim} leaves no window; give less than 100")
@@ -545,9 +583,11 @@ class TrainConfig(Settings):
     validate: int  = option(0, "validate every N steps, 0 for the end only", low=0)
     checkpoint: int = option(500, "save a checkpoint every N steps", low=1)
     seed: int      = option(0, "fixes every random choice", low=0)
+    degradation: str = option("bicubic", DEGRADATION_HELP)
 
     def __post_init__(self):
         check_options(self)
+        degradation_steps(self.degradation)
         if self.patch % self.scale:
             raise UserError(f"--patch {self.patch} is not a multiple of --scale {self.scale}; give a multiple")
 

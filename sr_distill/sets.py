@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save as pack_arrays
 from .core import (atomic_path, atomic_write, check_like, data_uri, file_sha256, load_state, log,
-                             make_folder, read_json, restoring, write_json)
+                             make_folder, read_json, restoring, rng, write_json)
 from .data import LOSSY, Photos, check_format, decode_bytes, decode_image, encode_image, encode_png, make_lr, ready_folder
 from .models import count_parameters, load_model
 from .patches import Budget, explain_budget, explain_bytes
@@ -267,6 +267,17 @@ def _told_of_start(manifest):
     return (f"{start}{recipe['steps']} steps, objective `{recipe['objective']}`, network {recipe['network']} "
             f"×{recipe['scale']}, seed {recipe['seed']}.")
 
+def _said_of_lr(manifest):
+    "How LR images are made of the images of a set."
+    degradation, given = manifest["recipe"].get("degradation", "bicubic"), manifest.get("lr")
+    made = "LR images are made from them by antialiased bicubic reduction."
+    if degradation != "bicubic":
+        made = (f"LR images are made from them by `{degradation}` and bicubic reduction, drawn anew for each patch: "
+                f"train with `--degradation {degradation}`.")
+    said = (" The photos came with LR images of their own; how those were made is not known, so that of the synthetic "
+            "images is this setting.")
+    return made + said * bool(given)
+
 def card(manifest: dict) -> str:
     "The README of a stored set: a YAML header for data hubs, then what it is, what it cost and how to load it."
     recipe, budget, stored = manifest["recipe"], budget_of(manifest).texts, manifest.get("stored_bytes")
@@ -276,7 +287,7 @@ def card(manifest: dict) -> str:
     figures = [budget["images"], budget["pixels"], f"{budget['bytes']} of the {what} {alike}"]
     if not manifest["images"]: figures = [f"{budget['bytes']}, the photos as PNG"]
     if stored: figures.append(f"{on_disk(stored)}; this card and `manifest.json` come on top")
-    files = f"{_FILES[kind]}; LR images are made from them by antialiased bicubic reduction."
+    files = f"{_FILES[kind]}; {_said_of_lr(manifest)}"
     notes = [*[_PROGRAM] * ("program" in manifest), *[files] * bool(manifest["images"]),
              *[_FILM] * ("trace" in (stored or {})), *filter(None, [about_latents(manifest)]),
              _LICENCE if manifest["images"] else _COLOURS]
@@ -305,8 +316,9 @@ def _store_lr(made):
     "The LR copies of a stored set, lossless, and the list of its images that image folders need then."
     recipe, lossless = made.recipe, "webp" if made.recipe.format in LOSSY else made.recipe.format
     lr = make_folder(made.folder/"LR"/f"X{recipe.scale}")
-    for name, image in zip(made.names, made.images):
-        atomic_write(lr/f"{name}.{lossless}", encode_image(make_lr(image, recipe.scale), lossless))
+    for i, (name, image) in enumerate(zip(made.names, made.images)):
+        small = make_lr(image, recipe.scale, recipe.degradation, rng(recipe.seed, "stored", i))
+        atomic_write(lr/f"{name}.{lossless}", encode_image(small, lossless))
     _list_images(made)
 
 def _list_images(made):

@@ -17,7 +17,7 @@ import torch
 from . import __version__
 from .comparing import Comparisons, Results, Rows, finding, spread, t_limit, table_markdown
 from .core import file_lock, interruptible, log, make_folder, pick_device, read_json, rng, write_json
-from .data import Photos
+from .data import Photos, degradation_code
 from .distill import PLACES, check_run, distill, named_weights
 from .job import Job, cache_key
 from .labels import get_teacher, redraw_photos
@@ -38,7 +38,7 @@ _photos_here = {}   # photos that this process has opened, by what they were ask
 
 def _photos_of(study):
     "The photos to learn from and the held-out ones, opened once."
-    key = (study.photos, study.count, study.held_out, study.skip_bad)
+    key = (study.photos, study.count, study.held_out, study.skip_bad, study.lr_dir)
     if key not in _photos_here: _photos_here[key] = study.open()
     return _photos_here[key]
 
@@ -68,7 +68,7 @@ def make_set(
     recipe, sets = source.for_seed(seed), make_folder(Path(out)/"sets")
     if recipe is None: return photos, dict(folder="", images=len(photos), pixels=1., bytes=1., set_seconds=0.)
     key = cache_key(photos.fingerprint, recipe, *named_weights(recipe).values())
-    kind = "all" if source.labels else f"{recipe.init}-{recipe.steps}-steps"
+    kind = "all" if source.labels else f"{Path(recipe.init).name}-{recipe.steps}-steps"
     folder = sets/f"{kind}-{recipe.seed}-{key[:10]}"   # sets that differ in sampling alone are one
     if source.labels: return _label_photos(photos, recipe, folder, device)
     def report(step, *_): share.reach(step / max(1, recipe.steps))
@@ -93,10 +93,12 @@ class Judged(NamedTuple):
     name: str
     scale: int
     model: object   # () → model, or "bicubic"; called only where a score is not known yet
+    degradation: str = "bicubic"   # that it learnt to undo, which the test photos get too
 
 def score(study: Study, out: Path | str, test: str, judged: Judged, device: str = "cpu") -> dict:
     "What `judged` scores on one test: metric → mean over its photos, kept in `out/scores`."
     photos = _test_photos(study, test)
+    if not photos.pairs: photos = photos.degraded(judged.degradation)
     key = cache_key(photos.fingerprint, judged.scale, study.lpips, study.ssim, *METRICS.added,
                     *METRICS.code(*METRICS.added))
     file = Path(out)/"scores"/f"{judged.name}-{key[:10]}.json"
@@ -117,13 +119,13 @@ def run_cell(
     "Make one set, train one model on it and judge it; what `out` has already is read back."
     photos, cost = make_set(study, out, cell.set, cell.seed, device)
     config = replace(study.models[cell.model].config, seed=cell.seed, sampling=study.sets[cell.set].sampling)
-    key = cache_key(photos.fingerprint, config, *MODELS.code(config.model))
+    key = cache_key(photos.fingerprint, config, *MODELS.code(config.model), *degradation_code(config.degradation))
     folder = make_folder(Path(out)/"models")/key[:20]
     def trained():
         net = make_model(config.model, config.scale, config.depth, config.width, generator=rng(config.seed, "model"))
         def report(step, *_): share.reach(step / config.steps)
         with file_lock(folder): return train(net, photos, config, folder, device=device, callback=report).model
-    judged = Judged(folder.name, config.scale, trained)
+    judged = Judged(folder.name, config.scale, trained, config.degradation)
     scores = {test: score(study, out, test, judged, device) for test in study.tests}
     about = dict(**_head(study, cell), **_made_with(folder, device), **cost, model_folder=folder.name)
     return [{**about, "test": test, **scores[test]} for test in study.tests]
@@ -465,7 +467,7 @@ def _bicubic_rows(study, out, device):
     "Bicubic enlargement beside every model, on every test."
     rows = []
     for name, m in study.models.items():
-        judged = Judged("bicubic", m.config.scale, lambda: "bicubic")
+        judged = Judged("bicubic", m.config.scale, lambda: "bicubic", m.config.degradation)
         about = dict(set="bicubic", family="bicubic", model=name, architecture=m.family or name, scale=m.config.scale,
                      steps=m.config.steps, seed=0)
         rows += [dict(**about, test=test, **score(study, out, test, judged, device)) for test in study.tests]

@@ -86,6 +86,7 @@ class StudyOptions:
     title: str    = option("", "what its tables are called")
     count: int    = option(0, "take that many photos, evenly spaced; 0 for all", low=0)
     held_out: int = option(0, "photos taken away for the test `held out`", low=0)
+    lr_dir: str   = option("", "folder of LR images of the photos; without it they are made as training does")
     lpips: str    = option("none", "backbone of LPIPS; auto for the one that is here", ("none", "auto", *BACKBONES))
     ssim: bool    = option(True, "false leaves it out: on large photos it takes most of the time")
     skip_bad: bool = option(False, "true lists photos that cannot be read, and goes on without them")
@@ -115,9 +116,14 @@ class Study(StudyOptions):
         if self.count > len(photos):
             raise UserError(f"{self.photos}: has {len(photos)} photos and count is {self.count}; "
                             "take fewer, or 0 for all")
+        if self.lr_dir: photos = photos.paired(self.lr_dir, self._one_scale())
         if self.count: photos = photos.subset(np.linspace(0, len(photos) - 1, self.count).astype(int).tolist())
         return photos.split(self.held_out, seed=0) if self.held_out else (photos, None)
 
+    def _one_scale(self):
+        if len(scales := {m.config.scale for m in self.models.values()}) == 1: return scales.pop()
+        raise UserError(f"lr_dir {self.lr_dir}: LR images are of one scale and the models have "
+                        f"{', '.join(map(str, sorted(scales)))}; compare models of one scale")
     @property
     def cells(self) -> list:
         "A `Cell` for every training, seed by seed."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INVERSE', 'LOG_EVERY', 'CHECKPOINT', 'STATEFUL', 'PLAIN', 'PatchPlaces', 'symmetry', 'PatchSampler', 'learning_rate',
-           'Trainer', 'validate', 'plot_history', 'TrainResult', 'model_card', 'train', 'helper_network']
+           'Trainer', 'validate', 'plot_history', 'TrainResult', 'model_card', 'train', 'lr_settings', 'helper_network']
 
 # %% ../nbs/method/06_train.ipynb #00000003
 import contextlib, copy, csv, functools, io, math, platform, time, warnings
@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np, torch, torch.nn.functional as F
 from tqdm.auto import tqdm
 import sr_distill
-from .recipe import MODELS, RunError, TrainConfig, UserError, verb
+from .recipe import MODELS, Recipe, RunError, TrainConfig, UserError, verb
 from .core import (atomic_write, check_like, log, pick_device, policy, read_json, restore_optimizer, restoring, rng,
                              state_sha256, to_tensor)
 from .job import Job, cache_key, cached, saving
-from .data import Photos
+from .data import Photos, degradation_code, make_lr, mod_crop
 from .models import count_parameters, model_settings, network_sizes, load_into, save_model
 from .metrics import psnr, upscale_image
 from .parallel import Ranks, ahead, in_parallel, precision
@@ -33,6 +33,7 @@ class PatchPlaces:
         config: TrainConfig,
     ):
         photos = photos.at_least(config.patch, "--patch")
+        photos.check_lr(config.scale, config.degradation)
         self.photos, self.config, self.side = photos, config, config.patch // config.scale   # side in LR pixels
         def places(axis): return np.array([size[axis] // config.scale - self.side + 1 for size in photos.sizes])
         rows, self.columns = places(0), places(1)
@@ -99,13 +100,26 @@ class PatchSampler(PatchPlaces):
         "Batch `t`, or a share of it, as LR and HR."
         side, scale, places = self.side, self.config.scale, self.draw(t)[share].tolist()
         lr, hr = (np.empty((len(places), n, n, 3), np.uint8) for n in (side, side * scale))
+        first, plain = share.start or 0, self.config.degradation == "bicubic"
         for k, (i, y, x, s) in enumerate(places):
             small, large = self.photo(i)
-            lr[k] = symmetry(small[y:y + side, x:x + side], s)
+            low = small[y:y + side, x:x + side] if plain else self._degraded(large, y, x, (t, first + k))
+            lr[k] = symmetry(low, s)
             hr[k] = symmetry(large[y * scale:(y + side) * scale, x * scale:(x + side) * scale], s)
         def batch(u8):
             return to_tensor(u8, device).contiguous(memory_format=torch.channels_last)   # convolutions like it
         return batch(lr), batch(hr)
+
+    AROUND = 8   # LR pixels beside a patch that are degraded with it: a blur and a JPEG block reach over its border
+
+    def _degraded(self, photo, y, x, names):
+        "The LR patch at row `y` and column `x`, by the draws that `names` choose."
+        scale, side, config = self.config.scale, self.side, self.config
+        top, left = max(0, y - self.AROUND), max(0, x - self.AROUND)
+        bottom, right = y + side + self.AROUND, x + side + self.AROUND
+        window = mod_crop(photo[top * scale:bottom * scale, left * scale:right * scale], scale)
+        lr = make_lr(window, scale, config.degradation, rng(config.seed, "degradation", *names))
+        return lr[y - top:y - top + side, x - left:x - left + side]
 
 # %% ../nbs/method/06_train.ipynb #00000018
 def learning_rate(
@@ -363,6 +377,7 @@ def _job(trainer, photos, val, out):
     identity = dict(training=trainer.config, model=model_settings(trainer.model), start=start,
                     photos=photos.fingerprint,
                     validation=seen)
+    if code := degradation_code(trainer.config.degradation): identity["degradation"] = "-".join(code)
     other = dict(model="another network", photos="other photos", validation="other validation photos",
                  start="a network with other start weights")
     refusals = {k: f"holds a run of {what}; give another folder" for k, what in other.items()}
@@ -402,6 +417,17 @@ def _threads(n):
     finally: torch.set_num_threads(before)
 
 # %% ../nbs/method/06_train.ipynb #0000003a
+def _learnt_to_undo(about, scale):
+    "What was done to the LR images that a model learnt from, in a sentence."
+    if lr := about["photos"].get("lr"):
+        return (f"The LR images were given, in {lr}: it learnt to undo what was done to those, by {scale}, and knows "
+                "nothing of other LR images.")
+    degradation = about["training"].get("degradation", "bicubic")
+    if degradation != "bicubic":
+        return f"It learnt to undo `{degradation}`, drawn anew for each patch, and reduction by {scale}."
+    return (f"It learnt to undo antialiased bicubic reduction by {scale}; noise, blur and JPEG blocks are none of its "
+            "business.")
+
 def model_card(
     model: torch.nn.Module,
     about: dict,    # what `config.json` says of the training
@@ -433,9 +459,8 @@ tags: [super-resolution, {kind}]
     from sr_distill.models import {loader}
     sr = upscale_image({how}, lr, {model.scale})   # lr: uint8 [h,w,3]
 
-It learnt to undo antialiased bicubic reduction by {model.scale}; noise, blur and JPEG blocks are none of its \
-business. `config.json` has every setting and the hash of each image it learnt from, whose licences may bind it; \
-`history.csv` has its losses.
+{_learnt_to_undo(about, model.scale)} `config.json` has every setting and the hash of each image it learnt from, \
+whose licences may bind it; `history.csv` has its losses.
 """
 
 # %% ../nbs/method/06_train.ipynb #0000003c
@@ -453,17 +478,20 @@ def _finished(trainer, job):
         trainer.history, trainer.seconds = _read_csv(job.out/"history.csv"), float(stored["seconds"])
     return True
 
-def _check_val(val, scale):
-    "`UserError` for validation photos that nothing can be measured on."
+def _check_val(val, config):
+    "`UserError` for validation photos that nothing can be measured on; their LR images are made as in training."
     if not len(val): raise UserError(f"{val.source}: holds no photos; give a folder with some")
-    return val.at_least(4 * scale)   # a pixel is left once it is cut to the scale and the border taken off
+    if val.pairs: val.check_lr(config.scale)
+    else: val = val.degraded(config.degradation)
+    return val.at_least(4 * config.scale)   # a pixel is left once it is cut to the scale and the border taken off
 
 def _finish(trainer, job, photos, val):
     "Write the results, then remove the checkpoint, which the last step leaves as well."
     def about(p):
         if not p: return p
         told = {"told": p.told} if hasattr(p, "told") else {}   # of a program: it has more images than are counted
-        return dict(source=p.source, count=len(p), pixels=p.pixels, sha256=p.fingerprint, each=p.sha256, **told)
+        lr = {} if p.lr_source == "bicubic" else {"lr": p.lr_source}
+        return dict(source=p.source, count=len(p), pixels=p.pixels, sha256=p.fingerprint, each=p.sha256, **told, **lr)
     versions = dict(sr_distill=sr_distill.__version__, torch=torch.__version__, python=platform.python_version())
     origin = getattr(trainer.model, "origin", None)   # of a network that `nets.to_train` opened
     report = dict(training=trainer.config.to_dict(), start=job.identity["start"], photos=about(photos),
@@ -494,7 +522,7 @@ def train(
     photos = photos.at_least(config.patch, "--patch")
     own = getattr(photos, "sampler", None)   # a program draws batches of its own
     sampler = own(config) if own else PatchSampler(photos, config)
-    if val is not None: val = _check_val(val, config.scale)
+    if val is not None: val = _check_val(val, config)
     if out is None: _loop(trainer, sampler, val, callback)
     else:
         job = _job(trainer, photos, val, out)
@@ -511,6 +539,13 @@ def train(
     return TrainResult(trainer.model, trainer.history, trainer.seconds)
 
 # %% ../nbs/method/06_train.ipynb #00000051
+def lr_settings(
+    recipe: Recipe,
+    photos: Photos,
+) -> dict:   # for a `TrainConfig`
+    "How a network learns that helps to make a set: by the recipe's degradation, unless the photos bring LR images."
+    return {} if photos.pairs else dict(degradation=recipe.degradation)
+
 def helper_network(
     kind: str,            # "scouts" or "teachers": its place in the cache
     model: torch.nn.Module,  # as it begins
@@ -522,7 +557,8 @@ def helper_network(
     side = min(min(size) for size in photos.sizes)
     config = replace(config, patch=min(config.patch, side) // config.scale * config.scale)
     where, start = torch.device(device).type, state_sha256(model.state_dict())
-    key = cache_key(photos.fingerprint, where, config, model_settings(model), start, *MODELS.code(config.model))
+    code = [*MODELS.code(config.model), *degradation_code(config.degradation)]
+    key = cache_key(photos.fingerprint, where, config, model_settings(model), start, *code)
     def learn(folder):
         def one(net): return train(net, photos, config, folder, device=device).model
         return in_parallel(one, [copy.deepcopy(model)], device)[0]
