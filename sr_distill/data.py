@@ -680,12 +680,14 @@ def find_files(
 def _listed(file, recursive):
     "The images that a text file lists."
     try: lines = read_file(file).decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError: raise UserError(f"{file}: is no text in UTF-8; give a list of paths, one in each line") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: is no text in UTF-8; give a list of paths, one in each line") from None
     names = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
     paths = [file.parent/os.path.expanduser(name) for name in names]
     missing = [name for name, path in zip(names, paths) if not path.exists()]
     if missing or not paths:
-        said = f"{len(missing)} of its {len(paths)} paths are not there ({_some(missing)})" if paths else "lists no path"
+        said = "lists no path"
+        if paths: said = f"{len(missing)} of its {len(paths)} paths are not there ({_some(missing)})"
         raise UserError(f"{file}: {said}; give a list of images, one path in each line, from where this file lies")
     found = [f for path in paths for f in (image_files(path, recursive) if path.is_dir() else [path])]
     return list(dict.fromkeys(found))
