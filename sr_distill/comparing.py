@@ -114,14 +114,14 @@ def spread(values: list, metric: str = "psnr_rgb") -> str:
 
 # %% ../nbs/tools/05_comparing.ipynb #ff46453f
 # what makes a set of no steps
-SELECTION = ("space", "init", "trim", "grouping", "clusters", "scale", "size", "ipc", "budget", "prior", "invert",
-             "tune", "layer", "labels", "teacher_steps")
+SELECTION = ("space", "init", "trim", "grouping", "clusters", "scale", "size", "ipc", "budget", "bytes", "format",
+             "quality", "share", "prior", "invert", "tune", "layer", "labels", "teacher_steps")
 
 def _selected_as(of_set):
     "What `Results.about` says of a set before its first step; the network counts where the start goes by its loss."
     recipe = of_set["recipe"]
     network = recipe["init"] in ("loss", "gradient") and recipe["network"]
-    return [of_set["sampling"], *(recipe[k] for k in SELECTION), network]
+    return [of_set["sampling"], *(recipe.get(k) for k in SELECTION), network]
 
 class Comparisons(Differences):
     "Every set beside all the photos, and every distilled set beside the one that it began as."
@@ -131,7 +131,7 @@ class Comparisons(Differences):
 
     def rival(self, model: str, test: str = "mean", metric: str = "psnr_rgb") -> str | None:
         "All the photos with their own pixels, in the sampling that `model` does best with; None without such a set."
-        plain = [n for n, s in self.about["sets"].items() if not s["recipe"] and not s.get("labels")]
+        plain = [n for n, s in self.about["sets"].items() if not (s["recipe"] or s.get("labels") or s.get("folder"))]
         means = {n: statistics.mean(v.values()) for n in plain if (v := self.values(n, model, test, metric))}
         return (min if metric_about(metric)["lower"] else max)(means, key=means.get, default=None)
 

@@ -18,6 +18,7 @@ from PIL import Image
 from sr_distill import study as module
 from sr_distill.cli import main
 from sr_distill.core import read_json, rng
+from sr_distill.data import Photos
 from sr_distill.demo import line_up, run_line_up, write_report
 from sr_distill.models import make_model, save_model
 from sr_distill.recipe import Recipe, RunError, TrainConfig, UserError, expect_error
@@ -419,3 +420,19 @@ def test_a_study_refuses_what_a_recipe_would_ignore():
     said = dict(photos="embedded", held_out=1, models=dict(m=dict(model="srcnn", steps=2)))
     for ignored, name in ((dict(init="diverse", trim=1), "trim 1"), (dict(tune=50), "tune 50"), (dict(teacher_steps=9), "teacher_steps 9"), (dict(all=True, teacher_steps=9), "teacher_steps 9")):
         assert name in str(expect_error(UserError, study_from, {**said, "sets": dict(a=ignored)}))
+
+
+def test_a_folder_of_anybody_is_a_set(small_photos, tmp_path):
+    photos, theirs = small_photos("abc"), tmp_path / "theirs"
+    shutil.copytree(photos, theirs)
+    (theirs / "c.png").unlink()
+    file = tmp_path / "s.toml"
+    file.write_text(f'photos = "{photos}"\nseeds = 1\nssim = false\nheld_out = 1\n[sets]\n"all" = {{all = true}}\n"anybody" = {{folder = "{theirs}"}}\n'
+                    '[models]\n"EDSR" = {model = "edsr", depth = 1, width = 8, steps = 1, batch = 1, patch = 16}\n')
+    assert main(["study", str(file), str(tmp_path / "out"), "--jobs", "1", "--set", str(theirs)]) == 0
+    found = Results.load(tmp_path / "out/results.json")
+    row = next(r for r in found.rows if r["set"] == "anybody")
+    assert row["images"] == 2 and row["bytes"] > 0 and found.rival("EDSR") == "all" and theirs.name in found.unique("set")
+    assert found.about["sets"]["anybody"]["sha256"] == Photos.open(theirs).fingerprint
+    file.write_text(file.read_text().replace("folder =", "all = true, folder ="))
+    with pytest.raises(UserError, match="as it is"): load_study(file)
