@@ -261,10 +261,12 @@ def _evaluate(models, hr_dir, scale, degradation, lr_dir, lr_name, crop_hr, lpip
               help="processes; 0 for one per CPU core, or a single one where a GPU computes  [0]")
 @click.option("--minutes", type=float, default=0,
               help="begin nothing after so many minutes; the same command goes on later")
+@click.option("--set", "folders", multiple=True, metavar="FOLDER",
+              help="one more training set: a folder of images or a distilled set; may be given several times")
 @click.option("--device", default="cpu", help=f"{DEVICE_HELP}  [cpu]")
 @skip_bad
 @common
-def _study(file, out, scale, jobs, minutes, device, skip_bad, debug):
+def _study(file, out, scale, jobs, minutes, folders, device, skip_bad, debug):
     """Compare many training sets, models and seeds: FILE is a TOML file or the name of a study of the package.
 
     OUT receives results.csv, results.json, tables.md, report.html and every set and model; the same command goes on
@@ -273,6 +275,7 @@ def _study(file, out, scale, jobs, minutes, device, skip_bad, debug):
     _alone()
     from sr_distill.study import load_study, run_study, write_tables
     study = load_study(file, scale)
+    for folder in folders: study = study.with_folder(folder)
     result = run_study(replace(study, skip_bad=True) if skip_bad else study, out, jobs, minutes, device)
     write_tables(result, out)
     click.echo(f"\n{result}\n\nreport: {out}/report.html")

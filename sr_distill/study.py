@@ -6,7 +6,7 @@
 __all__ = ['make_set', 'Judged', 'score', 'run_cell', 'run_study', 'done', 'study']
 
 # %% ../nbs/tools/07_study.ipynb #bce63a00
-import importlib, itertools, math, multiprocessing, os, platform, sys, threading, time, traceback
+import functools, importlib, itertools, math, multiprocessing, os, platform, sys, threading, time, traceback
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -25,6 +25,7 @@ from .metrics import LPIPS, evaluate, from_json, to_json
 from .models import make_model
 from .patches import planned_ipc
 from .plots import plot_results, write_tables
+from .sets import DistilledSet, open_photos
 from .progress import (Progress, Share, distillation_work, duration, machine_speed, multiply_adds,
                                  teacher_work, training_work)
 from .recipe import (INITS, METRICS, MODELS, OBJECTIVES, PRIORS, REGISTRIES, Recipe, RunError, RunOptions,
@@ -65,6 +66,7 @@ def make_set(
 ) -> tuple:                   # `Photos` to train on, and a dict: folder, images, shares of pixels and bytes, seconds
     "The training photos of a set, made if they are not there, and what they cost."
     photos, source = _photos_of(study)[0], study.sets[name]
+    if source.folder: return _as_it_is(source.folder, photos, study.skip_bad)
     recipe, sets = source.for_seed(seed), make_folder(Path(out)/"sets")
     if recipe is None: return photos, dict(folder="", images=len(photos), pixels=1., bytes=1., set_seconds=0.)
     key = cache_key(photos.fingerprint, recipe, *named_weights(recipe).values())
@@ -77,6 +79,17 @@ def make_set(
     shares = {unit: small.budget.shares[unit] / 100 for unit in ("pixels", "bytes")}
     seconds = small.manifest["report"]["seconds"]
     return small.photos, dict(folder=folder.name, images=len(small), **shares, set_seconds=seconds)
+
+def _as_it_is(folder, photos, skip_bad=False):
+    "The images of anybody's folder, and what they take beside `photos`."
+    images = _folder_photos(folder, skip_bad)
+    is_set = (Path(folder)/"manifest.json").exists()
+    stored = DistilledSet.load(folder).budget.bytes if is_set else sum(f.stat().st_size for f in images.files if f)
+    cost = dict(pixels=images.pixels / photos.pixels, bytes=stored / photos.png_bytes)
+    return images, dict(folder="", images=len(images), **cost, set_seconds=0.)
+
+@functools.lru_cache(64)
+def _folder_photos(folder, skip_bad): return open_photos(folder, skip_bad)
 
 def _label_photos(photos, recipe, folder, device):
     "All photos redrawn by the teacher of `recipe`, and what that cost."
@@ -344,7 +357,8 @@ def _check_sets(study, photos, device):
     if wrong: raise UserError("; ".join(wrong))
 
 def _check_set(source, photos, device, trainings):
-    if not source.recipe:   # all photos
+    if not source.recipe:
+        photos = _folder_photos(source.folder, False) if source.folder else photos
         photos.at_least(max((config.patch for config in trainings), default=1), "--patch")
     if recipe := source.recipe or source.labels: check_run(recipe, RunOptions(device=str(device)))
     if source.recipe and source.recipe.chooses:
@@ -402,6 +416,7 @@ def _about(study, photos):
     "What the results say of the study as a whole."
     def of_set(s):
         labels = {"labels": _told(s.labels)} if s.labels else {}
+        if s.folder: labels = dict(folder=Path(s.folder).name, sha256=_folder_photos(s.folder, study.skip_bad).fingerprint)
         return dict(recipe=_told(s.recipe), sampling=s.sampling, once=s.once, **labels)
     recipes = {name: s.recipe or s.labels for name, s in study.sets.items()}
     trained = {m.config.model for m in study.models.values()}

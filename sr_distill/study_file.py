@@ -27,14 +27,16 @@ CERTAIN_STARTS = "downscaled", "hardest"   # the starts that no random number ta
 
 @dataclass(frozen=True)
 class TrainingSet:
-    "One training set of a study: a `recipe`, or all photos where there is none, and how patches are drawn from it."
-    recipe: Recipe = None          # None: all photos
+    """One training set of a study: a `recipe`, a `folder` of anybody's images, or all photos where there is neither, and
+    how patches are drawn from it."""
+    recipe: Recipe = None          # None: all photos, or `folder`
     sampling: str = "uniform"      # uniform, or error: patches in proportion to their bicubic error
     family: str = ""               # the name in the study file, before lists were expanded
     at: dict = field(default_factory=dict)   # the values that its lists took
     once: bool = False             # made with seed 0 for every seed, so that the spread is that of training alone
     models: str = ""               # a regular expression: only models with a match learn from it; empty for all
     labels: Recipe = None          # all photos only: the recipe of the teacher's labels; None for their own pixels
+    folder: str = ""               # images to learn from as they are: a folder, a distilled set or a source by name
 
     def for_seed(self, seed: int) -> Recipe | None:
         "The recipe that training `seed` makes the set with, or labels all photos with; None for photos as they are."
@@ -46,7 +48,7 @@ class TrainingSet:
         "Does the seed change what is stored? Where it does not, one set serves all seeds."
         if self.labels: return self.labels.labels == "teacher"
         r = self.recipe
-        return bool(r.steps or r.init not in CERTAIN_STARTS or r.grouping == "cluster" or r.space != "pixel"
+        return r is not None and bool(r.steps or r.init not in CERTAIN_STARTS or r.grouping == "cluster" or r.space != "pixel"
                     or r.labels == "teacher")
 
     def making(self, seed: int) -> tuple | None:
@@ -124,6 +126,13 @@ class Study(StudyOptions):
         if len(scales := {m.config.scale for m in self.models.values()}) == 1: return scales.pop()
         raise UserError(f"lr_dir {self.lr_dir}: LR images are of one scale and the models have "
                         f"{', '.join(map(str, sorted(scales)))}; compare models of one scale")
+
+    def with_folder(self, folder: Path | str) -> "Study":
+        "This study with one more training set: the images of `folder`, called by its name."
+        name = Path(folder).name or str(folder)
+        if name in self.sets: raise UserError(f"--set {folder}: the study has a set {name!r} already; rename the folder")
+        return replace(self, sets={**self.sets, name: TrainingSet(folder=str(folder))})
+
     @property
     def cells(self) -> list:
         "A `Cell` for every training, seed by seed."
@@ -255,12 +264,12 @@ def _built(place, table, build):
 # %% ../nbs/tools/04_study_file.ipynb #3d766b58
 def _training_set(shared, family, at, given):
     "The `TrainingSet` of one entry, with the settings that all sets share."
-    usual = {"sampling": "uniform", "all": False, "family": family, "once": False, "models": ""}
+    usual = {"sampling": "uniform", "all": False, "family": family, "once": False, "models": "", "folder": ""}
     given = {**usual, **given}
     for k, v in usual.items():
         if type(given[k]) is type(v): continue
         raise UserError(f"{k} {str(given[k])[:40]!r} is not {KINDS[type(v)]}; give one")
-    sampling, everything, family, once, models = (given.pop(k) for k in usual)
+    sampling, everything, family, once, models, folder = (given.pop(k) for k in usual)
     try: re.compile(models)
     except re.error as e: raise UserError(f"models {models!r} is no regular expression ({e}); correct it") from None
     TrainConfig(sampling=sampling)
@@ -268,6 +277,10 @@ def _training_set(shared, family, at, given):
         raise UserError(f"is all photos and takes no {other[0]!r}; leave it out")
     if "seed" in {**shared, **given}:
         raise UserError("takes no 'seed', the study gives each training its own; leave it out")
+    if folder:
+        if everything or given: raise UserError(f"is the folder {folder} as it is and takes no "
+                                                f"{next(iter(given), 'all')!r}; leave it out")
+        return TrainingSet(None, sampling, family, at, once, models, folder=_path(folder))
     recipe = _recipe_of({k: v for k, v in shared.items() if k == "scale"} if everything else shared, given)
     if not everything: return TrainingSet(recipe, sampling, family, at, once, models)
     return TrainingSet(None, sampling, family, at, once, models, recipe if recipe.labels != "own" else None)
