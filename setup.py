@@ -10,7 +10,7 @@ parser.read("settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
 
 statuses = ["", "1 - Planning", "2 - Pre-Alpha", "3 - Alpha", "4 - Beta", "5 - Production/Stable"]
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("lab", "priors", "formats", "nets", "export", "dev")}
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("lab", "priors", "formats", "nets", "export", "toolkits", "dev")}
 minor = int(cfg["min_python"].split(".")[1])
 
 # the package index shows the README away from its repository: relative links become absolute there

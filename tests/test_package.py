@@ -37,7 +37,7 @@ def test_requirements(metadata):
     core = [need for need in needs if "extra ==" not in need]
     assert core[0].startswith("torch<") or core[0].startswith("torch>"), "torch first: pip then takes the torch that is at hand"
     assert not [need for need in core if need.startswith(("nbdev", "fastcore", "jupyter"))]
-    assert set(metadata.get_all("Provides-Extra")) == {"lab", "priors", "formats", "nets", "export", "dev"} and metadata["Requires-Python"] == ">=3.10"
+    assert set(metadata.get_all("Provides-Extra")) == {"lab", "priors", "formats", "nets", "export", "toolkits", "dev"} and metadata["Requires-Python"] == ">=3.10"
 
 
 def test_readme_on_the_package_index_has_no_relative_links(metadata):
