@@ -352,19 +352,34 @@ def _upscale(model, source, out, scale, ensemble, tile, ending, device, recursiv
     files = upscale(model, source, out, int(scale or 2), ensemble, tile, device, ending, recursive)
     click.echo(f"{out}: {len(files)} picture{'s' * (len(files) != 1)}")
 
+# %% ../nbs/tools/11_cli.ipynb #64baa292
 @cli.command("export")
-@click.argument("model")
-@click.argument("file")
-@click.option("--to", default="", help="onnx, basicsr, torchscript or safetensors; without it FILE's ending says it")
+@click.argument("source", metavar="MODEL|SET")
+@click.argument("file", metavar="OUT")
+@click.option("--to", default="", help="of a model: onnx, basicsr, torchscript or safetensors; without it OUT's ending "
+              "says it. Of a set: folders, basicsr, lmdb, huggingface, neosr or trainer-redux  [folders]")
 @click.option("--exporter", type=click.Choice(["auto", "dynamo", "torchscript"]), default="auto",
               help="of ONNX  [auto: the newer one that is here]")
+@click.option("--scale", type=click.Choice([str(s) for s in SCALES]),
+              help="of a set's LR copies  [the set's own, or 2]")
+@click.option("--format", default="png", help="of a set's images: png, webp or avif  [png]")
+@click.option("--push", metavar="NAME/REPO", help="also send the set to the Hugging Face hub")
 @common
-def _export(model, file, to, exporter, debug):
-    """Write MODEL, a folder that train made or a file of weights, as one FILE for other programs."""
+def _export(source, file, to, exporter, scale, format, push, debug):
+    """Write MODEL, a folder that train made or a file of weights, as one file for other programs; or SET, a distilled
+    set or any photos, as a folder of pairs that toolkits train on."""
     _alone()
-    from sr_distill.export import export_model
-    written = export_model(model, file, to, exporter)
-    click.echo(f"{written}: {written.stat().st_size:,} bytes")
+    if push and to not in ("", "huggingface"): raise UserError(f"--push sends what --to huggingface writes, not {to}")
+    weights = source == "bicubic" or source.lower().endswith((".pth", ".pt", ".safetensors"))
+    if weights or os.path.exists(os.path.join(source, "model.safetensors")):
+        from sr_distill.export import export_model
+        written = export_model(source, file, to, exporter)
+        return click.echo(f"{written}: {written.stat().st_size:,} bytes")
+    from sr_distill.export import export_set, push_set
+    written = export_set(source, file, to or ("huggingface" if push else "folders"), int(scale or 0), format)
+    files = [f for f in written.rglob("*") if f.is_file()]
+    click.echo(f"{written}: {len(files)} files, {sum(f.stat().st_size for f in files):,} bytes")
+    if push: click.echo(push_set(written, push))
 
 # %% ../nbs/tools/11_cli.ipynb #00000010
 @cli.command("inspect")

@@ -24,7 +24,8 @@ import numpy as np, torch, torch.nn.functional as F
 import PIL
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, features
 from tqdm.auto import tqdm
-from .recipe import DEGRADATIONS, UserError, RunError, degradation_steps, register_degradation
+from .recipe import DEGRADATIONS, STORAGE, UserError, RunError, degradation_steps
+from .recipe import register_degradation
 from .core import atomic_path, cache_dir, check_u8, data_uri, file_lock, file_sha256, folder_lock, json_sha256
 from .core import log, make_folder, rng, to_tensor, to_uint8
 from .job import cache_limit
@@ -299,6 +300,8 @@ def check_format(
     format: str,   # one of `STORAGE`
 ):
     "`UserError` if this Pillow neither writes nor reads `format`."
+    if format not in STORAGE:
+        raise UserError(f"--format {format}: images are not stored in it; choose one of: {', '.join(STORAGE)}")
     if format == "png" or features.check(format): return
     raise UserError(f"--format {format}: this Pillow ({PIL.__version__}) was built without it; give --format png, or "
                     "update it: pip install 'pillow>=11.3'")

@@ -207,8 +207,8 @@ def keeps_start(recipe: Recipe) -> bool:
 SPARE = .1   # share of a budget in bytes that is kept back where the start is not what is stored
 
 def ipc_for_bytes(groups: Groups, recipe: Recipe) -> int:   # images per group
-    """The largest IPC whose start images fit into `recipe.bytes` as files; where nothing changes them, one more, of which
-    only a part will be stored. `UserError` if there is room for no image."""
+    """The largest IPC whose start images fit into `recipe.bytes` as files; where nothing changes them, one more, of
+    which only a part will be stored. `UserError` if there is room for no image."""
     sizes, moves = {}, not keeps_start(recipe)
     def size_of(image):
         key = hashlib.sha256(image.tobytes()).digest()
@@ -226,9 +226,10 @@ def ipc_for_bytes(groups: Groups, recipe: Recipe) -> int:   # images per group
     if not moves and min(sizes.values()) <= recipe.bytes: return ipc + (weigh(ipc + 1) < math.inf)
     if ipc: return ipc
     least = f"one image for each of {len(groups)} groups" if moves and len(groups) > 1 else "one image"
+    ways = ["more", "a smaller --size", *["--grouping all"] * (moves and len(groups) > 1)]
+    ways += ["--format webp"] * (recipe.format == "png")
     raise UserError(f"--bytes {recipe.bytes} is less than {least} of {recipe.size}² ({weigh(1):,} bytes as "
-                    f"{recipe.format}{', and a tenth to spare' * moves}); give more, a smaller --size"
-                    f"{', --grouping all' * (moves and len(groups) > 1)}{' or --format webp' * (recipe.format == 'png')}")
+                    f"{recipe.format}{', and a tenth to spare' * moves}); give {', '.join(ways[:-1])} or {ways[-1]}")
 
 # %% ../nbs/method/18_plan.ipynb #00000035
 @dataclass(frozen=True)

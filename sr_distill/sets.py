@@ -17,7 +17,8 @@ from safetensors import safe_open
 from safetensors.numpy import save as pack_arrays
 from .core import (atomic_path, atomic_write, check_like, data_uri, file_sha256, load_state, log,
                              make_folder, read_json, restoring, rng, write_json)
-from .data import LOSSY, Photos, check_format, decode_bytes, decode_image, encode_image, encode_png, make_lr, ready_folder
+from .data import (LOSSY, Photos, check_format, decode_bytes, decode_image, encode_image, encode_png, make_lr,
+                             ready_folder)
 from .models import count_parameters, load_model
 from .patches import Budget, explain_budget, explain_bytes
 from .procedural import Endless, Mixture, Program, render
