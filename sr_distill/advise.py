@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 from .comparing import finding, t_limit
 from .core import read_json
-from .compare import compare_config
+from .compare import compare_config, png_rate
 from .data import Photos
 from .patches import ipc_for_budget
-from .recipe import Recipe, TrainConfig, UserError, recommended, verb
+from .recipe import CompareOptions, Recipe, TrainConfig, UserError, recommended, verb
 from .study_file import model_name
 
 # %% ../nbs/tools/10b_advise.ipynb #4cd838f9
@@ -117,7 +117,7 @@ def _counts(recipe, photos, most):
     groups = dict(image=len(photos), all=1).get(recipe.grouping)
     if groups is None: return []
     ipc = int(most // (groups * recipe.size**2))
-    return [groups * k for k in sorted({ipc, *(int(ipc * f) for f in (.03, .06, .12, .25, .5))} - {0})]
+    return [groups * k for k in sorted({ipc, *(int(ipc * f) for f in (.03, .06, .12, .18, .25, .35, .5, .7))} - {0})]
 
 def candidates(
     curves: Iterable,   # of one network and scale
@@ -125,12 +125,14 @@ def candidates(
     steps: int,         # of the training
     most: float,        # pixels
     labels: str = "own",   # or teacher
+    weight: float = math.inf,   # bytes that the set may take over those of a pixel of the photos, as PNG
 ) -> list:              # of `Candidate`, the best first
     "All sets that fit and that the curves know of."
-    ways = {(p.recipe, p.sampling) for c in curves for p in c.points if p.recipe.labels == labels}
+    points = [p for c in curves for p in c.points if p.recipe.labels == labels]
+    ways = {(p.recipe, p.sampling): p.density for p in sorted(points, key=lambda p: p.density)}   # the highest counts
     most = min(most, NEAR * LARGEST / 100 * photos.pixels)
     found = [Candidate(recipe, sampling, images, gain) for recipe, sampling in sorted(ways, key=str)
-             for images in _counts(recipe, photos, most)
+             for images in _counts(recipe, photos, min(most, weight / ways[recipe, sampling]))
              if (gain := expected(curves, recipe, sampling, images * recipe.size**2, steps))]
     best = max((c.gain for c in found), default=None, key=lambda gain: gain.mean)
     def place(c):
@@ -167,15 +169,34 @@ class Advice:
     labelled: Candidate | None   # the best one with a teacher's labels, if it is better
     sampling: str                # in which all the photos do best
     odd: list = field(default_factory=list)   # what was not measured, in words
-    budget: float = LARGEST      # per cent of the pixels that were allowed
+    budget: float | None = LARGEST   # per cent of the pixels that were allowed
+    bytes: int | None = None     # or bytes on the disk
+
+    @property
+    def limit(self) -> str:
+        "How large the set may be, in words."
+        return f"at most {self.bytes:,} bytes" if self.bytes else f"at most {self.budget:.3g} % of the pixels"
 
     @property
     def measured(self) -> bool: return self.best is not None and not self.odd
     @property
     def recipe(self) -> Recipe:
         "The recipe of the set, with its budget; the recommended one where nothing like it was measured."
-        if self.best is None: return recommended(self.budget, self.config.scale)
-        return _fitted(self.best, self.photos, self.config.scale, self.budget)
+        if self.best is None: return recommended(self.budget, self.config.scale, bytes=self.bytes)
+        return self.fitted(self.best)
+
+    def fitted(self,
+        one: Candidate,
+    ) -> Recipe:
+        "Its recipe for this scale, with the shortest budget that gives so many images, or the one in bytes."
+        scale = self.config.scale
+        recipe = replace(one.recipe, scale=scale, size=one.recipe.size // scale * scale)
+        if self.bytes: return replace(recipe, bytes=min(self.bytes, int(1.02 * stored_bytes(one, self.photos))))
+        groups = len(self.photos) if recipe.grouping == "image" else 1
+        exact = 100 * one.images * recipe.size**2 / self.photos.pixels
+        percents = (math.ceil(exact * 10**digits) / 10**digits for digits in range(1, 14))
+        def images(percent): return ipc_for_budget(percent, groups, recipe.size, self.photos.pixels) * groups
+        return replace(recipe, budget=next(p for p in percents if p <= self.budget and images(p) == one.images))
 
     @property
     def take_all(self) -> bool:
@@ -196,7 +217,7 @@ class Advice:
         return f"sr_distill distill PHOTOS SET {_made(self.recipe)}\nsr_distill train SET MODEL {_asked(trained)}"
 
     def __repr__(self) -> str:
-        lines = [f"{self.photos!r}, at most {self.budget:.3g} % of the pixels; {_trained(self.config)}", self.sentence,
+        lines = [f"{self.photos!r}, {self.limit}; {_trained(self.config)}", self.sentence,
                  "", self.commands, "", _size_in_words(self), *_basis_in_words(self)]
         return "\n".join(lines)
 
@@ -208,22 +229,13 @@ def _flags(said):
 
 def _made(recipe):
     "A recipe as flags."
-    return _flags(recipe.changes(replace(Recipe(), lr=recipe.usual_rate)))
+    return _flags(recipe.changes(replace(Recipe(bytes=recipe.bytes), bytes=None, lr=recipe.usual_rate)))
 
 def _asked(config):
     "The settings of a training as flags."
     size = {k: v for k in ("depth", "width") if (v := getattr(config, k))}
     usual = TrainConfig.for_model(config.model, **size)
     return _flags({"model": config.model, **size, "steps": config.steps, **config.changes(usual)})
-
-def _fitted(best, photos, scale, most):
-    "The recipe of a candidate for this scale, with the shortest budget that gives its images and is at most `most`."
-    recipe = replace(best.recipe, scale=scale, size=best.recipe.size // scale * scale)
-    groups = len(photos) if recipe.grouping == "image" else 1
-    exact = 100 * best.images * recipe.size**2 / photos.pixels
-    percents = (math.ceil(exact * 10**digits) / 10**digits for digits in range(1, 14))
-    def images(percent): return ipc_for_budget(percent, groups, recipe.size, photos.pixels) * groups
-    return replace(recipe, budget=next(p for p in percents if p <= most and images(p) == best.images))
 
 def _trained(config): return f"{model_name(config)} ×{config.scale}, {config.steps:,} training steps"
 
@@ -242,17 +254,15 @@ def _gain_in_words(gain, sampling):
 DRAWN = {"uniform": "uniformly", "error": "by error"}
 
 # %% ../nbs/tools/10b_advise.ipynb #96bb3a12
-def _png_rate(photos, most=6):
-    "PNG bytes per pixel of the photos, estimated from a few of them."
-    some = photos.subset(sorted({round(i) for i in np.linspace(0, len(photos) - 1, most)}))
-    return some.png_bytes / some.pixels
+def stored_bytes(one, photos):
+    "About how many bytes a candidate takes on the disk."
+    return png_rate(photos) * one.gain.density * one.images * one.recipe.size**2
 
 def _size_in_words(advice):
     "How large the set is."
     if advice.best is None: return "its size: what the budget allows"
     best, photos = advice.best, advice.photos
-    pixels = best.images * best.recipe.size**2
-    stored = _png_rate(photos) * best.gain.density * pixels
+    pixels, stored = best.images * best.recipe.size**2, stored_bytes(best, photos)
     amount = f"{stored / 1e6:.1f} MB" if stored > 1e6 else f"{stored / 1e3:.0f} kB"
     share = 100 * pixels / photos.pixels
     return (f"its size: {best.images:,} images of {best.recipe.size}², {share:.3g} % of the pixels, about {amount} as "
@@ -267,11 +277,12 @@ def _basis_in_words(advice):
         yield (f"rests on: study {read}; {page['photos']} photos of {page['pixels'] / 1e6:.0f} megapixels, batches of "
                f"16, {seeds}, judged by {', '.join(page['tests'])}; ± is over the seeds alone, other photos differ")
     if other := advice.labelled:
-        said = _made(_fitted(other, advice.photos, advice.config.scale, advice.budget))
+        said = _made(advice.fitted(other))
         gain, length = f"{other.gain.mean:+.2f} ± {other.gain.se:.2f} dB", f"{other.recipe.teacher_steps:,} steps"
         yield (f"better with a teacher's labels: {gain}; the teacher trains for {length} first: "
                f"sr_distill distill PHOTOS SET {said}")
-    yield f"measured on your photos: sr_distill compare PHOTOS --budget {advice.budget:.3g} {_asked(advice.config)}"
+    limit = f"--bytes {advice.bytes}" if advice.bytes else f"--budget {advice.budget:g}"
+    yield f"measured on your photos: sr_distill compare PHOTOS {limit} {_asked(advice.config)}"
 
 # %% ../nbs/tools/10b_advise.ipynb #a56abca2
 @verb
@@ -279,20 +290,24 @@ def advise(
     photos: Photos | Path | str,          # photos, a folder or a source by name
     config: TrainConfig | None = None,    # the network and its training; a small EDSR if None
     budget: float | None = None,          # per cent of the photos' pixels; None for the largest measured
+    bytes: int | str | None = None,       # or what the set may take on the disk, such as 350kB
 ) -> Advice:
     "Which set to make of `photos` for this training, looked up in measured curves; nothing is trained."
     photos, config = photos if isinstance(photos, Photos) else Photos.open(photos), config or compare_config()
-    budget = LARGEST if budget is None else budget
-    if not 0 < budget <= 100:
+    asked = CompareOptions(budget=budget, bytes=bytes)   # `UserError` for no size
+    if asked.budget is None and not asked.bytes: asked = replace(asked, budget=LARGEST)
+    if asked.budget is not None and not 0 < asked.budget <= 100:
         raise UserError(f"--budget {budget} is no percentage; give a number above 0 and up to 100")
     curves, steps, odd = nearest(config)
-    plain, labelled = (next(iter(candidates(curves, photos, steps, budget / 100 * photos.pixels, labels)), None)
+    most = (asked.budget or 100) / 100 * photos.pixels
+    weight = asked.bytes / png_rate(photos) if asked.bytes else math.inf
+    plain, labelled = (next(iter(candidates(curves, photos, steps, most, labels, weight)), None)
                        for labels in ("own", "teacher"))
-    if plain is None:
-        odd.append(f"sets of at most {budget:.3g} % of these photos' pixels ({_sizes_in_words(curves)})")
+    if plain is None: odd.append(f"sets of so few pixels ({_sizes_in_words(curves)})")
     better = labelled and (not plain or labelled.gain.mean > plain.gain.mean + .03)
     length = min(curves, key=lambda c: abs(math.log(c.config.steps / steps)))
-    return Advice(photos, config, plain, labelled if better else None, length.sampling, odd, budget)
+    return Advice(photos, config, plain, labelled if better else None, length.sampling, odd, asked.budget,
+                  asked.bytes)
 
 def _sizes_in_words(curves):
     "The range of sizes that were measured."

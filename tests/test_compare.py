@@ -83,7 +83,9 @@ def test_what_cannot_be_answered_is_refused_before_any_work(small_photos, tmp_pa
     def refused(*args, words):   # of a flag that is given twice the last counts
         assert main(["compare", str(photos), str(out), *TINY, *map(str, args)]) == 2
         assert words in (err := capsys.readouterr().err) and not out.exists(), err
-    refused("--budget", 1, words="give 16 or more")
+    refused("--budget", 1, words="give 16 or more, or a smaller --size")
+    refused("--bytes", "350kB", words="both say how large a set is")
+    refused("--bytes", "much", words="--bytes 'much' is no size")
     refused("--seeds", 0, words="--seeds 0 is too small")
     refused("--patch", 32, words="a smaller patch")
     refused("--held-out", tmp_path / "none", words="none: no such folder")
@@ -104,11 +106,15 @@ def test_every_setting_goes_into_the_file():
     assert best == sd.recommended(3., 3)
 
 
-def test_another_recommendation_is_a_set_of_its_own(monkeypatch):
+def test_another_recommendation_is_a_set_of_its_own(monkeypatch, small_photos, tmp_path):
     from sr_distill import recipe
-    monkeypatch.setattr(recipe, "recommended", lambda budget, scale, **changes: sd.Recipe(budget=budget, size=64, scale=scale, steps=40, init="error"))
+    def mixture(budget, scale, each, bytes, size=64): return sd.Recipe(space="procedural", share=.5, budget=budget, scale=scale, size=size, steps=0)
+    monkeypatch.setattr(recipe, "recommended", mixture)
     study = study_from(comparison("embedded", options=CompareOptions(budget=2.)))
-    assert list(study.sets)[2:] == ["random windows", "hardest windows", RECOMMENDED] and study.sets[RECOMMENDED].recipe.steps == 40
+    assert list(study.sets)[2:] == ["random windows", "hardest windows", RECOMMENDED] and study.sets[RECOMMENDED].recipe == mixture(2., 2, True, None)
+    config = compare_config(model="edsr", depth=1, width=4, steps=1, batch=2, patch=16)
+    answer = sd.compare(small_photos("abc"), tmp_path / "out", config=config, options=CompareOptions(size=24, budget=30., seeds=1, jobs=1))
+    assert not answer.failed and answer.name == RECOMMENDED and len(answer.rows) == 6
 
 
 def test_a_network_of_spandrel(small_photos, tmp_path):
@@ -162,17 +168,31 @@ def test_what_it_prints_can_be_run(shoot):
 @pytest.mark.parametrize("settings, budget, words", [
     (dict(model="edsr", steps=1200), None, "EDSR ×2 (the nearest is EDSR 4×32 ×2)"), (dict(EDSR, scale=3), None, "EDSR 4×32 ×3 (the nearest"),
     (dict(EDSR, steps=10**6), None, "1,000,000 training steps (the nearest are 60,000)"), (dict(EDSR, steps=300), None, "300 training steps (the nearest are 1,200)"),
-    (dict(EDSR), .001, "sets of at most 0.001 %"), (dict(model="spandrel:SPAN"), None, "spandrel:SPAN ×2")])
+    (dict(EDSR), .001, "sets of so few pixels"), (dict(model="spandrel:SPAN"), None, "spandrel:SPAN ×2")])
 def test_what_was_not_measured_is_said(shoot, settings, budget, words):
     found = advise(shoot, compare_config(**settings), budget)
     assert not found.measured and found.sentence.startswith("Not measured: ") and words in found.sentence
     assert "sr_distill compare PHOTOS" in str(found) and found.recipe.scale == found.config.scale
 
 
+def test_a_budget_in_bytes(small_photos, tmp_path, shoot):
+    photos, config = small_photos("abc"), compare_config(model="edsr", depth=1, width=4, steps=1, batch=1, patch=16)
+    study = study_from(comparison(photos, "", config, CompareOptions(size=24, bytes="6kB")))
+    assert {(s.recipe.bytes, s.recipe.budget, s.recipe.grouping) for s in study.sets.values() if s.recipe} == {(6000, None, "image")}
+    answer = sd.compare(photos, tmp_path / "out", config=config, options=CompareOptions(size=24, bytes="6kB", seeds=1, jobs=1))
+    assert not answer.failed and len(answer.rows) == 5
+    for folder in (tmp_path / "out/sets").iterdir():
+        if folder.is_dir(): assert 0 < sum(p.stat().st_size for p in (folder / "images").iterdir()) <= 6000
+    few = study_from(comparison(photos, "", config, CompareOptions(size=24, bytes="500B")))   # less than a window of each of two photos
+    assert {s.recipe.grouping for s in few.sets.values() if s.recipe} == {"all"} and few.sets[RECOMMENDED].recipe.init == "downscaled"
+    assert "--bytes 20 is less than one window" in str(expect_error(UserError, comparison, photos, "", config, CompareOptions(size=24, bytes=20)))
+    assert advise(shoot, bytes=10**9).recipe.bytes < 10**9   # no more than was measured
+
+
 def test_plan_on_the_command_line(small_photos, capsys):
     photos = small_photos("ab")
     assert main(["plan", str(photos)]) == 0
-    assert f"sr_distill distill {photos} SET" in (said := capsys.readouterr().out) and "Not measured: sets of at most 8.88 %" in said
+    assert f"sr_distill distill {photos} SET" in (said := capsys.readouterr().out) and "Not measured: sets of so few pixels" in said
     assert main(["plan", str(photos), "--budget", "0"]) == 2 and "--budget 0" in capsys.readouterr().err
     assert main(["plan", str(photos / "none")]) == 2 and "no such folder" in capsys.readouterr().err
 
