@@ -229,7 +229,7 @@ def _flags(said):
 
 def _made(recipe):
     "A recipe as flags."
-    return _flags(recipe.changes(replace(Recipe(bytes=recipe.bytes), bytes=None, lr=recipe.usual_rate)))
+    return _flags(recipe.changes(replace(Recipe(), lr=recipe.usual_rate)))
 
 def _asked(config):
     "The settings of a training as flags."
@@ -281,6 +281,8 @@ def _basis_in_words(advice):
         gain, length = f"{other.gain.mean:+.2f} ± {other.gain.se:.2f} dB", f"{other.recipe.teacher_steps:,} steps"
         yield (f"better with a teacher's labels: {gain}; the teacher trains for {length} first: "
                f"sr_distill distill PHOTOS SET {said}")
+    if advice.bytes and "avif" != advice.recipe.format:
+        yield "not in these curves: with --format avif several times as many images fit into the same bytes"
     limit = f"--bytes {advice.bytes}" if advice.bytes else f"--budget {advice.budget:g}"
     yield f"measured on your photos: sr_distill compare PHOTOS {limit} {_asked(advice.config)}"
 

@@ -27,7 +27,7 @@ def small_sets(
     scale: int,          # super-resolution factor
     each: bool = True,   # is there room for a window of each photo?
 ) -> dict:               # name → `Recipe`
-    "Random windows, the hardest windows and the recommended set, all of one size and budget."
+    "Random windows, the hardest windows and the recommended set, all of one budget."
     best = options.recommended(scale, each)
     size, budget = (best.size, best.budget) if best.chooses else (64 // scale * scale, options.budget)
     alike = dict(size=size, budget=budget, bytes=options.bytes, scale=scale, grouping="image" if each else "all")
@@ -49,10 +49,7 @@ def _sets_said(options, config, each):
     "The tables `recipe` and `sets` of the study file."
     plain = Recipe(steps=0)
     recipes = small_sets(options, config.scale, each)
-    def said(r):   # with a budget in bytes the usual grouping is another
-        grouping = {"grouping": r.grouping} if r.bytes else {}
-        return {"init": r.init, "steps": r.steps, **r.changes(plain), **grouping}
-    small = {n: said(r) for n, r in recipes.items()}
+    small = {n: {"init": r.init, "steps": r.steps, **r.changes(plain)} for n, r in recipes.items()}
     first, *others = small.values()
     shared = {k: v for k, v in first.items() if all(k in o and o[k] == v for o in others)}
     drawn = {} if config.sampling == "uniform" else {"sampling": config.sampling}
@@ -109,7 +106,7 @@ def _with_budget(photos, options, scale):
         if options.bytes < one / 4:
             raise UserError(f"--bytes {options.bytes} is less than one window of {size}², which takes about {one:,.0f}; "
                             "give more, or a smaller --size")
-        return options, options.bytes > len(photos) * HARD * one
+        return options, True
     if options.budget is None: return replace(options, budget=max(.7, least)), True
     if options.budget < window:
         raise UserError(f"--budget {options.budget} % is less than one window of {size}²; give {window:.2g} or more, or "
@@ -118,8 +115,6 @@ def _with_budget(photos, options, scale):
     log.info("--budget %s %% has no room for a window of each of the %d photos, which takes %s %%", options.budget,
              len(photos), least)
     return options, False
-
-HARD = 1.9   # bytes of the hardest windows over those of as many pixels of the photos
 
 def _judges(photos, held_out, skip_bad):
     "The entry of the study file that says which photos judge."

@@ -83,7 +83,7 @@ def test_what_cannot_be_answered_is_refused_before_any_work(small_photos, tmp_pa
     def refused(*args, words):   # of a flag that is given twice the last counts
         assert main(["compare", str(photos), str(out), *TINY, *map(str, args)]) == 2
         assert words in (err := capsys.readouterr().err) and not out.exists(), err
-    refused("--budget", 1, words="give 16 or more, or a smaller --size")
+    refused("--budget", 1, words="less than one window of 24²; give 16 or more")
     refused("--bytes", "350kB", words="both say how large a set is")
     refused("--bytes", "much", words="--bytes 'much' is no size")
     refused("--seeds", 0, words="--seeds 0 is too small")
@@ -108,10 +108,10 @@ def test_every_setting_goes_into_the_file():
 
 def test_another_recommendation_is_a_set_of_its_own(monkeypatch, small_photos, tmp_path):
     from sr_distill import recipe
-    def mixture(budget, scale, each, bytes, size=64): return sd.Recipe(space="procedural", share=.5, budget=budget, scale=scale, size=size, steps=0)
+    def mixture(budget, scale, bytes, each, size=64): return sd.Recipe(space="procedural", share=.5, budget=budget, scale=scale, size=size, steps=0)
     monkeypatch.setattr(recipe, "recommended", mixture)
     study = study_from(comparison("embedded", options=CompareOptions(budget=2.)))
-    assert list(study.sets)[2:] == ["random windows", "hardest windows", RECOMMENDED] and study.sets[RECOMMENDED].recipe == mixture(2., 2, True, None)
+    assert list(study.sets)[2:] == ["random windows", "hardest windows", RECOMMENDED] and study.sets[RECOMMENDED].recipe == mixture(2., 2, None, True)
     config = compare_config(model="edsr", depth=1, width=4, steps=1, batch=2, patch=16)
     answer = sd.compare(small_photos("abc"), tmp_path / "out", config=config, options=CompareOptions(size=24, budget=30., seeds=1, jobs=1))
     assert not answer.failed and answer.name == RECOMMENDED and len(answer.rows) == 6
@@ -179,12 +179,11 @@ def test_a_budget_in_bytes(small_photos, tmp_path, shoot):
     photos, config = small_photos("abc"), compare_config(model="edsr", depth=1, width=4, steps=1, batch=1, patch=16)
     study = study_from(comparison(photos, "", config, CompareOptions(size=24, bytes="6kB")))
     assert {(s.recipe.bytes, s.recipe.budget, s.recipe.grouping) for s in study.sets.values() if s.recipe} == {(6000, None, "image")}
+    assert study.sets[RECOMMENDED].recipe == sd.recommended(bytes=6000, size=24)
     answer = sd.compare(photos, tmp_path / "out", config=config, options=CompareOptions(size=24, bytes="6kB", seeds=1, jobs=1))
-    assert not answer.failed and len(answer.rows) == 5
+    assert not answer.failed and len(answer.rows) == 6
     for folder in (tmp_path / "out/sets").iterdir():
         if folder.is_dir(): assert 0 < sum(p.stat().st_size for p in (folder / "images").iterdir()) <= 6000
-    few = study_from(comparison(photos, "", config, CompareOptions(size=24, bytes="500B")))   # less than a window of each of two photos
-    assert {s.recipe.grouping for s in few.sets.values() if s.recipe} == {"all"} and few.sets[RECOMMENDED].recipe.init == "downscaled"
     assert "--bytes 20 is less than one window" in str(expect_error(UserError, comparison, photos, "", config, CompareOptions(size=24, bytes=20)))
     assert advise(shoot, bytes=10**9).recipe.bytes < 10**9   # no more than was measured
 
