@@ -104,13 +104,13 @@ def _with_budget(photos, options, scale):
     if options.bytes:
         one = png_rate(photos) * size**2
         if options.bytes < one / 4:
-            raise UserError(f"--bytes {options.bytes} is less than one window of {size}², which takes about {one:,.0f}; "
-                            "give more, or a smaller --size")
+            raise UserError(f"--bytes {options.bytes} is less than one window of {size}², which takes about "
+                            f"{one:,.0f}; give more, or a smaller --size")
         return options, True
     if options.budget is None: return replace(options, budget=max(.7, least)), True
     if options.budget < window:
-        raise UserError(f"--budget {options.budget} % is less than one window of {size}²; give {window:.2g} or more, or "
-                        "a smaller --size")
+        raise UserError(f"--budget {options.budget} % is less than one window of {size}²; give {window:.2g} or more, "
+                        "or a smaller --size")
     if options.budget >= least: return options, True
     log.info("--budget %s %% has no room for a window of each of the %d photos, which takes %s %%", options.budget,
              len(photos), least)

@@ -531,15 +531,18 @@ RATES = {"adam": .01, "sgd": .1, ("sgd", "whole"): 10.}
 
 # %% ../nbs/engine/01_recipe.ipynb #9fd70c89
 def recommended(
-    budget: float | None = .7,   # per cent of the photos' pixels
+    budget: float | None = .7,   # per cent of the photos' pixels; None if `bytes` is given
     scale: int = 2,              # super-resolution factor
     bytes: int | str | None = None,   # in the place of `budget`: what the images may take on the disk, such as 350kB
+    each: bool = True,           # is there room for a window of each photo?
     **changes: Any,              # settings laid over it, such as `size`
 ) -> Recipe:
-    """The recipe that the package advises: the hardest windows of every photo, chosen without a step. A budget of
-    `bytes` stores them as AVIF, so that several times as many fit."""
+    """The recipe that the package advises, chosen without a step: the hardest windows of every photo; where the budget
+    is too small for that, as many photos as fit, shrunk. A budget of `bytes` stores them as AVIF, so that several times
+    as many fit."""
+    start = dict(init="hardest", grouping="image") if each else dict(init="downscaled", grouping="all")
     how = dict(budget=budget) if bytes is None else dict(bytes=bytes, format="avif")
-    return Recipe(**{"init": "hardest", "size": 64 // scale * scale, "steps": 0, "scale": scale, **how, **changes})
+    return Recipe(**{**start, "size": 64 // scale * scale, "steps": 0, "scale": scale, **how, **changes})
 
 # %% ../nbs/engine/01_recipe.ipynb #00000020
 @dataclass(frozen=True)
@@ -614,6 +617,8 @@ class CompareOptions(Settings):
     "What `compare` puts beside all the photos, and how it is carried out."
     budget: float | None = option(None, "per cent of the photos' pixels that each small set may take; 0.7 if "
                                         "not given, or what one window of each photo takes if that is more")
+    bytes: int | str | None = option(None, "what each small set may take on the disk, such as 350kB, in place of "
+                                           "--budget", low=1)
     size: int | None = option(None, "side of a window in pixels; that of the recommended recipe if not given", low=16)
     seeds: int     = option(3, "trainings on each set, each with a seed of its own", low=1)
     ssim: bool     = option(False, "measure SSIM too, which takes longer than PSNR")
@@ -623,8 +628,13 @@ class CompareOptions(Settings):
     device: str    = option("cpu", DEVICE_HELP)
     skip_bad: bool = option(False, "list photos that cannot be read or are too small, and go on without them")
 
-    def __post_init__(self): check_options(self)
+    def __post_init__(self):
+        if self.bytes is not None: object.__setattr__(self, "bytes", byte_count(self.bytes))
+        check_options(self)
+        if self.budget and self.bytes:
+            raise UserError(f"--budget {self.budget} and --bytes {self.bytes} both say how large a set is; give one")
 
-    def recommended(self, scale: int = 2) -> Recipe:
+    def recommended(self, scale: int = 2, each: bool = True) -> Recipe:
         "The recipe that `recommended` gives for this budget and size."
-        return recommended(self.budget or .7, scale, **({"size": self.size} if self.size else {}))
+        size = {"size": self.size} if self.size else {}
+        return recommended(self.budget or .7, scale, self.bytes, each, **size)
