@@ -317,10 +317,11 @@ def _compare(photos, out, held_out, toml, debug, **given):
 @click.option("--for-steps", "steps", type=int, help="training steps  [1200, or by model]")
 @click.option("--budget", type=float,
               help="per cent of the pixels that the set may take  [the largest that was measured]")
+@click.option("--bytes", help="or what it may take on the disk, such as 350kB")
 @skip_bad
 @recursive
 @common
-def _plan(photos, budget, skip_bad, recursive, debug, **given):
+def _plan(photos, budget, bytes, skip_bad, recursive, debug, **given):
     """Which set should you make of PHOTOS for this training? The recipe as a command, its size, what it should gain or
     cost, and what that rests on. Nothing is trained: the answer is read off measured curves."""
     _alone()
@@ -328,7 +329,7 @@ def _plan(photos, budget, skip_bad, recursive, debug, **given):
     from sr_distill.compare import compare_config
     from sr_distill.data import Photos
     config = compare_config(**chosen(TrainConfig, given))
-    advice = advise(Photos.open(photos, skip_bad, recursive), config, budget)
+    advice = advise(Photos.open(photos, skip_bad, recursive), config, budget, bytes)
     click.echo(str(advice).replace("PHOTOS", shlex.quote(photos)))
 
 # %% ../nbs/tools/11_cli.ipynb #e4adbd22
