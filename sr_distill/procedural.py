@@ -798,7 +798,7 @@ def render_images(
     h, w = _checked_size(size)
     if isinstance(images, bool) or not isinstance(images, int) or images < 1:
         raise UserError(f"--images {str(images)[:40]} is none; give a whole number from 1")
-    other = "holds images of another {{}}; give another folder"
+    other = "holds images of another {}; give another folder"
     job = Job(out, dict(program=program.fingerprint, size=[h, w]), {k: other.format(k) for k in ("program", "size")},
               checkpoint=".render.json")
     with job.held():

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from sr_distill import sets
+from sr_distill import fitting, sets
 from sr_distill import train as training
 from sr_distill.cli import main
 from sr_distill.data import Photos
 from sr_distill.distill import distill
 from sr_distill.models import make_model
 from sr_distill.procedural import MOST_BYTES, Endless, Mixture, Program, ProgramPhotos, World, hand_written, patches, render
-from sr_distill.recipe import Recipe, RunError, TrainConfig, UserError
+from sr_distill.recipe import Recipe, RunError, RunOptions, TrainConfig, UserError
 from sr_distill.sets import DistilledSet, describe, learnt_from, open_photos, set_bytes
 from sr_distill.study import Model, Study, TrainingSet, run_study
 from sr_distill.train import train
@@ -303,6 +303,7 @@ def test_rendered_images_go_on_and_do_not_mix(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt): procedural.render_images(Program(), tmp_path / "out", 4, 32)
     monkeypatch.setattr(procedural, "render", lambda program, k, size: drawn.append(k) or before(program, k, size))
     files = procedural.render_images(Program(), tmp_path / "out", 4, 32)
+    assert "another size" in refusal(procedural.render_images, Program(), tmp_path / "out", 4, 40)
     assert drawn == [0, 1, 2, 3] and sorted(p.name for p in (tmp_path / "out").iterdir() if p.name[0] != ".") == [f.name for f in files]
     for images in (0, -1, 1.5, True): assert "--images" in refusal(procedural.render_images, Program(), tmp_path / "out", images)
     (tmp_path / "full").mkdir(); (tmp_path / "full/mine.txt").write_text("mine")
@@ -313,3 +314,48 @@ def test_the_command_line_renders_a_set(tmp_path, capsys):
     assert main(["render", str(tmp_path / "set"), str(tmp_path / "png"), "--images", "2", "--size", "40"]) == 0
     assert "2 images of 40²" in capsys.readouterr().out and Photos.open(tmp_path / "png").sizes == [(40, 40)] * 2
     assert main(["render", str(tmp_path / "pixels"), str(tmp_path / "none")]) == 2 and "no program" in capsys.readouterr().err
+
+
+# ---- fitting
+
+def quick(monkeypatch):
+    "Fits that look at two small images."
+    for name, value in (("WINDOWS", 6), ("IMAGES", 2), ("SIDE", 48)): monkeypatch.setattr(fitting, name, value)
+
+FIT, FEW = Recipe(space="procedural", steps=7), RunOptions(checkpoint=2, snapshots=3)
+
+def test_a_stopped_fit_ends_like_an_undisturbed_one_on_any_number_of_threads(tmp_path, monkeypatch):
+    quick(monkeypatch)
+    def stop(step, *_): stop.stopped = step == 5
+    whole = distill(EMBEDDED, FIT, tmp_path / "whole", FEW)
+    with pytest.raises(RunError): distill(EMBEDDED, FIT, tmp_path / "parts", FEW, stop)
+    assert "5 of 7 steps" in describe(tmp_path / "parts")
+    torch.set_num_threads(2)
+    try: parts = distill(EMBEDDED, FIT, tmp_path / "parts", FEW)
+    finally: torch.set_num_threads(1)
+    assert whole.program == parts.program != hand_written(EMBEDDED) and whole.trace.losses == parts.trace.losses
+    assert all((whole.trace.frame(k) == parts.trace.frame(k)).all() for k in range(3))
+    assert whole.manifest["report"]["fit"] == parts.manifest["report"]["fit"] and "Distance of its statistics" in (tmp_path / "whole/README.md").read_text()
+    assert "--steps 7" in refusal(distill, EMBEDDED, replace(FIT, steps=8), tmp_path / "whole", FEW)
+
+@pytest.mark.parametrize("damage", [lambda p: (p / "checkpoint.pt").write_bytes(b"nonsense"), lambda p: (p / "trace/0000001.npy").unlink()], ids=["checkpoint", "frame"])
+def test_a_damaged_fit_is_refused_or_begins_anew(damage, tmp_path, monkeypatch):
+    quick(monkeypatch)
+    def stop(step, *_): stop.stopped = step == 5
+    with pytest.raises(RunError): distill(EMBEDDED, FIT, tmp_path / "set", FEW, stop)
+    damage(tmp_path / "set/.run/part-program")
+    try: made = distill(EMBEDDED, FIT, tmp_path / "set", FEW)
+    except UserError as e: assert "checkpoint.pt" in str(e)
+    else: assert made.program == distill(EMBEDDED, FIT, tmp_path / "other", FEW).program
+
+def test_any_objective_can_be_followed():
+    fit = fitting.Fit(Program(), lambda program: abs(program.worlds[0].alpha - 2.5))
+    for _ in range(400): fit.step()
+    assert abs(fit.program.worlds[0].alpha - 2.5) < .05
+    two = Program((World(), World(alpha=2)))
+    assert sum(fitting.changed(two, fitting.rng(k), .1) is not None for k in range(50)) > 40   # a few do not go together
+
+def test_changed_numbers_stay_in_bounds_and_in_order():
+    program = Program()
+    for k in range(200): program = fitting.changed(program, fitting.rng(k), 2.) or program   # `World` would refuse others
+    assert program != Program()
