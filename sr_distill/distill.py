@@ -21,6 +21,7 @@ from . import __version__
 from .core import (check_like, file_sha256, forget, load_state, log, make_folder, policy, read_json,
                              restore_optimizer, restoring, save_state, to_tensor, to_uint8, write_json)
 from .data import LOSSY, Photos, decode_bytes, encode_image
+from .fitting import Fit, statistics_objective
 from .inversion import check_prior, make_space
 from .job import saving
 from .labels import get_teacher, redraw
@@ -35,7 +36,7 @@ from .pixel import PixelSpace
 from .plan import (PART_BYTES, PLACES, Part, Plan, check_run, cut_parts, footprint, image_names, keeps_start,
                              make_plan, named_weights, needs, together)
 from .priors import load_prior, needs_photos
-from .procedural import Program, hand_written
+from .procedural import hand_written, render
 from .recipe import INITS, Recipe, RunError, RunOptions, UserError, verb
 from .sets import (DistilledSet, Trace, TraceFolder, about_latents, card, describe, learnt_from, on_disk,
                              open_photos, read_manifest, remarks, set_bytes, set_files, snapshot_steps, summary)
@@ -446,19 +447,69 @@ def _make_program(plan, callback, began):
     plan.team.wait()
     if not plan.team.first: return
     teacher, recipe = get_teacher(plan.photos, plan.recipe, plan.device), plan.recipe
-    program = hand_written(plan.photos, recipe.seed)
+    program, film, fitted = _fitted(plan, hand_written(plan.photos, recipe.seed), callback)
     report = dict(device="cpu", threads=torch.get_num_threads(), processes=plan.team.size,
-                  program=_about_program(program))
+                  program=_about_program(program), **fitted)
     chosen = [image for part in plan.parts for image in part.images("start")]
     drawn, labels = _labelled(np.array(chosen, np.uint8).reshape(-1, recipe.size, recipe.size, 3), teacher, recipe)
     images, names, files = _as_stored(plan, drawn, len(program.encode()))
     if len(names) < len(drawn) and not keeps_start(plan.recipe): report["left_out"] = len(drawn) - len(names)
     report |= dict(labels, seconds=round(time.perf_counter() - began, 1))
     manifest = _manifest(plan, images, report, files, program.encode())
-    made = DistilledSet(images, names, manifest, files=files, program=program)
+    made = DistilledSet(images, names, manifest, film, files=files, program=program)
     made.save(plan.out, plan.options.lr_images and len(images) > 0)
 
 def _about_program(program):
     "What the report says of a program."
     numbers = sum(len(fields(world)) for world in program.worlds)
     return dict(worlds=len(program.worlds), numbers=numbers, palettes=len(program.palettes))
+
+# %% ../nbs/method/19_distill.ipynb #269e656b
+HELD_OUT_IMAGE = 1000     # of a program: the first one that a fit is judged by; the search sees those from 0 on
+FILMED, FILM_SIDE = 8, 96   # images of a program that its film shows, and their side in pixels
+
+def _fitted(plan, program, callback):
+    "The program after the steps of the recipe, the film of them, and what the report says of both."
+    recipe, part = plan.recipe, Part(plan.state/"part-program", 0, 0)
+    if not recipe.steps: return program, None, {}
+    fit, before = Fit(program, statistics_objective(plan.photos, recipe.scale, recipe.seed), recipe.seed), program
+    make_folder(part.folder/"trace")
+    _go_on_fitting(fit, part, plan.marks)
+    _fit_steps(plan, fit, part, callback)
+    judge = statistics_objective(plan.photos, recipe.scale, recipe.seed, HELD_OUT_IMAGE)
+    report = dict(fit=dict(steps=recipe.steps, before=judge(before), after=judge(fit.program)))
+    if not plan.marks: return fit.program, None, report
+    film = TraceFolder(plan.state/"trace")
+    for step in plan.marks: film.add(step, part.frame(step))
+    losses, names = [round(float(x), 6) for x in fit.losses], [f"leaves-{k:05}" for k in range(FILMED)]
+    return fit.program, film.finish(plan.marks, losses, names), report
+
+def _fit_steps(plan, fit, part, callback):
+    "All steps of a fit, with checkpoints, snapshots and the callback on the way."
+    steps, marks = plan.recipe.steps, plan.marks
+    def shown():
+        if fit.done not in marks: return None
+        images = np.stack([render(fit.program, k, FILM_SIDE) for k in range(FILMED)])
+        part.store(f"trace/{fit.done:07d}", images)
+        return images
+    def save(): save_state(part.folder/"checkpoint.pt", fit.state_dict())
+    if not fit.done and (images := shown()) is not None and callback: callback(0, None, images)
+    bar = tqdm(total=steps, initial=fit.done, desc="fit", unit="step", disable=None)
+    with saving(save, plan.options.checkpoint, callback) as after, bar:
+        while fit.done < steps:
+            fit.step()
+            bar.update()
+            images = shown()
+            if callback: callback(fit.done, fit.best, images)
+            after(fit.done, fit.done == steps)
+
+def _go_on_fitting(fit, part, marks):
+    "Put a fit at its checkpoint, if there is one and the snapshots up to there are in order."
+    path = part.folder/"checkpoint.pt"
+    if not path.exists(): return
+    state = load_state(path)
+    with restoring(path): due = [step for step in marks if step <= state["done"]]
+    if all(part.frame(step) is not None for step in due):
+        with restoring(path): return fit.load_state_dict(state)
+    log.warning("%s: a snapshot is missing or damaged, the program is fitted anew", part.folder)
+    path.unlink()
