@@ -414,7 +414,8 @@ class Recipe(Settings):
     real: int      = option(32, "real sub-images per group that the target gradient is taken over; 0 for all", low=0)
     target: str    = option("uniform", "how those are drawn: uniform, error (in proportion to bicubic error) or hard "
                                        "(the hardest 5 % without the top 0.2 %)", TARGETS)
-    steps: int     = option(300, "matching steps; 0 keeps the start, which is a selection baseline", low=0)
+    steps: int     = option(300, "matching steps; 0 keeps the start, which is a selection baseline, or in procedural "
+                                 "space the program as it was written by hand", low=0)
     optimizer: str = option("adam", "optimiser of the synthetic images; sgd is DC's, momentum 0.5", ("adam", "sgd"))
     lr: float      = option(None, "learning rate of the synthetic images, in units of the 0..1 pixel range: 0.01 with "
                                   "Adam; with sgd 0.1, or 10 for --objective whole; latent space has --lr-latents "

@@ -148,8 +148,11 @@ def summary(
 
 def _said_of_program(report):
     if not (program := report.get("program")): return []
-    return [f"The program has {program['numbers']} numbers and {program['palettes']} palettes of 16 colours of the "
+    said = [f"The program has {program['numbers']} numbers and {program['palettes']} palettes of 16 colours of the "
             "photos."]
+    if not (fit := report.get("fit")): return said
+    return [*said, f"Distance of its statistics from those of the photos, on unseen images: {fit['before']:.3g} as "
+            f"written by hand, {fit['after']:.3g} after {fit['steps']} steps."]
 
 def _said_of_latents(report):
     if not (latent := report.get("latent")): return []
