@@ -416,7 +416,8 @@ def _about(study, photos):
     "What the results say of the study as a whole."
     def of_set(s):
         labels = {"labels": _told(s.labels)} if s.labels else {}
-        if s.folder: labels = dict(folder=Path(s.folder).name, sha256=_folder_photos(s.folder, study.skip_bad).fingerprint)
+        if s.folder:
+            labels = dict(folder=Path(s.folder).name, sha256=_folder_photos(s.folder, study.skip_bad).fingerprint)
         return dict(recipe=_told(s.recipe), sampling=s.sampling, once=s.once, **labels)
     recipes = {name: s.recipe or s.labels for name, s in study.sets.items()}
     trained = {m.config.model for m in study.models.values()}

@@ -27,8 +27,8 @@ CERTAIN_STARTS = "downscaled", "hardest"   # the starts that no random number ta
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """One training set of a study: a `recipe`, a `folder` of anybody's images, or all photos where there is neither, and
-    how patches are drawn from it."""
+    """One training set of a study: a `recipe`, a `folder` of anybody's images, or all photos where there is neither,
+    and how patches are drawn from it."""
     recipe: Recipe = None          # None: all photos, or `folder`
     sampling: str = "uniform"      # uniform, or error: patches in proportion to their bicubic error
     family: str = ""               # the name in the study file, before lists were expanded
@@ -48,8 +48,8 @@ class TrainingSet:
         "Does the seed change what is stored? Where it does not, one set serves all seeds."
         if self.labels: return self.labels.labels == "teacher"
         r = self.recipe
-        return r is not None and bool(r.steps or r.init not in CERTAIN_STARTS or r.grouping == "cluster" or r.space != "pixel"
-                    or r.labels == "teacher")
+        return r is not None and bool(r.steps or r.init not in CERTAIN_STARTS or r.grouping == "cluster"
+                                      or r.space != "pixel" or r.labels == "teacher")
 
     def making(self, seed: int) -> tuple | None:
         "All that the making of the set depends on, to compare with that of another; None for photos as they are."
@@ -130,7 +130,8 @@ class Study(StudyOptions):
     def with_folder(self, folder: Path | str) -> "Study":
         "This study with one more training set: the images of `folder`, called by its name."
         name = Path(folder).name or str(folder)
-        if name in self.sets: raise UserError(f"--set {folder}: the study has a set {name!r} already; rename the folder")
+        if name in self.sets:
+            raise UserError(f"--set {folder}: the study has a set {name!r} already; rename the folder")
         return replace(self, sets={**self.sets, name: TrainingSet(folder=str(folder))})
 
     @property
