@@ -174,7 +174,7 @@ def _train(set_, out, begin, lr_dir, lr_name, crop_hr, val, val_lr_dir, device, 
 @cli.command("render")
 @click.argument("set_", metavar="SET")
 @click.argument("out")
-@click.option("--images", type=int, default=500, help="how many  [500]")
+@click.option("--images", type=int, default=500, help="number of images  [500]")
 @click.option("--size", type=int, default=256, help="side in pixels  [256]")
 @common
 def _render(set_, out, images, size, debug):
@@ -205,11 +205,11 @@ def _check_scores(file):
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.argument("hr_dir")
 @click.option("--scale", type=click.Choice([str(s) for s in SCALES]),
-              help="of bicubic; a trained model knows its own  [2]")
+              help="factor of bicubic enlargement; a trained model has its own  [2]")
 @click.option("--degradation", default="bicubic", help=f"{DEGRADATION_HELP}  [bicubic]")
 @pairs
 @click.option("--lpips", default="auto", help="LPIPS backbone: auto, alex, vgg, squeeze or none  [auto]")
-@click.option("--json", "json_file", metavar="FILE", help="also write everything there")
+@click.option("--json", "json_file", metavar="FILE", help="also write all scores to this file")
 @click.option("--device", default="auto", help=f"{DEVICE_HELP}  [auto]")
 @skip_bad
 @recursive
@@ -256,11 +256,11 @@ def _evaluate(models, hr_dir, scale, degradation, lr_dir, lr_name, crop_hr, lpip
 @cli.command("study")
 @click.argument("file")
 @click.argument("out")
-@click.option("--scale", default="", help="one of the scales that FILE names, as quick; without it FILE as it stands")
+@click.option("--scale", default="", help="a size that FILE defines, such as quick; without it the study as written")
 @click.option("--jobs", type=int, default=0,
               help="processes; 0 for one per CPU core, or a single one where a GPU computes  [0]")
 @click.option("--minutes", type=float, default=0,
-              help="begin nothing after so many minutes; the same command goes on later")
+              help="start nothing new after so many minutes; give the same command to continue")
 @click.option("--set", "folders", multiple=True, metavar="FOLDER",
               help="one more training set: a folder of images or a distilled set; may be given several times")
 @click.option("--device", default="cpu", help=f"{DEVICE_HELP}  [cpu]")
@@ -290,7 +290,7 @@ def _study(file, out, scale, jobs, minutes, folders, device, skip_bad, debug):
 @flags(CompareOptions)
 @flags(TrainConfig, skip=("sampling", "validate", "checkpoint"),
        usual=dict(model="a small edsr: --depth 4 --width 32 --steps 1200 --batch 16"))
-@click.option("--toml", is_flag=True, help="print the study file that this is, for `sr_distill study`, and do no more")
+@click.option("--toml", is_flag=True, help="print the study file of this comparison, for `sr_distill study`, and stop")
 @common
 def _compare(photos, out, held_out, toml, debug, **given):
     """Does a small training set pay for PHOTOS and your network? Trains it on all of them, on random windows, on the
@@ -337,8 +337,8 @@ def _plan(photos, budget, bytes, skip_bad, recursive, debug, **given):
 @click.argument("model")
 @click.argument("source", metavar="PICTURES")
 @click.argument("out")
-@click.option("--scale", type=click.Choice([str(s) for s in SCALES]), help="of bicubic; a model knows its own  [2]")
-@click.option("--ensemble", is_flag=True, help="the mean over all eight flips and rotations: eight times the work")
+@click.option("--scale", type=click.Choice([str(s) for s in SCALES]), help="of bicubic; a model has its own  [2]")
+@click.option("--ensemble", is_flag=True, help="average over all eight flips and rotations, in eight times the time")
 @click.option("--tile", type=int, default=512, help="largest side of a tile of the result, for less memory  [512]")
 @click.option("--ending", default=".png", help="format of the results in a folder  [.png]")
 @click.option("--device", default="auto", help=f"{DEVICE_HELP}  [auto]")

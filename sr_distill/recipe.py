@@ -391,7 +391,8 @@ class Recipe(Settings):
                             or_folder=True)
     trim: float    = option(0.0, "per cent of the windows that the starts hardest, error, loss and gradient leave out, "
                                  "the highest by their own score: outliers", low=0)
-    grouping: str  = option("image", "which real sub-images one group answers for", GROUPINGS)
+    grouping: str  = option("image", "real sub-images that share one group of synthetic images: those of a photo, of a "
+                                    "cluster, or all", GROUPINGS)
     clusters: int  = option(40, "number of groups when --grouping is cluster", low=1)
     objective: str = option("layerwise", "what synthetic images share with real ones: the gradient they cause (whole, "
                                          "layerwise, magnitude), or the distribution of their patches (features)",
@@ -400,8 +401,8 @@ class Recipe(Settings):
     pool: str      = option("trajectory", "networks to match in: fresh, random, trajectory, or the folder of a trained "
                                           "model")
     networks: int  = option(10, "how many networks the pool holds", low=1)
-    outer: int     = option(1, "matching steps per network before the next one is taken", low=1)
-    inner: int     = option(0, "training steps of the network on the synthetic set between two matching steps", low=0)
+    outer: int     = option(1, "distillation steps with one network before the next one is taken", low=1)
+    inner: int     = option(0, "training steps of the network on the set between two distillation steps", low=0)
     scale: int     = option(2, "super-resolution factor", SCALES)
     size: int      = option(192, "side of a synthetic HR image in pixels", low=16)
     ipc: int       = option(1, "synthetic images per group; --budget overrides it", low=1)
@@ -410,18 +411,18 @@ class Recipe(Settings):
                                            "IPC that fits", low=1)
     format: str    = option("png", "how the images are stored: png, webp (lossless, about a quarter smaller) or avif "
                                    "(much smaller, but lossy)", STORAGE)
-    quality: int   = option(75, "of avif, from 1 to 100: a lower one leaves room for more images", low=1)
-    real: int      = option(32, "real sub-images per group that the target gradient is taken over; 0 for all", low=0)
-    target: str    = option("uniform", "how those are drawn: uniform, error (in proportion to bicubic error) or hard "
+    quality: int   = option(75, "quality of avif files, from 1 to 100; a lower one leaves room for more images", low=1)
+    real: int      = option(32, "real sub-images per group whose gradient is the target; 0 for all", low=0)
+    target: str    = option("uniform", "how these are drawn: uniform, error (in proportion to bicubic error) or hard "
                                        "(the hardest 5 % without the top 0.2 %)", TARGETS)
     steps: int     = option(300, "matching steps; 0 keeps the start, which is a selection baseline, or in procedural "
                                  "space the program as it was written by hand", low=0)
-    optimizer: str = option("adam", "optimiser of the synthetic images; sgd is DC's, momentum 0.5", ("adam", "sgd"))
+    optimizer: str = option("adam", "optimiser of the images; sgd has momentum 0.5, as in DC", ("adam", "sgd"))
     lr: float      = option(None, "learning rate of the synthetic images, in units of the 0..1 pixel range: 0.01 with "
                                   "Adam; with sgd 0.1, or 10 for --objective whole; latent space has --lr-latents "
                                   "instead", low=0)
     prior: str     = option("embedded", "image prior of latent space: its name, a file or a folder")
-    invert: int    = option(100, "latent space: steps from the start images to latents; 0 keeps what the encoder says",
+    invert: int    = option(100, "latent space: steps that search the latents of the start images; 0 for the encoder's",
                             low=0)
     tune: int      = option(0, "latent space: steps of pivotal tuning, which teach the start images to the generator",
                             low=0)
@@ -429,10 +430,10 @@ class Recipe(Settings):
     lr_latents: float   = option(0.03, "latent space: learning rate of the latents, in their own unit", low=0)
     lr_features: float  = option(0.1, "latent space: learning rate of the features, where --layer is given", low=0)
     lr_generator: float = option(0.0, "latent space: learning rate of the generator's weights, 0 to keep them", low=0)
-    schedule: str  = option("cosine", "learning rate over the steps; DC keeps it constant", ("cosine", "constant"))
-    labels: str    = option("own", "what the stored images show: own (what the steps made of them), teacher (what an "
-                                   "EDSR that learns from all the photos makes of their LR copies), or the folder of a "
-                                   "trained model that does it")
+    schedule: str  = option("cosine", "learning rate over the distillation steps; DC: constant", ("cosine", "constant"))
+    labels: str    = option("own", "who draws the stored images: own (they stay as distilled), teacher (an EDSR that "
+                                   "learns from all the photos redraws them from their LR copies), or the folder of a "
+                                   "trained model that redraws them")
     teacher_steps: int = option(6000, "training steps of that teacher", low=1)
     seed: int      = option(0, "fixes every random choice", low=0)
     share: float   = option(1.0, "procedural space: share of every training batch that the program draws; below 1 the "
@@ -556,7 +557,7 @@ class RunOptions(Settings):
     checkpoint: int = option(25, "save a checkpoint every N steps", low=1)
     snapshots: int  = option(24, "frames kept for the widgets, spaced in the logarithm of the step; 0 stores no trace",
                              low=0)
-    held_out: int   = option(5, "unseen networks that the matching loss is reported on; 0 for none", low=0)
+    held_out: int   = option(5, "networks outside the pool to report the matching loss in; 0 for none", low=0)
     lr_images: bool = option(False, "also store the LR images, for toolkits that read pairs")
 
     def __post_init__(self):
@@ -570,8 +571,8 @@ class TrainConfig(Settings):
     ALWAYS = ("model", "depth", "width", "scale", "steps", "batch", "patch", "sampling", "loss", "lr", "schedule",
               "clip", "ema", "amp", "validate", "checkpoint", "seed")
     model: str     = option("vdsr", "SR model", MODELS)
-    depth: int | None = option(None, "layers (VDSR) or residual blocks (EDSR); the paper's own if not given", low=1)
-    width: int | None = option(None, "channels per layer; the paper's own if not given", low=1)
+    depth: int | None = option(None, "layers (VDSR) or residual blocks (EDSR); by default as in its paper", low=1)
+    width: int | None = option(None, "channels per layer; by default as in its paper", low=1)
     scale: int     = option(2, "super-resolution factor", SCALES)
     steps: int     = option(2000, "training steps", low=1)
     batch: int     = option(16, "patches per step", low=1)
@@ -625,7 +626,7 @@ class CompareOptions(Settings):
     ssim: bool     = option(False, "measure SSIM too, which takes longer than PSNR")
     lpips: str     = option("none", "LPIPS backbone: auto, alex, vgg, squeeze or none")
     jobs: int      = option(0, "processes; 0 for one per CPU core, or a single one where a GPU computes")
-    minutes: float = option(0., "begin nothing after so many minutes; the same command goes on later")
+    minutes: float = option(0., "start no new set or training after so many minutes; give the same command to continue")
     device: str    = option("cpu", DEVICE_HELP)
     skip_bad: bool = option(False, "list photos that cannot be read or are too small, and go on without them")
 
