@@ -52,7 +52,7 @@ def test_a_stored_set_is_what_decoding_gives(photos, kind, tmp_path):
 def test_images_that_grew_are_left_out_and_told(photos, tmp_path, monkeypatch, capsys):
     "Noise takes more bytes than the windows that it began as, more than what is kept back."
     noise = np.random.default_rng(0)
-    monkeypatch.setattr(loop, "redraw", lambda images, teacher: noise.integers(0, 256, np.stack(images).shape, dtype=np.uint8))
+    monkeypatch.setattr(loop, "redraw", lambda images, *others: noise.integers(0, 256, np.stack(images).shape, dtype=np.uint8))
     recipe = replace(RECIPE, init="random", labels="teacher", teacher_steps=1, bytes="18kB")
     made = distill(photos, recipe, tmp_path / "set", OPTIONS)
     left_out = 3 * made.recipe.ipc - len(made)
