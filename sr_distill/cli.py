@@ -14,7 +14,7 @@ from typing import TextIO, get_args
 import click
 from . import __version__
 from .recipe import (DEGRADATION_HELP, DEVICE_HELP, GOOD_SETTINGS, MODELS, SCALES, CompareOptions, Recipe,
-                               RunError, RunOptions, TrainConfig, UserError, option_kind)
+                               RunError, RunOptions, TrainConfig, UserError, option_kind, recipe_of)
 
 # %% ../nbs/tools/11_cli.ipynb #00000006
 def flags(
@@ -107,9 +107,13 @@ def _demo(out, debug):
 def _distill(photos, out, lr_dir, lr_name, crop_hr, skip_bad, recursive, debug, **given):
     """Distil PHOTOS into a small training set in OUT; the same command goes on where it was interrupted.
 
+    Without options, or with no others than --bytes, --budget, --size, --scale and --seed, it makes the set that the
+    package recommends, of 350 kB if you name no size. With any other option the recipe is your own, and what you leave
+    out is at the defaults below.
+
     `torchrun --nproc_per_node=N -m sr_distill distill …` shares the work among N processes.
     """
-    recipe, options = Recipe(**chosen(Recipe, given)), RunOptions(**chosen(RunOptions, given))
+    recipe, options = recipe_of(chosen(Recipe, given)), RunOptions(**chosen(RunOptions, given))
     from sr_distill import distill as loop
     from sr_distill.data import Photos
     from sr_distill.parallel import ranks

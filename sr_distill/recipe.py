@@ -6,10 +6,11 @@
 __all__ = ['Entry', 'KINDS', 'SCALES', 'SPACES', 'GROUPINGS', 'TARGETS', 'POOLS', 'LABELS', 'STORAGE', 'INITS', 'STATISTICS',
            'OBJECTIVES', 'MODELS', 'PRIORS', 'METRICS', 'DEGRADATIONS', 'REGISTRIES', 'register_start',
            'register_statistic', 'register_objective', 'register_model', 'register_prior', 'register_metric',
-           'register_degradation', 'DEVICE_HELP', 'DEGRADATION_HELP', 'UNITS', 'MATCHING', 'CHOOSING', 'RATES',
-           'GOOD_SETTINGS', 'UserError', 'RunError', 'expect_error', 'verb', 'is_name', 'code_sha256', 'Unknown',
-           'Registry', 'option', 'option_kind', 'check_options', 'Settings', 'about_start', 'ranked_starts',
-           'degradation_steps', 'byte_count', 'Recipe', 'recommended', 'RunOptions', 'TrainConfig', 'CompareOptions']
+           'register_degradation', 'DEVICE_HELP', 'DEGRADATION_HELP', 'UNITS', 'MATCHING', 'CHOOSING', 'RATES', 'SIZES',
+           'LEFT_OPEN', 'USUAL_BYTES', 'GOOD_SETTINGS', 'UserError', 'RunError', 'expect_error', 'verb', 'is_name',
+           'code_sha256', 'Unknown', 'Registry', 'option', 'option_kind', 'check_options', 'Settings', 'about_start',
+           'ranked_starts', 'degradation_steps', 'byte_count', 'Recipe', 'recommended', 'recipe_of', 'RunOptions',
+           'TrainConfig', 'CompareOptions']
 
 # %% ../nbs/engine/01_recipe.ipynb #00000003
 import difflib, functools, hashlib, importlib, importlib.metadata, inspect, os, re, sys, types
@@ -545,6 +546,19 @@ def recommended(
     start = dict(init="hardest", grouping="image") if each else dict(init="downscaled", grouping="all")
     how = dict(budget=budget) if bytes is None else dict(bytes=bytes, format="avif")
     return Recipe(**{**start, "size": 64 // scale * scale, "steps": 0, "scale": scale, **how, **changes})
+
+# %% ../nbs/engine/01_recipe.ipynb #791118c8
+SIZES = "budget", "bytes"
+LEFT_OPEN = (*SIZES, "size", "scale", "seed")   # settings that leave the recipe to the package
+USUAL_BYTES = "350kB"                           # of a set whose size nobody names
+
+def recipe_of(
+    given: dict,   # settings by name, those that you chose yourself
+) -> Recipe:
+    "The recommended recipe if `given` names nothing but `LEFT_OPEN`, else your own."
+    if given.keys() - {*LEFT_OPEN}: return Recipe(**given)
+    size = {} if given.keys() & {*SIZES} else dict(bytes=USUAL_BYTES)
+    return recommended(**{"budget": None, **size, **given})
 
 # %% ../nbs/engine/01_recipe.ipynb #00000020
 @dataclass(frozen=True)
