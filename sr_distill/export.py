@@ -14,8 +14,8 @@ from unittest.mock import patch
 import numpy as np, torch, torch.nn.functional as F
 from safetensors.torch import save as pack_tensors
 from . import models
-from .core import atomic_path, atomic_write, log, make_folder, read_json
-from .data import Photos, encode_image, encode_png, ready_folder
+from .core import atomic_path, atomic_write, log, make_folder, read_json, rng
+from .data import Photos, encode_image, encode_png, make_lr, ready_folder
 from .models import EDSR
 from .nets import basicsr_names, open_model
 from .recipe import RunError, UserError
@@ -187,7 +187,11 @@ def export_set(
     about = {} if isinstance(source, Photos) else _manifest_of(source)
     photos = source if isinstance(source, Photos) else open_photos(source)
     scale, partial = scale or about.get("recipe", {}).get("scale", 2), out.with_name(f".{out.name}.partial")
-    pairs = [(name, photos.hr(i, scale), photos.lr(i, scale)) for i, name in enumerate(plain_names(photos.names))]
+    if not isinstance(photos, Photos):
+        raise UserError(f"{source}: is a program, which has no end; `sr_distill render {source} FOLDER` writes as many "
+                        "images as you like, and FOLDER can be exported")
+    pairs = [(name, photos.hr(i, scale), _small(photos, i, scale, about)) for i, name in
+             enumerate(plain_names(photos.names))]
     shutil.rmtree(partial, ignore_errors=True)
     make_folder(partial)
     try:
@@ -197,6 +201,12 @@ def export_set(
     finally: shutil.rmtree(partial, ignore_errors=True)
     log.info("%s: %d pairs ×%d", out, len(pairs), scale)
     return out
+
+def _small(photos, i, scale, about):
+    "The LR copy of photo `i`, as a set stores it."
+    recipe = about.get("recipe", {})
+    if (how := recipe.get("degradation", "bicubic")) == "bicubic": return photos.lr(i, scale)
+    return make_lr(photos[i], scale, how, rng(recipe["seed"], "stored", i))
 
 def _manifest_of(source):
     "The manifest of a set; {} for other photos."
@@ -314,9 +324,6 @@ train:
   losses:
   - type: l1loss
     loss_weight: 1.0
-val:
-  val_enabled: false
-  save_img: false
 logger:
   print_freq: 100
   save_checkpoint_freq: 5000

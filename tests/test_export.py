@@ -1,12 +1,13 @@
 """Exported files, opened by the programs that they are for; what is not installed here is skipped by name."""
 import logging
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 from sr_distill import export as room
-from sr_distill.core import rng
+from sr_distill.core import import_torchvision, rng
 from sr_distill.export import CLOSE, export_model
 from sr_distill.models import make_model, save_model
 from sr_distill.recipe import RunError, UserError
@@ -38,7 +39,10 @@ def test_torchscript_gives_the_same_pictures(name, tmp_path, picture):
     with torch.no_grad(): assert (torch.jit.load(str(file))(picture) - net(name)(picture)).abs().max() < CLOSE
 
 @pytest.mark.parametrize("scale", (2, 3, 4, 8))
-def test_basicsr_opens_its_file(scale, tmp_path, picture):
+def test_basicsr_opens_its_file(scale, tmp_path, picture, monkeypatch):
+    import_torchvision()   # beside a PyTorch for the CPU it takes some care
+    import torchvision.transforms.functional as functional
+    monkeypatch.setitem(sys.modules, "torchvision.transforms.functional_tensor", functional)   # BasicSR 1.4 imports what torchvision has removed
     arch = pytest.importorskip("basicsr.archs.edsr_arch", reason="basicsr is missing (pip install basicsr)", exc_type=ImportError)
     model = net("edsr", scale)
     _, settings = room.to_basicsr(model)
