@@ -40,7 +40,7 @@ style: $(READY)
 	$(BIN)/python tests/test_style.py
 
 clean:
-	rm -rf .venv _docs _proc build dist demo-out *.egg-info .pytest_cache .hypothesis
+	rm -rf .venv _docs _proc _runtime build dist demo-out *.egg-info .pytest_cache .hypothesis
 
 $(READY): settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("sr_distill needs Python 3.10 or newer, this is %s: try make PYTHON=python3.12" % sys.version.split()[0])'

@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/try_it.py PHOTOS HELD_OUT OUT
 
 PHOTOS is a folder of HR photos to learn from, HELD_OUT one of photos that no network sees.  A small EDSR is trained for
---steps steps on all the photos, on random windows, on the hardest windows, and on those after distillation; the three
-sets have --ipc windows of each photo.  A killed run goes on from what lies in OUT.  Writes nbs/try/NAME.onnx, with
-weights of 16 bits, a crop of each photo held out, nbs/try/NAME.jpg, and nbs/try/networks.json.
+--steps steps on all the photos, on random windows of them, on the hardest window of each of the first ten, and on these
+ten windows after distillation: the library's defaults.  A killed run goes on from what lies in OUT.  Writes
+nbs/try/NAME.onnx, with weights of 16 bits, a crop of each photo held out, nbs/try/NAME.jpg, and nbs/try/networks.json.
 """
 import argparse
 from pathlib import Path
@@ -22,18 +22,17 @@ from sr_distill.distill import distill
 from sr_distill.export import export_model
 from sr_distill.metrics import evaluate
 from sr_distill.models import count_parameters, make_model
-from sr_distill.recipe import Recipe, RunOptions, TrainConfig
+from sr_distill.recipe import Recipe, TrainConfig
 from sr_distill.train import train
 from sr_distill.widgets import busiest_crop
 
 OFFERED = {"0001": ("budgie", "a budgie"), "0002": ("tea", "tea gardens"), "0003": ("city", "a city at dusk")}   # of HELD_OUT
 TRY = Path(__file__).resolve().parents[1] / "nbs/try"
-CHOSEN = dict(init="hardest", size=96, steps=0)
-NETWORKS = {   # file → (what the page calls it, the recipe of its set)
-    "photos": ("all photos", None),
-    "random": ("random windows", CHOSEN | dict(init="random")),
-    "chosen": ("chosen windows", CHOSEN),
-    "distilled": ("distilled windows", CHOSEN | dict(steps=100, networks=6, objective="magnitude", target="hard", lr=.003)),
+NETWORKS = {   # file → (what the page calls it, the recipe of its set, how many of the photos it is made from)
+    "photos": ("all photos", None, None),
+    "random": ("random windows", Recipe(init="random", size=96, ipc=3, steps=0), None),
+    "chosen": ("ten chosen windows", Recipe(steps=0), 10),
+    "distilled": ("the ten, distilled", Recipe(), 10),
 }
 
 def half(model):
@@ -72,24 +71,27 @@ def main():
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--width", type=int, default=24)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--ipc", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=list(NETWORKS), help="train these, and write nothing")
     args = parser.parse_args()
     photos, held_out = Photos.open(args.photos), Photos.open(args.held_out)
     config = TrainConfig.for_model("edsr", depth=args.depth, width=args.width, steps=args.steps, patch=48)
     TRY.mkdir(exist_ok=True)
-    rows, bicubic = [], evaluate("bicubic", held_out, 2, lpips="none", ssim=False).mean["psnr_rgb"]
-    for name, (title, recipe) in NETWORKS.items():
+    for name, (file, _) in OFFERED.items(): crop(held_out.hr(held_out.names.index(name), 2), TRY / f"{file}.jpg")
+    rows, offered = [], Photos.open(TRY)
+    def score(model): return evaluate(model, offered, 2, lpips="none", ssim=False).mean["psnr_rgb"]
+    for name, (title, recipe, first) in NETWORKS.items():
+        if args.only and name not in args.only: continue
         source = photos
-        if recipe: source = distill(photos, Recipe(**recipe, ipc=args.ipc), args.out / name, RunOptions(held_out=0)).photos
+        if recipe: source = distill(photos[:first], recipe, args.out / name).photos
         net = make_model("edsr", 2, args.depth, args.width, generator=rng(0, "weights"))
         net = half(train(net, source, config, args.out / f"{name}-edsr").model)
+        if args.only: continue
         store_half(export_model(net, TRY / f"{name}.onnx"))
-        score = evaluate(net, held_out, 2, lpips="none", ssim=False).mean["psnr_rgb"]
-        rows.append(dict(file=f"{name}.onnx", title=title, images=len(source), share=source.pixels / photos.pixels, psnr_rgb=score))
+        rows.append(dict(file=f"{name}.onnx", title=title, images=len(source), steps=recipe.steps if recipe else None, share=source.pixels / photos.pixels, psnr_rgb=score(net)))
         print(rows[-1], flush=True)
-    for name, (file, _) in OFFERED.items(): crop(held_out.hr(held_out.names.index(name), 2), TRY / f"{file}.jpg")
+    if args.only: return
     write_json(TRY / "networks.json", dict(
         scale=2, margin=net.margin, depth=args.depth, width=args.width, parameters=count_parameters(net), steps=args.steps, batch=config.batch, patch=config.patch,
-        photos=len(photos), held_out=held_out.names, offered=dict(OFFERED.values()), bicubic=bicubic, networks=rows))
+        photos=len(photos), offered=dict(OFFERED.values()), bicubic=score("bicubic"), networks=rows))
 
 if __name__ == "__main__": main()

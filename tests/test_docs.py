@@ -131,6 +131,13 @@ def test_maths_has_letters_of_their_own(site):
     for path in site.rglob("*.html"): assert not re.search(r'mathvariant="(?!normal)[^"]*">\w</mi>', path.read_text(encoding="utf-8")), path.name
 
 
+def test_lead_shows_code_as_code(site, pages):
+    for path in pages:
+        lead = re.search(r'<p class="lead">(.*?)</p>', path.read_text(encoding="utf-8"), re.S)
+        assert lead and "`" not in lead[1], path.name
+    assert "<code>distill</code>" in (site / "tools/cli.html").read_text(encoding="utf-8").split("</h1>")[1].split("</p>")[0]
+
+
 def test_indented_code_becomes_a_block(tidy):
     commands = "From the shell:\n\n    sr_distill export MODEL model.onnx\n    sr_distill --help\n\nand then\n\n    import sr_distill\n"
     assert tidy.fence_code(commands) == ("From the shell:\n\n```bash\nsr_distill export MODEL model.onnx\nsr_distill --help\n```\n\nand then\n\n"

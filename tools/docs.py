@@ -38,6 +38,10 @@ PANDOC_ATTRIBUTES = re.compile(r"(?<=\))\{(?:[.#]|\w+=)[^{}\n]*\}")  # as in [te
 
 HEADING = re.compile(r'<h([23]) id="([^"]*)">(.*?)<a aria-label="Link to here"[^>]*>.*?</h\1>')
 
+def inline(text: str) -> str:
+    "A line of text as HTML; of Markdown it may have code in backticks."
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
 def plain(markup: str) -> str:
     "The words of a piece of HTML, without code and widgets."
     markup = re.sub(r"<(script|style|pre|svg|annotation|figure)\b.*?</\1>", " ", markup, flags=re.S)
@@ -213,7 +217,7 @@ def nbconvert_docs():
         turn = "".join(f'<a rel="{rel}" href="{os.path.relpath(p.address, folder)}">{p.title}</a>' for rel, p in zip(("prev", "next"), near) if p)
         out = SITE / page.address
         out.write_text(shell.substitute(
-            title=html.escape(page.title), description=html.escape(page.description), body=body, contents=page.contents(), turn=turn,
+            title=html.escape(page.title), description=html.escape(page.description.replace("`", "")), lead=inline(page.description), body=body, contents=page.contents(), turn=turn,
             card=f"{cfg.doc_host}{cfg.doc_baseurl}/images/social.jpg",
             sidebar=sidebar(order, pages, page), root=os.path.relpath(".", folder),
             site=cfg.title, repository=cfg.git_url), encoding="utf-8")
