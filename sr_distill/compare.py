@@ -55,6 +55,7 @@ def _sets_said(options, config, each):
     drawn = {} if config.sampling == "uniform" else {"sampling": config.sampling}
     own = {n: {**{k: v for k, v in one.items() if k not in shared}, **drawn} for n, one in small.items()}
     every = {"all photos, uniform": {"all": True}, "all photos, by error": {"all": True, "sampling": "error"}}
+    if config.degradation != "bicubic": shared["degradation"] = config.degradation
     return {**shared, "scale": config.scale}, {**every, **own}
 
 def _model_said(config):
@@ -83,6 +84,7 @@ def comparison(
     about = dict(title=f"{model_name(config)} on all of {Path(photos).name} and on small sets of it",
                  photos=str(photos), seeds=options.seeds, first_seed=config.seed, ssim=options.ssim,
                  lpips=options.lpips, skip_bad=options.skip_bad)
+    if options.lr_dir: about["lr_dir"] = _checked_pairs(learnt, held_out, options.lr_dir, config)
     return {**about, **judges, "recipe": recipe, "sets": sets, "models": {model_name(config): _model_said(config)}}
 
 # %% ../nbs/tools/10a_compare.ipynb #1924f982
@@ -115,6 +117,14 @@ def _with_budget(photos, options, scale):
     log.info("--budget %s %% has no room for a window of each of the %d photos, which takes %s %%", options.budget,
              len(photos), least)
     return options, False
+
+def _checked_pairs(photos, held_out, lr_dir, config):
+    "The folder of LR images, if they fit the photos; `UserError` where other photos judge, which have none."
+    if held_out:
+        raise UserError(f"--lr-dir {lr_dir}: the photos of --held-out {held_out} have no LR images there; put both "
+                        "into one folder, from which some photos are taken away to judge, and leave --held-out out")
+    photos.paired(lr_dir, config.scale).check_lr(config.scale, config.degradation)
+    return lr_dir
 
 def _judges(photos, held_out, skip_bad):
     "The entry of the study file that says which photos judge."

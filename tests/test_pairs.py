@@ -177,3 +177,16 @@ def test_the_commands(folders, monkeypatch, capsys):
     assert "no file for a" in refused("distill", "hr", "x", "--lr-dir", "lr", "--scale", "4", "--size", "24")
     assert "'blr' is no step" in refused("distill", "hr", "x", "--degradation", "blr:1")
     assert not (folders / "x").exists()
+
+def test_a_comparison_and_a_study_take_them(folders):
+    from sr_distill.compare import compare_config, comparison
+    from sr_distill.recipe import CompareOptions
+    from sr_distill.study_file import study_from
+    config = compare_config(model="edsr", depth=1, width=4, steps=2, patch=16)
+    hr, options = str(folders / "hr"), CompareOptions(size=24, lr_dir=str(folders / "lr"))
+    learnt, judges = study_from(comparison(hr, config=config, options=options)).open()
+    assert learnt.pairs == judges.pairs == 2 and len(learnt) == 2
+    with pytest.raises(UserError, match="leave --held-out out"): comparison(hr, hr + "/../lr", config, options)
+    rough = comparison(hr, config=compare_config(model="edsr", patch=16, degradation=HARD), options=CompareOptions(size=24))
+    study = study_from(rough)
+    assert {s.recipe.degradation for s in study.sets.values() if s.recipe} == {HARD} == {m.config.degradation for m in study.models.values()}
