@@ -639,6 +639,7 @@ class CompareOptions(Settings):
     seeds: int     = option(3, "trainings on each set, each with a seed of its own", low=1)
     ssim: bool     = option(False, "measure SSIM too, which takes longer than PSNR")
     lpips: str     = option("none", "LPIPS backbone: auto, alex, vgg, squeeze or none")
+    lr_dir: str    = option("", "folder of LR images of the photos, to learn from and to be judged by")
     jobs: int      = option(0, "processes; 0 for one per CPU core, or a single one where a GPU computes")
     minutes: float = option(0., "start no new set or training after so many minutes; give the same command to continue")
     device: str    = option("cpu", DEVICE_HELP)

@@ -180,8 +180,8 @@ def naming(
         raise UserError(f"{place}: {keys}") from None
 
 # %% ../nbs/tools/04_study_file.ipynb #0000000e
-KNOWN = ("title", "photos", "count", "held_out", "seeds", "first_seed", "lpips", "ssim", "skip_bad", "tests", "recipe",
-         "sets", "training", "models", "scales")
+KNOWN = ("title", "photos", "count", "held_out", "lr_dir", "seeds", "first_seed", "lpips", "ssim", "skip_bad", "tests",
+         "recipe", "sets", "training", "models", "scales")
 
 def study_from(
     said: dict,               # a study file as read
