@@ -182,7 +182,7 @@ class Advice:
     @property
     def recipe(self) -> Recipe:
         "The recipe of the set, with its budget; the recommended one where nothing like it was measured."
-        if self.best is None: return recommended(self.budget, self.config.scale, bytes=self.bytes)
+        if self.best is None: return recommended(self.budget, self.config.scale, bytes=self.bytes, training=self.config.steps)
         return self.fitted(self.best)
 
     def fitted(self,

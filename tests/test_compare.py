@@ -108,10 +108,10 @@ def test_every_setting_goes_into_the_file():
 
 def test_another_recommendation_is_a_set_of_its_own(monkeypatch, small_photos, tmp_path):
     from sr_distill import recipe
-    def mixture(budget, scale, bytes, each, size=64): return sd.Recipe(space="procedural", share=.5, budget=budget, scale=scale, size=size, steps=0)
+    def mixture(budget, scale, bytes, each, training, size=64): return sd.Recipe(space="procedural", share=.5, budget=budget, scale=scale, size=size, steps=0)
     monkeypatch.setattr(recipe, "recommended", mixture)
     study = study_from(comparison("embedded", options=CompareOptions(budget=2.)))
-    assert list(study.sets)[2:] == ["random windows", "hardest windows", RECOMMENDED] and study.sets[RECOMMENDED].recipe == mixture(2., 2, None, True)
+    assert list(study.sets)[2:] == ["random windows", "hardest windows", RECOMMENDED] and study.sets[RECOMMENDED].recipe == mixture(2., 2, None, True, 1200)
     config = compare_config(model="edsr", depth=1, width=4, steps=1, batch=2, patch=16)
     answer = sd.compare(small_photos("abc"), tmp_path / "out", config=config, options=CompareOptions(size=24, budget=30., seeds=1, jobs=1))
     assert not answer.failed and answer.name == RECOMMENDED and len(answer.rows) == 6
@@ -179,7 +179,7 @@ def test_a_budget_in_bytes(small_photos, tmp_path, shoot):
     photos, config = small_photos("abc"), compare_config(model="edsr", depth=1, width=4, steps=1, batch=1, patch=16)
     study = study_from(comparison(photos, "", config, CompareOptions(size=24, bytes="6kB")))
     assert {(s.recipe.bytes, s.recipe.budget, s.recipe.grouping) for s in study.sets.values() if s.recipe} == {(6000, None, "image")}
-    assert study.sets[RECOMMENDED].recipe == sd.recommended(bytes=6000, size=24)
+    assert study.sets[RECOMMENDED].recipe == sd.recommended(bytes=6000, size=24, training=1)
     answer = sd.compare(photos, tmp_path / "out", config=config, options=CompareOptions(size=24, bytes="6kB", seeds=1, jobs=1))
     assert not answer.failed and len(answer.rows) == 6
     for folder in (tmp_path / "out/sets").iterdir():
