@@ -26,9 +26,10 @@ def small_sets(
     options: CompareOptions,
     scale: int,          # super-resolution factor
     each: bool = True,   # is there room for a window of each photo?
+    training: int = 1200,   # training steps of the network
 ) -> dict:               # name → `Recipe`
     "Random windows, the hardest windows and the recommended set, all of one budget."
-    best = options.recommended(scale, each)
+    best = options.recommended(scale, each, training)
     size, budget = (best.size, best.budget) if best.chooses else (64 // scale * scale, options.budget)
     alike = dict(size=size, budget=budget, bytes=options.bytes, scale=scale, grouping="image" if each else "all")
     rivals = {f"{init} windows": Recipe(init=init, steps=0, **alike) for init in ("random", "hardest")}
@@ -48,7 +49,8 @@ def compare_config(
 def _sets_said(options, config, each):
     "The tables `recipe` and `sets` of the study file."
     plain = Recipe(steps=0)
-    recipes = small_sets(options, config.scale, each)
+    training = config.steps if config.sampling == "uniform" else 0   # a program's images are drawn from uniformly
+    recipes = small_sets(options, config.scale, each, training)
     small = {n: {"init": r.init, "steps": r.steps, **r.changes(plain)} for n, r in recipes.items()}
     first, *others = small.values()
     shared = {k: v for k, v in first.items() if all(k in o and o[k] == v for o in others)}
