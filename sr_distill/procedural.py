@@ -13,7 +13,7 @@ __all__ = ['VERSION', 'MOST_BYTES', 'PAIRS', 'MOST_LEAVES', 'PALETTE', 'LEAF_NUM
 import base64, binascii, functools, hashlib, html, json, math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 import numpy as np, torch
 from PIL import Image
@@ -765,7 +765,7 @@ class MixedSampler(PatchSampler):
     "Batches of LR and HR patches from a `Mixture`, those of the program first."
     def __init__(self, source: Mixture, config: TrainConfig):
         self.config, self.side = config, config.patch // config.scale
-        self.leaves = EndlessSampler(source.leaves, config, source.share)
+        self.leaves = EndlessSampler(source.leaves, replace(config, sampling="uniform"), source.share)
         self.images = PatchSampler(source.images, config)
 
     def draw(self, t: int) -> np.ndarray:   # int [B,4]: image, row and column in LR pixels, symmetry

@@ -14,6 +14,7 @@ from sr_distill import train as training
 from sr_distill.cli import main
 from sr_distill.data import Photos
 from sr_distill.distill import distill
+from sr_distill.explore import gradient_film
 from sr_distill.models import make_model
 from sr_distill.procedural import MOST_BYTES, Endless, Mixture, Program, ProgramPhotos, World, hand_written, patches, render
 from sr_distill.recipe import Recipe, RunError, RunOptions, TrainConfig, UserError
@@ -234,7 +235,7 @@ def test_photos_of_any_size_give_a_program(tmp_path):
     assert distill(tiny, Recipe(**PROGRAM), tmp_path / "set").told.startswith("a program of")
     assert "--size" in refusal(distill, tiny, HALF, tmp_path / "half")
 
-@pytest.mark.parametrize("options", [{}, dict(format="webp"), dict(labels="teacher", teacher_steps=2)], ids=str)
+@pytest.mark.parametrize("options", [{}, dict(format="avif"), dict(labels="teacher", teacher_steps=2)], ids=str)
 def test_a_budget_in_bytes_is_that_of_program_and_images(options, tmp_path):
     made = distill(EMBEDDED, Recipe(**PROGRAM, share=.5, size=32, bytes="20kB", **options), tmp_path / "set")
     stored = set_bytes(tmp_path / "set")
@@ -280,6 +281,13 @@ def test_a_mixture_meets_its_share_and_shares_its_batches(share):
     assert max((d >= 0).sum() for d in drawn) - min((d >= 0).sum() for d in drawn) <= 1
     whole, halves = sampler(7), [sampler(7, "cpu", slice(k, k + 2)) for k in (0, 2)]
     assert all(torch.equal(torch.cat([a[i] for a in halves]), whole[i]) for i in (0, 1))
+
+def test_degradations_and_sampling_by_error_reach_both_halves():
+    photos = Mixture(EMBEDDED, source(), .5)
+    plain, other = (photos.sampler(replace(CONFIG, degradation=name))(0) for name in ("bicubic", "noise:20-30"))
+    assert torch.equal(plain[1], other[1]) and all(not torch.equal(a, b) for a, b in zip(plain[0], other[0]))
+    hard = photos.sampler(replace(CONFIG, sampling="error"))(0)
+    assert torch.equal(hard[1][:2], plain[1][:2]) and not torch.equal(hard[1][2:], plain[1][2:])
 
 def test_a_study_compares_programs_with_images(tmp_path, monkeypatch):
     small(monkeypatch)
@@ -336,6 +344,7 @@ def test_a_stopped_fit_ends_like_an_undisturbed_one_on_any_number_of_threads(tmp
     assert whole.program == parts.program != hand_written(EMBEDDED) and whole.trace.losses == parts.trace.losses
     assert all((whole.trace.frame(k) == parts.trace.frame(k)).all() for k in range(3))
     assert whole.manifest["report"]["fit"] == parts.manifest["report"]["fit"] and "Distance of its statistics" in (tmp_path / "whole/README.md").read_text()
+    assert "compares no gradients" in refusal(gradient_film, whole, EMBEDDED)
     assert "--steps 7" in refusal(distill, EMBEDDED, replace(FIT, steps=8), tmp_path / "whole", FEW)
 
 @pytest.mark.parametrize("damage", [lambda p: (p / "checkpoint.pt").write_bytes(b"nonsense"), lambda p: (p / "trace/0000001.npy").unlink()], ids=["checkpoint", "frame"])
