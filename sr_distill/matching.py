@@ -8,7 +8,7 @@ __all__ = ['TRAJECTORY_STEPS', 'FIRST_MARK', 'HARD', 'sr_loss', 'gradient', 'Sta
            'plain_convolution', 'obstacle', 'group_gradients', 'match', 'fresh_network', 'check_networks',
            'trajectories', 'network_pool', 'pool_size', 'Pieces', 'mean_gradient', 'unflatten', 'lows', 'real_lows',
            'check_takes_lr', 'sample_real', 'real_statistic', 'Networks', 'bank_key', 'fill', 'send', 'GradientBank',
-           'BankSource', 'LiveSource', 'held_out_loss']
+           'round_order', 'turns', 'BankSource', 'LiveSource', 'held_out_loss']
 
 # %% ../nbs/method/08_matching.ipynb #00000003
 import copy, inspect, math
@@ -583,6 +583,22 @@ class GradientBank:
         "Rows as the tensors of the statistic."
         return unflatten(rows, self.networks.net, self.statistic)
 
+# %% ../nbs/method/08_matching.ipynb #152b6239
+def round_order(
+    seed: int,      # of the recipe
+    networks: int,  # in the pool
+    k: int,         # which round
+) -> list[int]:     # numbers of networks
+    "The order in which round `k` visits the networks of a fixed pool, each once."
+    return torch.randperm(networks, generator=rng(seed, "order", k)).tolist()
+
+def turns(recipe: Recipe) -> list[int]:
+    """The network that each distillation step of `recipe` matches in, or nothing where no network comes twice. Each
+    network has a loss of its own, so a loss curve is read network by network."""
+    n = pool_size(recipe)
+    if n < 2 or recipe.outer > 1: return []
+    return [k for i in range(-(-recipe.steps // n)) for k in round_order(recipe.seed, n, i)][:recipe.steps]
+
 # %% ../nbs/method/08_matching.ipynb #00000042
 class BankSource:
     "Networks of a fixed pool, in shuffled rounds, with their banked targets."
@@ -602,8 +618,7 @@ class BankSource:
     def start(self, step: int) -> nn.Module:
         "The network for `step`."
         i, j = divmod(step, len(self.bank.networks))
-        order = torch.randperm(len(self.bank.networks), generator=rng(self.bank.recipe.seed, "order", i))
-        self.k = int(order[j])
+        self.k = round_order(self.bank.recipe.seed, len(self.bank.networks), i)[j]
         return self.bank.networks[self.k]
     def targets(self, groups: slice) -> list[torch.Tensor]:
         "The real statistic of the run's `groups` in the network of this step."

@@ -19,6 +19,7 @@ from .core import (atomic_path, atomic_write, check_like, data_uri, file_sha256,
                              make_folder, read_json, restoring, rng, write_json)
 from .data import (LOSSY, Photos, check_format, decode_bytes, decode_image, encode_image, encode_png, make_lr,
                              ready_folder)
+from .matching import turns
 from .models import count_parameters, load_model
 from .patches import Budget, explain_budget, explain_bytes
 from .procedural import Endless, Mixture, Program, render
@@ -60,6 +61,7 @@ def _frame_name(step): return f"{step:07d}.png"
 
 class Trace:
     "Snapshots of the synthetic images over a run, and the loss of every step; `UserError` when they cannot be read."
+    turns: list = ()   # the network of each step, if a set knows them
     def __init__(self,
         path: Path | str,  # a trace.safetensors, the trace.zip of an older set, or the folder of a run
     ):
@@ -416,6 +418,8 @@ class DistilledSet:
     files: list[bytes] | None = None   # the images as they are stored, of a lossy format
     program: Program | None = None   # of procedural space
 
+    def __post_init__(self):
+        if self.trace and self.manifest.get("recipe"): self.trace.turns = turns(self.recipe)
     def __len__(self) -> int: return len(self.images)
     def __repr__(self) -> str: return f"DistilledSet({self.told}, {self.budget})"
     @property
