@@ -17,7 +17,7 @@ from .core import data_uri, rng, table_html, to_tensor
 from .data import Photos
 from .distill import DistilledSet, Run, how_far, image_names, snapshot_steps
 from .matching import (BankSource, GradientBank, dc_loss, fresh_network, gradient, mean_gradient,
-                                 network_pool, sample_real, statistic_of, unflatten)
+                                 network_pool, sample_real, statistic_of, turns, unflatten)
 from .patches import Groups, planned_ipc
 from .pixel import PixelSpace, start_images
 from .recipe import INITS, OBJECTIVES, Recipe, UserError, verb
@@ -245,6 +245,7 @@ class Bench:
                             "make another bench")
         run = Run(PixelSpace(start_images(self.groups, recipe)), recipe, BankSource(self.bank))
         marks = snapshot_steps(recipe.steps, 40)
+        if isinstance(callback, Recorder): callback.turns = turns(recipe)
         def stopped(): return getattr(callback, "stopped", False)
         callback(0, None, run.images())
         while run.done < recipe.steps and not stopped():
