@@ -116,9 +116,9 @@ class Run:
 
     def _low(self, first):
         "LR images of this step's images, which are numbered over the whole set; None for bicubic copies."
-        made = lows(self.recipe, "synthetic", self.done)
+        if not (made := lows(self.recipe, "synthetic", self.done)): return None
         first += self.source.first * self.recipe.ipc
-        return made and (lambda images, at: made(range(first + at, first + at + len(images)), images))
+        return lambda images, at: made(range(first + at, first + at + len(images)), images)
 
     def _match(self, net, images, targets, low):
         "`match`; out of memory halves the chunk and tries again."

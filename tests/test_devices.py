@@ -96,9 +96,9 @@ def test_portions_and_memory(gpu):
 
 def test_a_full_gpu_gives_its_memory_back(photos, tmp_path, monkeypatch, gpu):
     asked, match = gpu(), room.match
-    def full(net, images, targets, metric, chunk):
+    def full(net, images, targets, metric, chunk, low):
         if chunk > 2: raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return match(net, images, targets, metric, chunk)
+        return match(net, images, targets, metric, chunk, low)
     monkeypatch.setattr(room, "match", full)
     made = distill(photos, RECIPE, tmp_path / "out", dataclasses.replace(OPTIONS, chunk=8))
     assert asked.forgot == 2 and made.manifest["report"]["chunk"] == 2

@@ -288,19 +288,19 @@ def test_out_of_memory_halves_the_chunk_and_goes_on(folder, tmp_path, monkeypatc
     photos, recipe = Photos.open(folder), replace(RECIPE, ipc=4, steps=3)
     wanted = distill(photos, recipe, tmp_path / "whole", OPTIONS).images
     tries, match, gradient = [], room.match, matching.gradient
-    def full(net, images, targets, metric, chunk):
+    def full(net, images, targets, metric, chunk, low):
         tries.append(chunk)
         if chunk > 2: raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return match(net, images, targets, metric, chunk)
+        return match(net, images, targets, metric, chunk, low)
     monkeypatch.setattr(room, "match", full)
     s = distill(photos, recipe, tmp_path / "out", replace(OPTIONS, chunk=8))
     assert tries == [8, 4, 2, 2, 2] and s.manifest["report"]["chunk"] == 2
     assert (s.images == wanted).all()
-    monkeypatch.setattr(room, "match", lambda *a: full(*a[:4], 3))
+    monkeypatch.setattr(room, "match", lambda *a: full(*a[:4], 3, None))
     with pytest.raises(RunError, match="no room for one image of 24²"): distill(photos, recipe, tmp_path / "never", OPTIONS)
     assert (tmp_path / "never/.run/pool.pt").exists()
     sizes = []
-    def narrow(net, hr, create_graph=False):
+    def narrow(net, hr, create_graph=False, lr=None):
         sizes.append(len(hr))
         if len(hr) > 2: raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return gradient(net, hr, create_graph)

@@ -270,15 +270,15 @@ def test_held_out_loss_takes_a_group_in_pieces(small, monkeypatch):
     bank, x = GradientBank(groups, recipe, states).build(), torch.rand(2, 5, 3, 16, 16, generator=rng(0))
     whole = {m: np.mean([float(dc_loss(gradient(bank.networks[k], x[g]), [t[g] for t in bank.targets(k)], m)) for k in range(2) for g in range(2)]) for m in ("whole", "layerwise")}
     sizes, plain, room = [], matching.gradient, 9
-    def narrow(net, hr, create_graph=False):
+    def narrow(net, hr, create_graph=False, lr=None):
         sizes.append(len(hr))
         if len(hr) > room: raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return plain(net, hr, create_graph)
+        return plain(net, hr, create_graph, lr)
     monkeypatch.setattr(matching, "gradient", narrow)
     assert matching.held_out_loss(x, bank) == pytest.approx(whole, rel=1e-4) and set(sizes) == {1}
     one = matching.held_out_loss(x[:1], bank)   # a single group, as --grouping all has it
     mean, room = matching.mean_gradient, 2
-    monkeypatch.setattr(matching, "mean_gradient", lambda net, numbers, load, statistic: mean(net, numbers, load, Pieces("cpu", 32), statistic))
+    monkeypatch.setattr(matching, "mean_gradient", lambda net, numbers, load, statistic, low: mean(net, numbers, load, Pieces("cpu", 32), statistic, low))
     sizes.clear()
     assert matching.held_out_loss(x[:1], bank) == pytest.approx(one, rel=1e-4) and {5, 2} <= set(sizes)
 
@@ -286,7 +286,7 @@ def test_held_out_loss_takes_a_group_in_pieces(small, monkeypatch):
 def test_a_bank_remembers_that_the_memory_was_full(small, monkeypatch, caplog):
     groups, recipe, states = small
     plain, sizes = matching.gradient, []
-    def narrow(net, hr, create_graph=False):
+    def narrow(net, hr, create_graph=False, lr=None):
         sizes.append(len(hr))
         if len(hr) > 1: raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return plain(net, hr, create_graph)
