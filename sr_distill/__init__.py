@@ -19,8 +19,8 @@ if TYPE_CHECKING:   # what editors and type checkers see
     from .models import load_model, make_model, save_model
     from .priors import Prior
     from .recipe import (CompareOptions, Recipe, RunError, RunOptions, TrainConfig, UserError, recommended,
-                         register_metric, register_model, register_objective, register_prior, register_start,
-                         register_statistic)
+                         register_degradation, register_metric, register_model, register_objective, register_prior,
+                         register_start, register_statistic)
     from .sets import DistilledSet
     from .study import load_study, study
     from .train import train
@@ -30,8 +30,8 @@ _MODULES = {   # name → the module that it lies in
     "rng": "core", "Photos": "data", "DistilledSet": "sets", "evaluate": "metrics", "export_model": "export",
     "load_model": "models", "make_model": "models", "save_model": "models", "Prior": "priors", "load_study": "study",
     **dict.fromkeys(("CompareOptions", "Recipe", "RunOptions", "TrainConfig", "UserError", "RunError", "recommended",
-                     "register_metric", "register_model", "register_objective", "register_prior", "register_start",
-                     "register_statistic"), "recipe"),
+                     "register_degradation", "register_metric", "register_model", "register_objective",
+                     "register_prior", "register_start", "register_statistic"), "recipe"),
 }
 _VERBS = ("distill", "train", "study", "compare", "advise", "upscale", "explore", "demo")   # modules with the name of their function
 __all__ = ["__version__", *_MODULES, *_VERBS]
