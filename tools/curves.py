@@ -32,11 +32,17 @@ def point(results: Results, model: str, name: str, rival: str) -> dict:
                 share=round(one["pixels"], 6), bytes=round(one["bytes"], 6), gain=round(p["mean"], 4), se=round(p["se"], 4) if p["n"] > 1 else None,
                 n=p["n"], **({"below": True} if below else {}))
 
-def curves() -> list:
-    "All entries."
+def stored(study: str, tests: list | None = None) -> Results:
+    "The results of a study, of some of its tests or of all."
+    found = Results.load(REPO / f"nbs/results/{study}.json")
+    if tests is None: return found
+    return Results([r for r in found.rows if r["test"] in tests], {**found.about, "tests": tests})
+
+def curves(tests: list | None = None) -> list:
+    "All entries, judged by some of the tests or by all."
     found = {}
     for study in STUDIES:
-        results = Results.load(REPO / f"nbs/results/{study}.json")
+        results = stored(study, tests)
         for model, config in results.about["models"].items():
             rival = results.rival(model)
             if rival is None: continue
@@ -56,13 +62,13 @@ def curves() -> list:
                 if not same: curve["points"].append(new)
     return [found[k] for k in sorted(found, key=lambda k: [x or 0 if i else x for i, x in enumerate(k)])]
 
-def page() -> str:
-    "The text of the file."
-    results = {s: Results.load(REPO / f"nbs/results/{s}.json").about for s in STUDIES}
+def page(tests: list | None = None) -> str:
+    "The text of the file, judged by some of the tests or by all."
+    results = {s: stored(s, tests).about for s in STUDIES}
     about = results["budget"]
     assert all(r["photos_sha256"] == about["photos_sha256"] and set(r["tests"]) == set(about["tests"]) for r in results.values())
     head, entries = dict(photos=about["photos"], pixels=about["pixels"], tests=about["tests"]), []
-    for c in curves():
+    for c in curves(tests):
         points = ",\n  ".join(json.dumps(p, ensure_ascii=False) for p in c.pop("points"))
         entries.append(json.dumps(c, ensure_ascii=False)[:-1] + ', "points": [\n  ' + points + "]}")
     return json.dumps(head, ensure_ascii=False)[:-1] + ', "curves": [\n ' + ",\n ".join(entries) + "]}\n"
