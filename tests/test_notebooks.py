@@ -1,8 +1,12 @@
-"""Every notebook runs from top to bottom, each in a fresh process."""
+"""Every notebook runs from top to bottom, each in a fresh process, with the solutions of its exercises."""
+import re
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
+import nbdev.test
 import pytest
+from execnb.nbio import mk_cell, read_nb
+from execnb.shell import CaptureShell
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 from nbdev.test import test_nb as run_notebook
@@ -11,9 +15,32 @@ run_notebook.__test__ = False  # a function to call, whatever its name
 cfg = get_config()
 notebooks = sorted(nbglob(cfg.nbs_path, as_path=True))
 
+SOLUTION = re.compile(r"<details><summary>Solution</summary>(.*?)</details>", re.S)
+
+
+def solutions(markdown: str) -> list[str]:
+    "The code of the solutions in a cell of prose: folded on the page, so no cells of their own."
+    return ["\n".join(re.findall(r"^```python\n(.*?)^```", text, re.S | re.M)) for text in SOLUTION.findall(markdown)]
+
+def run_with_solutions(path, **options):
+    "As nbdev runs a notebook; after the exercises of a cell comes the code that solves them."
+    class Shell(CaptureShell):
+        def run_all(self, nb, **how):
+            nb.cells = [c for cell in nb.cells for c in (cell, *map(mk_cell, solutions(cell.source) if cell.cell_type == "markdown" else []))]
+            return super().run_all(nb, **how)
+    nbdev.test.CaptureShell = Shell   # in a process that runs nothing else
+    return run_notebook(path, **options)
+
 
 @pytest.mark.parametrize("path", notebooks, ids=lambda path: path.relative_to(cfg.nbs_path).as_posix())
 def test_runs(path):
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-        passed, _ = fresh.submit(run_notebook, path, skip_flags=cfg.tst_flags.split(), basepath=cfg.config_path).result()
+        passed, _ = fresh.submit(run_with_solutions, path, skip_flags=cfg.tst_flags.split(), basepath=cfg.config_path).result()
     assert passed, f"{path.name} fails: the traceback is in the captured output"
+
+
+def test_every_solution_claims_something():
+    "A solution without code would say what nobody checks; without an assertion its code could show anything."
+    found = {f"{path.name} {k}": code for path in notebooks for cell in read_nb(path).cells if cell.cell_type == "markdown"
+             for k, code in enumerate(solutions(cell.source), 1)}
+    assert len(found) >= 15 and not [name for name, code in found.items() if "assert" not in code and "expect_error" not in code]
