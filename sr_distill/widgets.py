@@ -629,7 +629,8 @@ class Recorder:
     @property
     def trace(self) -> Frames:
         "What was kept, for `player` and `evolution`."
-        return Frames(np.stack([u8 for _, u8 in self.kept]), [s for s, _ in self.kept], self.losses, self.names, self.turns)
+        images, steps = np.stack([u8 for _, u8 in self.kept]), [s for s, _ in self.kept]
+        return Frames(images, steps, self.losses, self.names, self.turns)
 
     def stop(self, _: object = None):
         "End the run after its current step."

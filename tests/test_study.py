@@ -401,7 +401,8 @@ def test_every_study_of_the_package_is_well_formed(monkeypatch, tmp_path):
     scales = {"paper": ("quick", "laptop", "paper")}
     for name, scale in [(n, s) for n in names for s in ("", *scales.get(n, ()))]:
         study = load_study(name, scale)
-        assert study.title and study.tests and any(s.recipe is None for s in study.sets.values()) and any(s.recipe and not s.recipe.steps for s in study.sets.values()), name
+        assert study.title and study.tests and any(s.recipe and not s.recipe.steps for s in study.sets.values()), name
+        assert name == "ablation" or any(s.recipe is None for s in study.sets.values()), name   # that one compares recipes alone
         for s in study.sets.values(): assert s.recipe is None or isinstance(s.for_seed(2), Recipe)
     assert {s for n in names for s in tomllib.loads((files("sr_distill") / f"studies/{n}.toml").read_text(encoding="utf-8")).get("scales", {})} == set(scales["paper"])
     assert load_study("paper", "quick").photos == "embedded" and load_study("paper", "paper").tests["DIV2K"] == "div2k-valid"
