@@ -63,8 +63,8 @@ class Comparison:
         seeds = {r.get("seed") for r in self.rows if r["set"] == name}
         if len(seeds) < 2: return f"{self.gain(name, over):+.2f} dB"
         p = self.results.paired(name, over, *self.results.unique("model", set=name))
-        unsure = f", {found}" * ((found := finding(p)) == "no measurable difference")
-        return f"{p['mean']:+.2f} ± {p['se']:.2f} dB{unsure}"
+        unsure = finding(p) == "no measurable difference"
+        return f"{p['mean']:+.2f} ± {p['se']:.2f} dB" + ", no measurable difference" * unsure
 
     @property
     def caption(self) -> str:
