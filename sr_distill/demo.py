@@ -180,7 +180,7 @@ def write_report(
 # %% ../nbs/tools/08_demo.ipynb #00000019
 DEMO_RECIPE = Recipe(size=64, steps=120, networks=6, real=16)
 DEMO_TRAINING = TrainConfig.for_model("vdsr", depth=8, width=16, steps=400, patch=32)
-DEMO_BYTES = "43kB"   # of the recommended set: no more than those of any other small one
+DEMO_BYTES = "43kB"   # of the recommended set: as many as the random windows take, in the mean of the seeds
 
 @verb
 def demo(
