@@ -193,7 +193,8 @@ def demo(
     seeds: int = 3,  # trainings on each set
 ) -> Comparison:
     "The main job on `source`: six training sets, a model on each, a table, and `report.html` in `out`."
-    best = recommended(scale=recipe.scale, bytes=DEMO_BYTES, training=config.steps, seed=recipe.seed)
+    best = recommended(scale=recipe.scale, bytes=DEMO_BYTES, training=config.steps, size=recipe.size,
+                       seed=recipe.seed)
     result = run_line_up(source, line_up(recipe, best), config, out, held_out, jobs=jobs, seeds=seeds)
     write_report(result, Path(out)/"report.html")
     return result

@@ -151,10 +151,17 @@ def repo_copy(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
-    "The pages that `make docs` builds where Quarto is missing."
-    folder = copy_repo(tmp_path_factory.mktemp("site"))
-    done = subprocess.run([sys.executable, "tools/docs.py", "--nbconvert", "--no-runtime"], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    "The pages that `make docs` builds where Quarto is missing, once for all processes of a test run."
+    from sr_distill.core import file_lock
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "site"
+    with file_lock(folder):
+        if not (folder / "built").exists():
+            folder.mkdir(exist_ok=True)
+            copy_repo(folder)
+            done = subprocess.run([sys.executable, "tools/docs.py", "--nbconvert", "--no-runtime"], cwd=folder, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+            (folder / "built").touch()
     return folder / "_docs"
 
 

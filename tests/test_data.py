@@ -184,7 +184,7 @@ def test_lr_equals_matlab(set5, scale):
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])
 def test_bands_of_a_tall_photo_leave_no_seam(scale):
-    a = noise(600 * scale + 1, 9)
+    a = noise(600 * scale + 1, 2 * scale + 5)   # PyTorch's result of a single pixel's width depends on the height
     whole = data.to_uint8(data.downscale(data.to_tensor(data.mod_crop(a, scale)), scale))[0]
     assert (make_lr(a, scale) == whole).all() and (make_lr(a[..., 0], scale) == whole[..., 0]).all()
 
