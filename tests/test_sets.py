@@ -232,3 +232,17 @@ def test_a_loss_of_zero_has_no_per_cent():
     from sr_distill.sets import summary
     said = summary(dict(matching_loss=dict(networks=2, groups=1, mine=dict(before=0., after=.5), whole=dict(before=1., after=.5))))
     assert "0 before, 0.5 after." in said and "1 before, 0.5 after (-50%)." in said
+
+
+def test_a_set_by_an_objective_that_is_not_known_here_is_read(tmp_path):
+    "It was distilled with an objective of somebody's own; to inspect it, to train on it and to export it needs none."
+    from sr_distill.core import write_json
+    from sr_distill.export import export_set
+    from sr_distill.sets import describe, open_photos
+    photos = Photos.open("embedded").subset([0, 1])
+    distill(photos, Recipe(size=24, steps=2, networks=2, real=2, pool="random"), tmp_path / "set", RunOptions(device="cpu", held_out=0, snapshots=2))
+    manifest = read_json(tmp_path / "set/manifest.json")
+    write_json(tmp_path / "set/manifest.json", {**manifest, "recipe": {**manifest["recipe"], "objective": "angle"}})
+    made = DistilledSet.load(tmp_path / "set")
+    assert len(made) == 2 and made.trace.turns == [] and describe(tmp_path / "set").startswith("distilled set") and len(open_photos(tmp_path / "set")) == 2
+    export_set(tmp_path / "set", tmp_path / "out", "folders")
