@@ -594,8 +594,8 @@ def round_order(
 
 def turns(recipe: Recipe) -> list[int]:
     """The network that each distillation step of `recipe` matches in, or nothing where no network comes twice. Each
-    network has a loss of its own, so a loss curve is read network by network. For an objective that is not known here, which
-    somebody else registered, there is nothing either."""
+    network has a loss of its own, so a loss curve is read network by network. An objective that somebody else
+    registered, and that is not known here, gives nothing either."""
     if recipe.objective not in OBJECTIVES: return []
     n = pool_size(recipe)
     if n < 2 or recipe.outer > 1: return []
