@@ -33,7 +33,8 @@ _MODULES = {   # name → the module that it lies in
                      "register_degradation", "register_metric", "register_model", "register_objective",
                      "register_prior", "register_start", "register_statistic"), "recipe"),
 }
-_VERBS = ("distill", "train", "study", "compare", "advise", "upscale", "explore", "demo")   # modules with the name of their function
+# modules with the name of their function
+_VERBS = ("distill", "train", "study", "compare", "advise", "upscale", "explore", "demo")
 __all__ = ["__version__", *_MODULES, *_VERBS]
 
 

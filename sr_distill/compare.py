@@ -49,8 +49,7 @@ def compare_config(
 def _sets_said(options, config, each):
     "The tables `recipe` and `sets` of the study file."
     plain = Recipe(steps=0)
-    training = config.steps if config.sampling == "uniform" else 0   # a program's images are drawn from uniformly
-    recipes = small_sets(options, config.scale, each, training)
+    recipes = small_sets(options, config.scale, each, config.steps)
     small = {n: {"init": r.init, "steps": r.steps, **r.changes(plain)} for n, r in recipes.items()}
     first, *others = small.values()
     shared = {k: v for k, v in first.items() if all(k in o and o[k] == v for o in others)}

@@ -704,15 +704,6 @@ class EndlessSampler(PatchSampler):
         most = torch.tensor([len(self.source), places, places, 8], dtype=torch.float64)
         return (torch.rand(n, 4, generator=generator, dtype=torch.float64) * most).long().numpy() + [first, 0, 0, 0]
 
-    def __call__(self,
-        t: int,                              # number of the batch
-        device: torch.device | str = "cpu",
-        share: slice = slice(None),          # part of the batch
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # LR [B,3,p/s,p/s] and HR [B,3,p,p], float in [0,1]
-        "Batch `t`, or a share of it."
-        self.keep(t)
-        return super().__call__(t, device, share)
-
     def photo(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         "LR and HR of image `k`, a uint8 array [h,w,3] each."
         return self.images[k].result()
@@ -774,14 +765,9 @@ class MixedSampler(PatchSampler):
         chosen[:, 0] = -1 - chosen[:, 0]
         return np.concatenate([leaves, chosen[len(leaves):]])
 
-    def __call__(self,
-        t: int,                              # number of the batch
-        device: torch.device | str = "cpu",
-        share: slice = slice(None),          # part of the batch
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # LR [B,3,p/s,p/s] and HR [B,3,p,p], float in [0,1]
-        "Batch `t`, or a share of it."
+    def keep(self, t: int) -> None:
+        "Have the program's images of batch `t` drawn."
         self.leaves.keep(t)
-        return super().__call__(t, device, share)
 
     def photo(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         "LR and HR of image `k`, a uint8 array [h,w,3] each."
