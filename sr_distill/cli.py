@@ -300,7 +300,8 @@ def _compare(photos, out, held_out, toml, debug, **given):
     """Does a small training set pay for PHOTOS and your network? Trains it on all of them, on random windows, on the
     hardest windows and on the recommended set, with several seeds, and says so in a sentence.
 
-    OUT receives report.html, the tables, and every set and model; the same command goes on where it was stopped.
+    OUT, compare-out if you name none, receives report.html, the tables, and every set and model; the same command goes
+    on where it was stopped.
     """
     _alone()
     from sr_distill.compare import compare, compare_config, comparison
