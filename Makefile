@@ -4,6 +4,7 @@
 #   make lab       the notebooks in JupyterLab
 #   make docs      the documentation site in _docs/
 #   make sync      after a change in nbs/: export the library, clean notebooks, write README.md
+#   make curves    what `sr_distill plan` reads, from the results of the studies in nbs/results, and its check
 #   make style     how long cells are and how much prose stands between them
 #   make clean     remove what was built (the environment too)
 # Another interpreter:  make PYTHON=python3.12 test     Another environment:  make VENV=/tmp/venv test
@@ -14,7 +15,7 @@ VENV   ?= .venv
 BIN     = $(abspath $(VENV))/bin
 READY   = $(VENV)/.installed
 
-.PHONY: help demo test lab docs sync style clean
+.PHONY: help demo test lab docs sync curves style clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -35,6 +36,10 @@ sync: $(READY)
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 	$(BIN)/python tools/readme.py
+
+curves: $(READY)
+	$(BIN)/python tools/curves.py
+	$(BIN)/python benchmarks/plan_check.py
 
 style: $(READY)
 	$(BIN)/python tests/test_style.py

@@ -44,7 +44,7 @@ def judge(photos, left_out: str, rest: list) -> list:
             most = budget / 100 * photos.pixels
             fitting = {(p.recipe.init, p.recipe.steps, p.sampling, round(p.pixels)): p.gain for p in curve.points
                        if p.pixels <= most and p.recipe.labels == "own"}
-            advised = next(iter(candidates(one_network(known, like), photos, steps, most)), None)
+            advised = next(iter(candidates(one_network(known, like), photos, steps, most, "own")), None)
             if len(fitting) < 2 or advised is None: continue
             got = expected(one_network(truth, like), advised.recipe, advised.sampling, advised.images * advised.recipe.size**2, steps)
             best = max(fitting, key=fitting.get)

@@ -20,7 +20,8 @@ from .core import read_json
 from .compare import compare_config, png_rate
 from .data import Photos
 from .patches import ipc_for_budget
-from .recipe import CompareOptions, Recipe, TrainConfig, UserError, recommended, verb
+from .recipe import (LEFT_OPEN, SIZES, CompareOptions, Recipe, TrainConfig, UserError, recipe_of, recommended,
+                               verb)
 from .study_file import model_name
 
 # %% ../nbs/tools/10b_advise.ipynb #4cd838f9
@@ -111,34 +112,41 @@ class Candidate(NamedTuple):
     sampling: str
     images: int
     gain: Gain
+    full: bool = False   # as many images as the bytes allow
 
 LARGEST = 8.88   # per cent of the photos' pixels: of the largest sets that were measured
+WORTH = .05      # dB that distillation or a teacher's labels must add, for the minutes or hours that each takes
 
-def _counts(recipe, photos, most):
+def _counts(recipe, photos, most, measured):
     "Numbers of windows, from one for each group up to `most` pixels."
-    groups = dict(image=len(photos), all=1).get(recipe.grouping)
-    if groups is None: return []
-    ipc = int(most // (groups * recipe.size**2))
-    return [groups * k for k in sorted({ipc, *(int(ipc * f) for f in (.03, .06, .12, .18, .25, .35, .5, .7))} - {0})]
+    groups = len(photos) if recipe.grouping == "image" else 1
+    ipc, known = int(most // (groups * recipe.size**2)), (round(p / (groups * recipe.size**2)) for p in measured)
+    tried = {ipc, *(int(ipc * f) for f in (.03, .06, .12, .18, .25, .35, .5, .7)), *known}
+    return {groups * k for k in tried if 0 < k <= ipc}
 
 def candidates(
     curves: Iterable,   # of one network and scale
     photos: Photos,
     steps: int,         # of the training
     most: float,        # pixels
-    labels: str = "own",   # or teacher
-    weight: float = math.inf,   # bytes that the set may take over those of a pixel of the photos, as PNG
+    labels: str | None = None,   # own or teacher; None for both
+    weight: float = math.inf,    # bytes that the set may take over those of a pixel of the photos, as PNG
 ) -> list:              # of `Candidate`, the best first
     "All sets that fit and that the curves know of."
-    points = [p for c in curves for p in c.points if p.recipe.labels == labels]
-    ways = {(p.recipe, p.sampling): p.density for p in sorted(points, key=lambda p: p.density)}   # the highest counts
-    most = min(most, NEAR * LARGEST / 100 * photos.pixels)
-    found = [Candidate(recipe, sampling, images, gain) for recipe, sampling in sorted(ways, key=str)
-             for images in _counts(recipe, photos, min(most, weight / ways[recipe, sampling]))
-             if (gain := expected(curves, recipe, sampling, images * recipe.size**2, steps))]
-    return sorted(found, key=lambda c: (WORTH * (c.recipe.steps > 0) - c.gain.mean, -c.images))
+    ways, found, largest = {}, [], NEAR * LARGEST / 100 * photos.pixels
+    for p in (p for c in curves for p in c.points if labels in (None, p.recipe.labels)):
+        ways.setdefault((p.recipe, p.sampling), []).append(p)
+    for (recipe, sampling), points in sorted(ways.items(), key=str):
+        if recipe.grouping == "cluster": continue   # nobody knows how many clusters other photos have
+        room = weight / max(p.density for p in points)
+        counts = _counts(recipe, photos, min(most, largest, room), [p.pixels for p in points])
+        filled = int(room // recipe.size**2) if room < min(most, largest) else 0   # bytes are filled image by image
+        for images in sorted(counts | {filled} - {0}):
+            if gain := expected(curves, recipe, sampling, images * recipe.size**2, steps):
+                found.append(Candidate(recipe, sampling, images, gain, images == filled))
+    def order(c): return WORTH * ((c.recipe.steps > 0) + (c.recipe.labels != "own")) - c.gain.mean, -c.images
+    return sorted(found, key=order)
 
-WORTH = .05   # dB that distillation must add to selection, for the minutes or hours that it takes
 
 # %% ../nbs/tools/10b_advise.ipynb #b35007b0
 def nearest(
@@ -166,7 +174,9 @@ class Advice:
     photos: Photos
     config: TrainConfig
     best: Candidate | None       # None: nothing of this size was measured
-    labelled: Candidate | None   # the best one with a teacher's labels, if it is better
+    plain: Candidate | None      # the best one without a teacher
+    usual: Recipe                # what `distill` makes if you give it no recipe
+    usual_gain: Gain | None      # of that; None: not measured
     sampling: str                # in which all the photos do best
     odd: list = field(default_factory=list)   # what was not measured, in words
     budget: float | None = LARGEST   # per cent of the pixels that were allowed
@@ -175,33 +185,22 @@ class Advice:
     @property
     def limit(self) -> str:
         "How large the set may be, in words."
-        return f"at most {self.bytes:,} bytes" if self.bytes else f"at most {self.budget:.3g} % of the pixels"
+        return f"images of at most {self.bytes:,} bytes" if self.bytes else f"at most {self.budget:.3g} % of the pixels"
 
     @property
     def measured(self) -> bool: return self.best is not None and not self.odd
     @property
     def recipe(self) -> Recipe:
         "The recipe of the set, with its budget; the recommended one where nothing like it was measured."
-        if self.best is not None: return self.fitted(self.best)
+        if self.best is not None: return _fitted(self.best, self)
         return recommended(self.budget, self.config.scale, bytes=self.bytes, training=self.config.steps)
-
-    def fitted(self,
-        one: Candidate,
-    ) -> Recipe:
-        "Its recipe for this scale, with the shortest budget that gives so many images, or the one in bytes."
-        scale = self.config.scale
-        recipe = replace(one.recipe, scale=scale, size=one.recipe.size // scale * scale)
-        if self.bytes: return replace(recipe, bytes=min(self.bytes, int(1.02 * stored_bytes(one, self.photos))))
-        groups = len(self.photos) if recipe.grouping == "image" else 1
-        exact = 100 * one.images * recipe.size**2 / self.photos.pixels
-        percents = (math.ceil(exact * 10**digits) / 10**digits for digits in range(1, 14))
-        def images(percent): return ipc_for_budget(percent, groups, recipe.size, self.photos.pixels) * groups
-        return replace(recipe, budget=next(p for p in percents if p <= self.budget and images(p) == one.images))
 
     @property
     def take_all(self) -> bool:
-        "Is the best set measurably worse than all the photos?"
-        return self.best is not None and finding(self.best.gain.paired) == "worse"
+        "Is the best set worse than all the photos, measurably or in the one training that there is?"
+        if self.best is None: return False
+        gain = self.best.gain
+        return finding(gain.paired) == "worse" or gain.n < 2 and gain.mean < 0
 
     @property
     def sentence(self) -> str:
@@ -212,24 +211,32 @@ class Advice:
 
     @property
     def commands(self) -> str:
-        "The commands that make the set and train on it."
-        trained = replace(self.config, sampling=self.best.sampling if self.best else "uniform")
-        return f"sr_distill distill PHOTOS SET {_made(self.recipe)}\nsr_distill train SET MODEL {_asked(trained)}"
+        "The commands that do what the advice says."
+        drawn = self.sampling if self.take_all else self.best.sampling if self.best else "uniform"
+        train = f"MODEL {_asked(replace(self.config, sampling=drawn))}"
+        if self.take_all: return f"sr_distill train PHOTOS {train}"
+        return f"sr_distill distill PHOTOS SET {_made(self.recipe)}\nsr_distill train SET {train}"
 
     def __repr__(self) -> str:
         lines = [f"{self.photos!r}, {self.limit}; {_trained(self.config)}", self.sentence,
-                 "", self.commands, "", _size_in_words(self), *_basis_in_words(self)]
+                 "", self.commands, "", _size_in_words(self), *_basis_in_words(self), *_others_in_words(self)]
         return "\n".join(lines)
 
 # %% ../nbs/tools/10b_advise.ipynb #f92ae81b
+def _size_text(count): return str(count) if count % 1000 else f"{count // 1000}kB"
+
 def _flags(said):
     "Settings as flags."
-    def text(v): return f"{v:g}" if isinstance(v, float) else str(v)
-    return " ".join(f"--{k.replace('_', '-')} {shlex.quote(text(v))}" for k, v in said.items())
+    def text(k, v):
+        if k == "bytes": return _size_text(v)
+        return f"{v:g}" if isinstance(v, float) else str(v)
+    return " ".join(f"--{k.replace('_', '-')} {shlex.quote(text(k, v))}" for k, v in said.items())
 
 def _made(recipe):
-    "A recipe as flags."
-    return _flags(recipe.changes(replace(Recipe(), lr=recipe.usual_rate)))
+    "A recipe as flags; as few as make it."
+    said = recipe.changes(replace(Recipe(), lr=recipe.usual_rate))
+    short = {k: v for k, v in said.items() if k in (*SIZES, "scale")}
+    return _flags(short if recipe_of(short) == recipe else said)
 
 def _asked(config):
     "The settings of a training as flags."
@@ -239,17 +246,23 @@ def _asked(config):
 
 def _trained(config): return f"{model_name(config)} ×{config.scale}, {config.steps:,} training steps"
 
+
+# %% ../nbs/tools/10b_advise.ipynb #c109a743
 def _gain_in_words(gain, sampling):
     "What a set gains or costs, in a sentence."
     every, by = f"all the photos (drawn {DRAWN[sampling]})", f"{abs(gain.mean):.2f} ± {gain.se:.2f} dB"
     found = finding(gain.paired)
     if found == "worse": return f"Take all the photos, drawn {DRAWN[sampling]}: the best set of this size costs {by}."
     if found == "better": return f"Make this set: it should gain {by} over {every}."
-    if found == "not shown":
-        return f"This set came out {gain.mean:+.2f} dB beside {every} in one training, which shows nothing sure."
+    if gain.n < 2 and gain.mean < 0:
+        return f"Take all the photos, drawn {DRAWN[sampling]}: the best set of this size came out {_plus(gain)}."
+    if gain.n < 2: return f"Make this set: it came out {_plus(gain)} beside {every}, which shows nothing sure."
     limit = t_limit(gain.n) * gain.se
     return (f"This set should do as well as {every}: no measurable difference, {gain.mean:+.2f} ± {gain.se:.2f} dB, "
             f"where only more than {limit:.2f} dB would count.")
+
+def _plus(gain):
+    return f"{gain.mean:+.2f} dB in one training" if gain.n < 2 else f"{gain.mean:+.2f} ± {gain.se:.2f} dB"
 
 DRAWN = {"uniform": "uniformly", "error": "by error"}
 
@@ -258,33 +271,59 @@ def stored_bytes(one, photos):
     "About how many bytes a candidate takes on the disk."
     return png_rate(photos) * one.gain.density * one.images * one.recipe.size**2
 
+def _fitted(one, advice):
+    "Its recipe for the scale, with the shortest budget that gives so many images, or the one in bytes."
+    scale, photos = advice.config.scale, advice.photos
+    recipe = replace(one.recipe, scale=scale, size=one.recipe.size // scale * scale)
+    if advice.bytes:
+        need = stored_bytes(one, photos)
+        digits = 10 ** max(0, math.floor(math.log10(need)) - 1)   # two of them are enough
+        return replace(recipe, bytes=advice.bytes if one.full else min(advice.bytes, math.ceil(need / digits) * digits))
+    groups = len(photos) if recipe.grouping == "image" else 1
+    exact = 100 * one.images * recipe.size**2 / photos.pixels
+    percents = (math.ceil(exact * 10**digits) / 10**digits for digits in range(1, 14))
+    def images(percent): return ipc_for_budget(percent, groups, recipe.size, photos.pixels) * groups
+    return replace(recipe, budget=next(p for p in percents if p <= advice.budget and images(p) == one.images))
+
 def _size_in_words(advice):
     "How large the set is."
     if advice.best is None: return "its size: what the budget allows"
+    if advice.take_all: return f"its size: all {len(advice.photos)} photos"
     best, photos = advice.best, advice.photos
     pixels, stored = best.images * best.recipe.size**2, stored_bytes(best, photos)
     amount = f"{stored / 1e6:.1f} MB" if stored > 1e6 else f"{stored / 1e3:.0f} kB"
-    share = 100 * pixels / photos.pixels
-    return (f"its size: {best.images:,} images of {best.recipe.size}², {share:.3g} % of the pixels, about {amount} as "
-            f"PNG ({share * best.gain.density:.2g} % of the photos' bytes)")
+    share, program = 100 * pixels / photos.pixels, " beside a program" * (best.recipe.space == "procedural")
+    return (f"its size: {best.images:,} images of {best.recipe.size}²{program}, {share:.3g} % of the pixels, about "
+            f"{amount} as {best.recipe.format.upper()} ({share * best.gain.density:.2g} % of the photos' bytes)")
 
 def _basis_in_words(advice):
-    "What the figures rest on, and what else there is."
-    if advice.best is not None:
-        page = read_json(files("sr_distill")/"curves.json")
-        read = " and ".join(f"`{study}` ({steps:,} steps)" for study, steps in advice.best.gain.basis)
-        seeds = "one seed" if advice.best.gain.n == 1 else f"{advice.best.gain.n} seeds"
-        yield (f"rests on: study {read}; {page['photos']} photos of {page['pixels'] / 1e6:.0f} megapixels, batches of "
-               f"16, {seeds}, judged by {', '.join(page['tests'])}; ± is over the seeds alone, other photos differ")
-    if other := advice.labelled:
-        said = _made(advice.fitted(other))
-        gain, length = f"{other.gain.mean:+.2f} ± {other.gain.se:.2f} dB", f"{other.recipe.teacher_steps:,} steps"
-        yield (f"better with a teacher's labels: {gain}; the teacher trains for {length} first: "
-               f"sr_distill distill PHOTOS SET {said}")
-    if advice.bytes and "avif" != advice.recipe.format:
-        yield "not in these curves: with --format avif several times as many images fit into the same bytes"
-    limit = f"--bytes {advice.bytes}" if advice.bytes else f"--budget {advice.budget:g}"
+    "What the figures rest on."
+    if advice.best is None: return
+    page = read_json(files("sr_distill")/"curves.json")
+    read = " and ".join(f"`{study}` ({steps:,} steps)" for study, steps in advice.best.gain.basis)
+    seeds = "one seed" if advice.best.gain.n == 1 else f"{advice.best.gain.n} seeds"
+    yield (f"rests on: study {read}; {page['photos']} photos of {page['pixels'] / 1e6:.0f} megapixels, batches of "
+           f"16, {seeds}, judged by {', '.join(page['tests'])}; ± is over the seeds alone, other photos differ")
+
+
+# %% ../nbs/tools/10b_advise.ipynb #dbbbf891
+def _way(recipe): return {k: v for k, v in recipe.to_dict().items() if k not in LEFT_OPEN}
+
+def _others_in_words(advice):
+    "What else there is, each with what it gains or costs."
+    best, plain, usual = advice.best, advice.plain, advice.usual
+    def make(one): return f"sr_distill distill PHOTOS SET {_made(_fitted(one, advice) if one else usual)}"
+    if best and not advice.take_all and best.recipe.labels == "teacher":
+        yield f"its labels: a teacher writes them, which trains for {best.recipe.teacher_steps:,} steps first"
+        if plain and make(plain) != make(None): yield f"without a teacher: {_plus(plain.gain)}: {make(plain)}"
+    if advice.take_all: yield f"if it must be small: {_plus(best.gain)}: {make(best)}"
+    if best is None or advice.take_all or _way(usual) != _way(best.recipe):
+        found = _plus(advice.usual_gain) if advice.usual_gain else "not measured for this network and length"
+        kind = "AVIF windows beside a program" if usual.space == "procedural" else "the hardest windows"
+        yield f"the package's own recipe, {kind}: {found}: {make(None)}"
+    limit = f"--bytes {_size_text(advice.bytes)}" if advice.bytes else f"--budget {advice.budget:g}"
     yield f"measured on your photos: sr_distill compare PHOTOS {limit} {_asked(advice.config)}"
+
 
 # %% ../nbs/tools/10b_advise.ipynb #a56abca2
 @verb
@@ -297,21 +336,29 @@ def advise(
     "Which set to make of `photos` for this training, looked up in measured curves; nothing is trained."
     photos, config = photos if isinstance(photos, Photos) else Photos.open(photos), config or compare_config()
     asked = CompareOptions(budget=budget, bytes=bytes)   # `UserError` for no size
-    if asked.budget is None and not asked.bytes: asked = replace(asked, budget=LARGEST)
     if asked.budget is not None and not 0 < asked.budget <= 100:
         raise UserError(f"--budget {budget} is no percentage; give a number above 0 and up to 100")
+    size = {k: v for k in SIZES if (v := getattr(asked, k))}
+    usual = recipe_of({**size, "scale": config.scale})
+    if not size: asked = replace(asked, budget=LARGEST)
     curves, steps, odd = nearest(config)
-    most = (asked.budget or 100) / 100 * photos.pixels
-    weight = asked.bytes / png_rate(photos) if asked.bytes else math.inf
-    plain, labelled = (next(iter(candidates(curves, photos, steps, most, labels, weight)), None)
-                       for labels in ("own", "teacher"))
-    if plain is None: odd.append(f"sets of so few pixels ({_sizes_in_words(curves)})")
-    better = labelled and (not plain or labelled.gain.mean > plain.gain.mean + .03)
+    def fitting(asked): return candidates(curves, photos, steps, **_room(asked, photos))
+    found = fitting(asked)
+    plain = next((c for c in found if c.recipe.labels == "own"), None)
+    if not found: odd.append(f"sets of so few pixels ({_sizes_in_words(curves)})")
+    alike = sorted((c for c in fitting(usual) if _way(c.recipe) == _way(usual)), key=lambda c: c.images)
+    gain = alike[-1].gain if alike and not odd else None
+    if not size and alike and _way(found[0].recipe) == _way(usual): asked, found = usual, alike[-1:]   # of its own size
     length = min(curves, key=lambda c: abs(math.log(c.config.steps / steps)))
-    return Advice(photos, config, plain, labelled if better else None, length.sampling, odd, asked.budget,
+    return Advice(photos, config, next(iter(found), None), plain, usual, gain, length.sampling, odd, asked.budget,
                   asked.bytes)
+
+def _room(asked, photos):
+    "The pixels and the weight that a budget leaves for `candidates`."
+    return dict(most=(asked.budget or 100) / 100 * photos.pixels,
+                weight=asked.bytes / png_rate(photos) if asked.bytes else math.inf)
 
 def _sizes_in_words(curves):
     "The range of sizes that were measured."
-    sizes = [p.pixels for c in curves for p in c.points if p.recipe.labels == "own"]
+    sizes = [p.pixels for c in curves for p in c.points]
     return f"the sets measured have {min(sizes) / 1e6:.2g} to {max(sizes) / 1e6:.2g} megapixels"

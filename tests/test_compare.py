@@ -14,7 +14,7 @@ from sr_distill.advise import LARGEST, advise, load_curves
 from sr_distill.cli import main
 from sr_distill.compare import RECOMMENDED, compare_config, comparison
 from sr_distill.core import import_torchvision, read_json
-from sr_distill.recipe import CompareOptions, UserError, expect_error
+from sr_distill.recipe import CompareOptions, UserError, expect_error, recipe_of
 from sr_distill.study import Results, load_study
 from sr_distill.study_file import study_from, study_text, tomllib
 
@@ -144,8 +144,8 @@ def shoot():
 VDSR, EDSR = dict(model="vdsr", depth=8, width=32, batch=16), dict(model="edsr", depth=4, width=32, batch=16)
 
 @pytest.mark.parametrize("settings, budget, gain, all_photos", [
-    (dict(EDSR, steps=1200), .7, .14, False), (dict(EDSR, steps=6000), 2., .16, False), (dict(EDSR, steps=6000), .16, -.11, True),
-    (dict(VDSR, steps=6000), .7, -.21, True), (dict(VDSR, steps=6000), None, .07, False), (dict(model="srcnn", batch=16, steps=6000), .7, .20, False),
+    (dict(EDSR, steps=1200), .7, .35, False), (dict(EDSR, steps=6000), .7, .15, False), (dict(EDSR, steps=6000), .05, -.83, True),
+    (dict(VDSR, steps=6000), .7, .11, False), (dict(VDSR, steps=6000), None, .07, False), (dict(model="srcnn", batch=16, steps=6000), .7, .34, False),
     (dict(EDSR, steps=6000, scale=4), 8.88, .11, False)])
 def test_at_a_measured_point_it_says_what_was_measured(shoot, settings, budget, gain, all_photos):
     found = advise(shoot, sd.TrainConfig.for_model(**settings), budget)
@@ -159,10 +159,44 @@ def test_what_it_prints_can_be_run(shoot):
         found = advise(shoot, compare_config(steps=2500), budget)
         make, train = found.commands.splitlines()
         said = cli.cli.commands["distill"].make_context("distill", shlex.split(make)[2:]).params
-        assert sd.Recipe(**cli.chosen(sd.Recipe, said)) == found.recipe and found.recipe.budget <= budget
+        assert recipe_of(cli.chosen(sd.Recipe, said)) == found.recipe and found.recipe.budget <= budget
         said = cli.cli.commands["train"].make_context("train", shlex.split(train)[2:]).params
         assert sd.TrainConfig.for_model(**cli.chosen(sd.TrainConfig, said)) == found.config
         assert {1200} < {steps for _, steps in found.best.gain.basis} and found.measured
+
+
+def test_the_first_answer_is_the_best_and_its_commands_are_printed(shoot):
+    "A small set with a teacher's labels was measured above all the photos, so nothing says: take all the photos."
+    found = advise(shoot, sd.TrainConfig.for_model(**VDSR, steps=6000), .7)
+    lines = str(found).splitlines()
+    assert lines[1].startswith("Make this set: it should gain 0.11 ±") and "Take all" not in str(found)
+    assert lines[3].startswith("sr_distill distill PHOTOS SET --init downscaled") and "--labels teacher" in lines[3]
+    assert any(line.startswith("the package's own recipe") and "-0.21 ± 0.01 dB" in line for line in lines)
+    worse = advise(shoot, sd.TrainConfig.for_model(**EDSR, steps=6000), .05)
+    lines = str(worse).splitlines()
+    assert lines[1].startswith("Take all the photos, drawn by error: ") and lines[2:5:2] == ["", ""]
+    assert lines[3] == "sr_distill train PHOTOS MODEL --model edsr --depth 4 --width 32 --steps 6000 --batch 16 --sampling error"
+    assert lines[5] == "its size: all 40 photos" and any(line.startswith("if it must be small: -0.83") for line in lines)
+
+
+def test_one_training_that_lost_is_no_advice_for_a_small_set(shoot):
+    found = advise(shoot, sd.TrainConfig.for_model(**EDSR, steps=20_000), .7)
+    assert found.best.gain.n == 1 and found.commands.startswith("sr_distill train PHOTOS MODEL")
+    assert found.sentence == "Take all the photos, drawn uniformly: the best set of this size came out -0.36 dB in one training."
+
+
+@pytest.mark.parametrize("settings, agrees", [(EDSR, True), (dict(model="srcnn", batch=16), True), (VDSR, False)])
+def test_it_agrees_with_the_package_where_that_was_measured_best(shoot, monkeypatch, settings, agrees):
+    "Study `judge`: AVIF windows beside a program, 350 kB, at 6,000 steps."
+    from sr_distill import advise as page
+    monkeypatch.setattr(page, "png_rate", lambda photos: 122e6 / 106.6e6)
+    for size in ({"bytes": "350kB"}, {}) if agrees else ({"bytes": "350kB"},):
+        found = advise(shoot, sd.TrainConfig.for_model(**settings, steps=6000), **size)
+        assert found.measured and (found.recipe == recipe_of({})) == agrees, found
+        assert ("sr_distill distill PHOTOS SET --bytes 350kB" in found.commands.splitlines()) == agrees
+        assert found.usual == recipe_of({}) and f"{found.usual_gain.mean:+.2f}" in str(found)
+    longer = advise(shoot, sd.TrainConfig.for_model(**settings, steps=1200), bytes="350kB")
+    assert longer.usual_gain is None and "beside a program: not measured for this network and length" in str(longer)
 
 
 @pytest.mark.parametrize("settings, budget, words", [

@@ -1,6 +1,8 @@
 """The measured curves that `sr_distill plan` reads: small sets beside all the photos, from the studies in nbs/results.
 
-    python tools/curves.py     writes sr_distill/curves.json
+    make curves     writes sr_distill/curves.json, and nbs/results/plan_check.json by benchmarks/plan_check.py
+
+Do that when a study of STUDIES has new results, and run the page nbs/tools/10b_advise.ipynb anew.
 
 One entry for each network, scale and number of training steps; in it a point for each set, by its recipe, with its size
 and the difference in PSNR-RGB to all the photos, drawn from in the way that suits the network better.
@@ -13,12 +15,12 @@ from sr_distill.recipe import Recipe, TrainConfig
 from sr_distill.study import Results
 
 REPO = Path(__file__).resolve().parents[1]
-STUDIES = "budget", "models", "x4", "smallest", "long"   # of the same photos and tests; what two of them have counts once
+STUDIES = "budget", "models", "x4", "smallest", "long", "judge"   # of the same photos and tests; what two of them have counts once
 TRAINED = "model", "depth", "width", "scale", "steps"
 
 def recipe_said(recipe: dict) -> dict:
-    "What of a stored recipe differs from the defaults; its budget and seed belong to the point."
-    full = Recipe.from_dict({**recipe, "seed": 0, "budget": None})
+    "What of a stored recipe differs from the defaults; its budget, bytes and seed belong to the point."
+    full = Recipe.from_dict({**recipe, "seed": 0, "budget": None, "bytes": None})
     usual = Recipe(steps=1).to_dict()
     said = {k: v for k, v in full.to_dict().items() if v != usual[k] and k != "lr"} | {"steps": full.steps}
     return said | ({"lr": full.lr} if full.lr != full.usual_rate else {})
@@ -30,7 +32,7 @@ def point(results: Results, model: str, name: str, rival: str) -> dict:
     below = any(results.below_bicubic(name, model, t) for t in results.about["tests"])
     return dict(recipe=recipe_said(about["recipe"]), sampling=about["sampling"], budget=about["recipe"]["budget"],
                 share=round(one["pixels"], 6), bytes=round(one["bytes"], 6), gain=round(p["mean"], 4), se=round(p["se"], 4) if p["n"] > 1 else None,
-                n=p["n"], **({"below": True} if below else {}))
+                n=p["n"], **({"limit": limit} if (limit := about["recipe"].get("bytes")) else {}), **({"below": True} if below else {}))
 
 def stored(study: str, tests: list | None = None) -> Results:
     "The results of a study, of some of its tests or of all."
@@ -58,7 +60,7 @@ def curves(tests: list | None = None) -> list:
             for name, about in results.about["sets"].items():
                 if not about["recipe"] or not results.values(name, model): continue
                 new = dict(point(results, model, name, rival), study=study)
-                same = [p for p in curve["points"] if all(p[k] == new[k] for k in ("recipe", "sampling", "budget"))]
+                same = [p for p in curve["points"] if all(p.get(k) == new.get(k) for k in ("recipe", "sampling", "budget", "limit"))]
                 if not same: curve["points"].append(new)
     return [found[k] for k in sorted(found, key=lambda k: [x or 0 if i else x for i, x in enumerate(k)])]
 
