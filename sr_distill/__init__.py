@@ -17,6 +17,7 @@ if TYPE_CHECKING:   # what editors and type checkers see
     from .export import export_model
     from .metrics import evaluate
     from .models import load_model, make_model, save_model
+    from .plots import plot_losses
     from .priors import Prior
     from .recipe import (CompareOptions, Recipe, RunError, RunOptions, TrainConfig, UserError, recommended,
                          register_degradation, register_metric, register_model, register_objective, register_prior,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:   # what editors and type checkers see
 _MODULES = {   # name → the module that it lies in
     "rng": "core", "Photos": "data", "DistilledSet": "sets", "evaluate": "metrics", "export_model": "export",
     "load_model": "models", "make_model": "models", "save_model": "models", "Prior": "priors", "load_study": "study",
+    "plot_losses": "plots",
     **dict.fromkeys(("CompareOptions", "Recipe", "RunOptions", "TrainConfig", "UserError", "RunError", "recommended",
                      "register_degradation", "register_metric", "register_model", "register_objective",
                      "register_prior", "register_start", "register_statistic"), "recipe"),

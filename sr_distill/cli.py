@@ -390,14 +390,31 @@ def _export(source, file, to, exporter, scale, format, push, debug):
 # %% ../nbs/tools/11_cli.ipynb #00000010
 @cli.command("inspect")
 @click.argument("path")
+@click.option("--page", metavar="FILE.html", help="of a distilled set: write a page with its images over the "
+              "distillation steps and its loss curve")
 @recursive
 @common
-def _inspect(path, recursive, debug):
+def _inspect(path, page, recursive, debug):
     """Say what PATH is, a distilled set, a trained model, what a study left or a folder of photos, and check it."""
     from sr_distill.distill import describe
     from sr_distill.study import Results
     results = f"{path}/results.json"
     click.echo(Results.load(results) if os.path.exists(results) else describe(path, recursive))
+    if page: click.echo(f"{_film_page(path, page)}: the images over the steps, and the loss curve")
+
+def _film_page(path, page):
+    from sr_distill.core import atomic_write
+    from sr_distill.sets import DistilledSet
+    from sr_distill.widgets import html_page, player
+    found = DistilledSet.load(path)
+    if not (found.trace and found.trace.losses):
+        raise UserError(f"{path}: the set has no distillation steps (--steps 0), so it has no film")
+    from sr_distill.recipe import OBJECTIVES
+    objective = found.recipe.objective
+    said = [f"Matching loss: the objective {objective!r}."]
+    if objective not in OBJECTIVES: said += ["It is not registered here, so the curve shows its plain values."]
+    atomic_write(page, html_page(f"Distilled set {found.folder.name}", *said, player(found.trace)))
+    return page
 
 # %% ../nbs/tools/11_cli.ipynb #e56cd947
 PLAIN = {"²": "^2", "×": "x", "±": "+/-", "–": "-", "—": "-", "−": "-", "…": "...", "·": "|", "≤": "<=", "≥": ">=",
