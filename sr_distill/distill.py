@@ -23,7 +23,7 @@ from .core import (check_like, file_sha256, forget, load_state, log, make_folder
 from .data import LOSSY, Photos, decode_bytes, encode_image
 from .fitting import Fit, statistics_objective
 from .inversion import check_prior, make_space
-from .job import saving
+from .job import LogLines, saving
 from .labels import get_teacher, redraw
 from .latent import Latents, LatentSpace, latent_budget
 from .matching import (BankSource, GradientBank, LiveSource, fresh_network, held_out_loss, match,
@@ -198,7 +198,7 @@ def run_steps(
     steps, outer, every = run.recipe.steps, run.recipe.outer, options.checkpoint
     marks = snapshot_steps(steps, options.snapshots)
     make_folder(part.folder/"trace")
-    images = _snapshot(run, part) if run.done == 0 and marks else None
+    images, lines = _snapshot(run, part) if run.done == 0 and marks else None, LogLines("distil", steps, run.done)
     if run.done == 0 and callback: callback(0, None, images)
     with saving(lambda: _save_part(run, part), outer * max(1, every // outer), callback) as after, _bar(run) as bar:
         while run.done < steps:
@@ -208,8 +208,7 @@ def run_steps(
             if run.done % READ_EVERY == 0 or images is not None or last or run.done % every == 0:
                 loss = _checked_loss(run, part)
                 bar.set_postfix(loss=f"{loss:.4g}")
-                if bar.disable and run.done % every == 0 and ranks().first:   # for a reader of the log
-                    log.info("distil: step %d of %d, loss %.4g", run.done, steps, loss)
+                if bar.disable and ranks().first: lines(run.done, loss)
                 if callback: callback(run.done, loss, images)
             if run.done % outer == 0 or last: after(run.done, last)   # between two networks
 

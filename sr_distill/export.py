@@ -18,6 +18,7 @@ from .core import atomic_path, atomic_write, log, make_folder, read_json, rng
 from .data import Photos, encode_image, encode_png, make_lr, ready_folder
 from .models import EDSR
 from .nets import basicsr_names, open_model
+from .procedural import Endless, Mixture
 from .recipe import RunError, UserError
 from .sets import open_photos
 
@@ -177,6 +178,8 @@ def export_set(
     to: str = "folders",           # one of `SET_FORMATS`
     scale: int = 0,                # of the LR copies; 0 for the set's own, or 2
     format: str = "png",           # of the image files: png, webp (lossless) or avif (lossy)
+    images: int | None = None,     # of a set with a program: how many of its images, 64 if None
+    size: int | None = None,       # and their side in pixels, 256 if None
 ) -> Path:                         # the folder
     "Write HR images and their LR copies as another program reads them; `UserError` for what cannot be done here."
     out = Path(out)
@@ -185,11 +188,8 @@ def export_set(
     if out.is_file() or out.is_dir() and any(out.iterdir()):
         raise UserError(f"{out}: is there already; give a new folder")
     about = {} if isinstance(source, Photos) else _manifest_of(source)
-    photos = source if isinstance(source, Photos) else open_photos(source)
+    photos = _drawn(source if isinstance(source, Photos) else open_photos(source), images, size)
     scale, partial = scale or about.get("recipe", {}).get("scale", 2), out.with_name(f".{out.name}.partial")
-    if not isinstance(photos, Photos):
-        raise UserError(f"{source}: is a program, which has no end; `sr_distill render {source} FOLDER` writes as many "
-                        "images as you like, and FOLDER can be exported")
     pairs = [(name, photos.hr(i, scale), _small(photos, i, scale, about)) for i, name in
              enumerate(plain_names(photos.names))]
     shutil.rmtree(partial, ignore_errors=True)
@@ -201,6 +201,18 @@ def export_set(
     finally: shutil.rmtree(partial, ignore_errors=True)
     log.info("%s: %d pairs ×%d", out, len(pairs), scale)
     return out
+
+def _drawn(photos, images, size):
+    "The photos with so many images of their program, which has no end; `UserError` where they have none."
+    program = getattr(getattr(photos, "leaves", photos), "program", None)
+    if program is None:
+        if asked := [f"--{k} {v}" for k, v in dict(images=images, size=size).items() if v is not None]:
+            raise UserError(f"{asked[0]}: there is no program here that could draw images; leave it out")
+        return photos
+    leaves = Endless(program, 64 if images is None else images, 256 if size is None else size)
+    log.info("%d images of %d² are drawn from the program, which has no end; choose by --images and --size",
+             len(leaves), leaves.side)
+    return Mixture(photos.images, leaves, photos.share) if isinstance(photos, Mixture) else leaves
 
 def _small(photos, i, scale, about):
     "The LR copy of photo `i`, as a set stores it."

@@ -567,8 +567,13 @@ def _checked_size(size):
     "Height and width; `UserError` for a size that cannot be drawn."
     sides = size if isinstance(size, (tuple, list)) else (size, size)
     if len(sides) != 2 or not all(isinstance(s, (int, np.integer)) and 8 <= s <= 8192 for s in sides):
-        raise UserError(f"size {size!r} cannot be drawn; give a height and a width from 8 to 8192 pixels")
+        raise UserError(f"--size {size!r} cannot be drawn; give a height and a width from 8 to 8192 pixels")
     return tuple(map(int, sides))
+
+def _check_count(images):
+    "`UserError` for a number of images that is none."
+    if isinstance(images, bool) or not isinstance(images, int) or images < 1:
+        raise UserError(f"--images {str(images)[:40]} is none; give a whole number from 1")
 
 # %% ../nbs/method/10_procedural.ipynb #acc4aeaa
 def residual_energy(
@@ -630,8 +635,7 @@ class ProgramPhotos(Photos):
         side: int = 256,    # in pixels
         source: str = "",   # where the program comes from; empty for its size
     ):
-        if not isinstance(images, int) or images < 1:
-            raise UserError(f"{images!r} images are none; give a whole number from 1")
+        _check_count(images)
         self.program, self.side = program, _checked_size(side)[0]
         drawn = functools.lru_cache(512)(lambda k: render(program, k, self.side))
         reduced = functools.lru_cache(512)(lambda k, scale: make_lr(drawn(k), scale))
@@ -782,8 +786,7 @@ def render_images(
 ) -> list[Path]:       # the files
     "Write the first images of `program` as PNG, for other toolkits."
     h, w = _checked_size(size)
-    if isinstance(images, bool) or not isinstance(images, int) or images < 1:
-        raise UserError(f"--images {str(images)[:40]} is none; give a whole number from 1")
+    _check_count(images)
     other = "holds images of another {}; give another folder"
     job = Job(out, dict(program=program.fingerprint, size=[h, w]), {k: other.format(k) for k in ("program", "size")},
               checkpoint=".render.json")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BACKWARD', 'TWICE', 'multiply_adds', 'training_work', 'teacher_work', 'distillation_work', 'machine_speed',
-           'duration', 'Progress', 'Share']
+           'Progress', 'Share']
 
 # %% ../nbs/tools/03_progress.ipynb #3b4710a0
 import copy, multiprocessing, threading, time
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 from .data import downscale
+from .job import duration
 from .matching import TRAJECTORY_STEPS
 from .models import make_model
 from .recipe import Recipe, TrainConfig
@@ -81,11 +82,6 @@ def machine_speed(
                 done += 1
         return done * work / (time.perf_counter() - began)
     finally: torch.set_num_threads(threads)
-
-def duration(seconds: float) -> str:
-    "A time in words, as rough as an estimate is."
-    if seconds < 90: return f"{max(5, 5 * round(seconds / 5))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 # %% ../nbs/tools/03_progress.ipynb #b01b0da2
 class Progress:

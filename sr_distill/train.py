@@ -18,7 +18,7 @@ import sr_distill
 from .recipe import MODELS, Recipe, RunError, TrainConfig, UserError, verb
 from .core import (atomic_write, check_like, log, pick_device, policy, read_json, restore_optimizer, restoring, rng,
                              state_sha256, to_tensor)
-from .job import Job, cache_key, cached, saving
+from .job import Job, LogLines, cache_key, cached, saving
 from .data import Photos, degradation_code, make_lr, mod_crop
 from .models import count_parameters, model_settings, network_sizes, load_into, save_model
 from .metrics import psnr, upscale_image
@@ -334,6 +334,7 @@ def _loop(trainer, sampler, val=None, callback=None, out=None, save=lambda: None
     config, begun = trainer.config, time.perf_counter() - trainer.seconds
     def cut(t): return sampler(t, trainer.device, trainer.share)
     again = "start the same run again to go on" if out else "without a folder `out` nothing is kept"
+    lines = LogLines("train", config.steps, trainer.step)
     with saving(save, config.checkpoint, callback, again) as after, _bar(trainer) as bar:
         for lr, hr in ahead(cut, range(trainer.step, config.steps), trainer.device):
             trainer.update(lr, hr)
@@ -342,9 +343,8 @@ def _loop(trainer, sampler, val=None, callback=None, out=None, save=lambda: None
             bar.update()
             if row: bar.set_postfix({k: f"{v:.4g}" for k, v in row.items() if k != "step"})
             if callback: callback(trainer.step, row["loss"] if row else None, None)
+            elif bar.disable and trainer.team.first: lines(trainer.step, row["loss"] if row else None)
             after(trainer.step, trainer.step == config.steps)
-            if trainer.step % config.checkpoint == 0 and bar.disable and trainer.team.first:   # for a reader of the log
-                log.info("train: step %d of %d", trainer.step, config.steps)
     if trainer.average: trainer.model.load_state_dict(trainer.average.state_dict())
 
 # %% ../nbs/method/06_train.ipynb #00000033

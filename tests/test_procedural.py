@@ -247,6 +247,17 @@ def test_the_labels_of_a_teacher_are_those_of_the_images(tmp_path):
     made, own = distill(EMBEDDED, labelled, tmp_path / "labelled"), distill(EMBEDDED, HALF, tmp_path / "own")
     assert made.program == own.program and (made.images != own.images).any() and "a teacher" in (tmp_path / "labelled/README.md").read_text()
 
+def test_export_says_how_many_images_the_program_draws_and_lets_you_choose(tmp_path, caplog, capsys):
+    caplog.set_level("INFO")
+    distill(EMBEDDED, HALF, tmp_path / "set")
+    count = len(DistilledSet.load(tmp_path / "set").images)
+    assert main(["export", str(tmp_path / "set"), str(tmp_path / "out"), "--images", "3", "--size", "40"]) == 0
+    assert "3 images of 40² are drawn from the program, which has no end; choose by --images and --size" in caplog.text
+    names = sorted(p.stem for p in (tmp_path / "out/HR").iterdir())
+    assert len(names) == count + 3 and names[-3:] == [f"leaves-0000{k}" for k in range(3)]
+    assert main(["export", str(tmp_path / "set"), str(tmp_path / "no"), "--images", "0"]) == 2 and "--images 0 is none" in capsys.readouterr().err
+    assert main(["export", "embedded", str(tmp_path / "no"), "--size", "40"]) == 2 and "--size 40: there is no program" in capsys.readouterr().err
+
 @pytest.mark.parametrize("wrong, flag", [(dict(share=0.), "--share"), (dict(share=1.5), "--share"), (dict(share=float("nan")), "--share"),
     (dict(ipc=2), "--ipc"), (dict(size=64), "--size"), (dict(init="random"), "--init"), (dict(labels="teacher"), "--labels"), (dict(budget=1.), "--budget"), (dict(bytes="9kB"), "--bytes"), (dict(format="webp"), "--format"), (dict(grouping="all"), "--grouping"),
     (dict(share=.5, objective="whole"), "--objective"), (dict(share=.5, network="vdsr"), "--network"), (dict(share=.5, lr=.5), "--lr"), (dict(tune=3), "--tune"),

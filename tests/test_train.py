@@ -253,6 +253,23 @@ def test_validation_photos_are_looked_at_first(tmp_path):
         with pytest.raises(UserError, match=words): train(model(), photos(), TrainConfig(**RUN), tmp_path/"out", val=small, callback=lambda *step: pytest.fail("training came first"))
 
 
+def test_a_training_in_a_log_writes_lines(tmp_path, monkeypatch, capsys, caplog):
+    "An estimate, then step, steps, loss and time left, not on standard output; nothing of it with a callback, as in a study."
+    from sr_distill.cli import main
+    from sr_distill.job import LogLines
+    caplog.set_level("INFO")
+    for name in ("FIRST", "OFTEN"): monkeypatch.setattr(LogLines, name, 0.)
+    asked = ["train", "embedded", str(tmp_path / "a"), "--model", "srcnn", "--steps", "40", "--batch", "1", "--patch", "16", "--device", "cpu"]
+    assert main(asked) == 0
+    lines = [message for message in caplog.messages if message.startswith("train: ")]
+    assert lines[0].startswith("train: 40 steps, about ") and len(lines) == 10 and "train: " not in capsys.readouterr().out
+    assert lines[-1].startswith("train: step 36 of 40, loss 0.") and lines[-1].endswith(" left")
+    config = TrainConfig.for_model("srcnn", steps=10, batch=1, patch=16)
+    caplog.clear()
+    train(make_model("srcnn", 2), photos(), config, callback=lambda *args: None)
+    assert not caplog.messages
+
+
 def test_a_helper_that_is_spoilt_learns_anew(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("SR_DISTILL_CACHE", str(tmp_path))
     learn = lambda: weights(room.helper_network("teachers", model(), photos(), TrainConfig(**{**RUN, "steps": 3})))
