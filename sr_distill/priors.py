@@ -49,7 +49,7 @@ STYLEGANS = {f"stylegan-xl-{kind}{side}": (f"{XL}/{kind}{side}.pkl", f"{kind}{si
 
 # %% ../nbs/method/13_priors.ipynb #0000000c
 def _size_at(url):
-    "Bytes of the file at `url`, as the server says."
+    "Bytes of the file at `url`, as the server states; `UserError` if the server cannot be reached or does not say."
     try:
         with open_url(urllib.request.Request(url, method="HEAD")) as reply: size = reply.headers.get("Content-Length")
     except OSError as e:
@@ -61,7 +61,7 @@ def _size_at(url):
     return int(size)
 
 def _check_download(url, part, sha256):
-    "`RunError` for a file that is not the one it should be, which is deleted."
+    "Delete the file `part` and raise `RunError` if its sha256 is not `sha256`."
     found = file_sha256(part)
     if not sha256: return log.info("%s: sha256 %s (none published to compare with)", url.rpartition("/")[2], found)
     if found != sha256:
@@ -72,15 +72,15 @@ def _check_download(url, part, sha256):
 # %% ../nbs/method/13_priors.ipynb #c32011d9
 def fetch_weights(
     url: str,
-    path: Path | str,           # where it goes; kept if it is already there
-    sha256: str | None = None,  # what it must be, if that is known
+    path: Path | str,           # the file to write; kept if it exists and is right
+    sha256: str | None = None,  # its hex sha256, if that is known
 ) -> Path:
-    "Download one weight file; a broken download is continued, a wrong or spoilt file is deleted."
+    "Download one weight file, or continue its download; `UserError` or `RunError` if it is not the right file."
     path, part = Path(path), Path(f"{path}.part")
     def here(): return path.exists() and (sha256 is None or file_sha256(path) == sha256)
     if here(): return path
     with file_lock(path):
-        if here(): return path   # another process was faster
+        if here(): return path   # another process has made it
         if path.exists(): log.warning("%s: is not what was downloaded any more, downloaded again", path)
         fetch(url, part, _size_at(url))
         _check_download(url, part, sha256)
@@ -122,13 +122,13 @@ for _name in STYLEGANS: register_prior(_name)(_by_name(_stylegan_by_name, _name)
 
 # %% ../nbs/method/13_priors.ipynb #00000013
 def _is_stylegan(path):
-    "Does the safetensors file hold a generator?"
+    "Whether the safetensors file holds a generator."
     try:
         with safe_open(path, "pt") as f: return "stylegan" in (f.metadata() or {})
     except Exception: return False
 
 def _from_path(path):
-    "The prior in a file or folder, whatever kind it is."
+    "The prior in a file or folder, of any kind."
     config = path/"config.json"
     kind = read_json(config).get("_class_name") if path.is_dir() and config.exists() else ""
     if kind == "AutoencoderKL": return load_kl(path)
@@ -136,7 +136,7 @@ def _from_path(path):
     return load_tiny(path)
 
 def needs_photos(name: str) -> bool:
-    "Whether the registered prior `name` is made of photos: its function has an argument `photos` without a default."
+    "Whether the registered prior `name` needs photos: its function has an argument `photos` without a default."
     if name not in PRIORS: return False
     photos = inspect.signature(PRIORS[name]).parameters.get("photos")
     return photos is not None and photos.default is photos.empty
@@ -150,16 +150,16 @@ def _registered(name, photos, device):
     if not isinstance(prior, Prior):
         raise UserError(f"the prior {name!r} is a {type(prior).__name__}; register a function that returns a Prior, "
                         "or a subclass of Prior")
-    if not prior.name.startswith(name): prior.name = name   # by which a file of latents finds it again
+    if not prior.name.startswith(name): prior.name = name   # a file of latents finds the prior by this name
     return prior.float()   # networks are matched in float32
 
 # %% ../nbs/method/13_priors.ipynb #b790f226
 def load_prior(
     name: str | Path | Prior,   # a name in `PRIORS`, a file, a folder, kl:NAME for an AutoencoderKL on the hub
-    photos: Photos = None,      # for a prior that is made of photos, as the embedded one is
+    photos: Photos = None,      # for a prior that is trained on photos, such as `embedded`
     device: torch.device | str = "cpu",
 ) -> Prior:
-    "The prior called `name`, or a prior as it is, ready on `device`."
+    "The prior called `name`, on `device`; a `Prior` object is used as it is. `UserError` for an unknown name."
     text = "" if isinstance(name, Prior) else str(name)
     if not text: prior = name
     elif text in PRIORS: prior = _registered(text, photos, device)
@@ -173,9 +173,9 @@ def load_prior(
 # %% ../nbs/method/13_priors.ipynb #00000019
 def describe_prior(
     prior: Prior,
-    size: int | None = None,   # side of an image; the prior's own if it has one, else 256
+    size: int | None = None,   # side of an image; None: the prior's `resolution`, else 256
 ) -> dict:
-    "Name, identity, and the cost of a latent of `prior`, ready for JSON; reports and manifests hold it."
+    "Name, identity and the cost of a latent of `prior`, as values for JSON, for reports and manifests."
     size = size or prior.resolution or 256
     shape, (h, w) = prior.latent_shape(size), prior.check_size(size)
     numbers, weights = torch.Size(shape).numel(), sum(p.numel() for p in prior.parameters())
