@@ -29,7 +29,7 @@ from .sets import read_manifest, snapshot_steps
 
 # %% ../nbs/method/18_plan.ipynb #ca668f1b
 def together(recipe: Recipe) -> str:
-    "Why the images of a recipe cannot be distilled apart from each other; empty when they can."
+    "The reason why the images of a recipe must be distilled together; empty if there is none."
     if recipe.inner: return "--inner trains each network on all synthetic images together"
     if recipe.space == "latent" and (recipe.tune or recipe.lr_generator):
         return "--tune and --lr-generator change the prior for all images together"
@@ -38,9 +38,9 @@ def together(recipe: Recipe) -> str:
 def check_run(
     recipe: Recipe,
     options: RunOptions = RunOptions(),
-    fresh: bool = True,   # False when the set is made already: its networks and teacher are needed no more
+    fresh: bool = True,   # False if the set exists: its networks and teacher are no longer needed
 ):
-    "`UserError` for what this machine, the networks, or the files that a recipe names cannot do."
+    "`UserError` if this machine, the networks or the files that `recipe` names cannot carry it out."
     check_format(recipe.format)
     moves = recipe.space == "latent" or recipe.steps and recipe.space == "pixel"
     if pick_device(options.device).type == "mps" and moves:
@@ -48,40 +48,40 @@ def check_run(
                         "there; give --device cpu")
     if ranks().size > 1 and (reason := together(recipe)):
         raise UserError(f"{reason}, which several processes do not share; leave it out, or start without torchrun")
-    if recipe.space == "latent" and recipe.prior == "embedded":   # before it learns
+    if recipe.space == "latent" and recipe.prior == "embedded":   # before it is trained
         check_prior(SmallAutoencoder(SmallConfig(), "embedded"), recipe)
     if not fresh: return
     if recipe.space != "procedural": check_networks(recipe, options.held_out)
     if recipe.labels not in LABELS: get_teacher(None, recipe)
 
 # %% ../nbs/method/18_plan.ipynb #00000028
-PART_BYTES = 4 << 30   # pixels, gradient and Adam's moments of one part, at most
+PART_BYTES = 4 << 30   # most bytes of one part: pixels, gradients and Adam's moments
 
 def cut_parts(
-    groups: int,              # how many there are
+    groups: int,              # number of groups
     recipe: Recipe,           # size, ipc, inner
     processes: int = 1,
-    most: int = PART_BYTES,   # bytes of one part
+    most: int = PART_BYTES,   # most bytes of one part
 ) -> list[tuple[int, int]]:   # (first group, group after the last) of each part
-    "Equal shares of the groups: one a process, more if memory asks for it, one if the images train a network together."
+    "Equal shares of the groups: one per process, more if memory is short, a single one if `together(recipe)`."
     fit = max(1, most // (recipe.ipc * 4 * 4 * 3 * recipe.size**2))
-    rounds = max(1, -(-groups // (fit * processes)))   # parts that each process makes, one after another
+    rounds = max(1, -(-groups // (fit * processes)))   # parts of each process, one after another
     n = 1 if together(recipe) else min(groups, rounds * processes)
     return [(groups * i // n, groups * (i + 1) // n) for i in range(n)]
 
 # %% ../nbs/method/18_plan.ipynb #0000002b
-TRACE_IMAGES = 40   # images that a trace follows, the first ones of the set
+TRACE_IMAGES = 40   # most images in a trace: the first ones of the set
 
 @dataclass(frozen=True)
 class Part:
-    "Some groups of a run, and the folder of their state."
+    "Some groups of a run, and the folder with their state."
     folder: Path   # start.npy, before.npy, checkpoint.pt, trace/, seconds.json, part.json and, at the end, end.npy
     first: int     # group
     last: int      # the group after the last one
 
     @property
     def done(self) -> bool:
-        "Is everything there that the set is made of?"
+        "Whether all files of this part exist and are sound."
         try: kept = read_json(self.folder/"part.json").get("files")
         except UserError: return False
         if not isinstance(kept, dict): return False
@@ -89,15 +89,15 @@ class Part:
         return sound and all(self.images(name) is not None for name in ("start", "before", "end"))
     @property
     def seconds(self) -> float:
-        "What the run took in its process up to the last checkpoint of this part, over all calls."
+        "Seconds of the run in this process up to the last checkpoint of this part, over all calls."
         with contextlib.suppress(UserError):
             if isinstance(found := read_json(self.folder/"seconds.json").get("seconds"), float): return max(0., found)
         return 0.
     def frames(self, recipe: Recipe) -> int:
-        "How many images of this part the trace follows."
+        "Number of images of this part in the trace."
         return max(0, min(TRACE_IMAGES, self.last * recipe.ipc) - self.first * recipe.ipc)
     def images(self, name: str) -> np.ndarray | None:
-        "The images called `start`, `before` or `end`; None when they are missing or spoilt."
+        "The images called `start`, `before` or `end`; None if they are missing or damaged."
         return stored_array(self.folder/f"{name}.npy")
     def store(self, name: str, images: np.ndarray): store_array(self.folder/f"{name}.npy", images)
     def frame(self, step: int) -> np.ndarray | None: return self.images(f"trace/{step:07d}")
@@ -111,7 +111,7 @@ class Part:
 
 # %% ../nbs/method/18_plan.ipynb #0000002d
 def image_names(groups: Groups, recipe: Recipe) -> list[str]:
-    "Names of the synthetic images: those of their groups, with a number where a group has several."
+    "Names of the synthetic images: the name of the group, and a number if `ipc` is above 1."
     stems = [groups.name(g) for g in range(len(groups))]
     return stems if recipe.ipc == 1 else [f"{stem}_{k:03d}" for stem in stems for k in range(recipe.ipc)]
 
@@ -119,7 +119,7 @@ def image_names(groups: Groups, recipe: Recipe) -> list[str]:
 PLACES = ("prior", "labels", "pool", "init")   # settings of a recipe that may be a file or a folder
 
 def named_weights(recipe: Recipe) -> dict[str, str]:   # setting → sha256
-    "A hash of the files at each path that a recipe names, and of the code of an objective or a start of your own."
+    "A hash of the files at each path that a recipe names, and of the code of your own objectives, starts and so on."
     known = (*LABELS, *POOLS, *PRIORS, *INITS)
     found = {k: Path(getattr(recipe, k)).expanduser() for k in PLACES if getattr(recipe, k) not in known}
     def content(k, p): return start_photos(p).sha256 if k == "init" else [file_sha256(f) for f in _weights(p)]
@@ -131,7 +131,7 @@ def named_weights(recipe: Recipe) -> dict[str, str]:   # setting → sha256
     return {**weights, **{k: "-".join(code) for k, code in yours.items() if code}}
 
 def _weights(path):
-    "The files of weights in a folder, or a file and, of an encoder and a decoder, the other."
+    "The files of weights in a folder, or the file itself with its encoder or decoder."
     kinds = (".safetensors", ".pth", ".pkl", ".bin")
     if path.is_dir(): return sorted(f for f in path.rglob("*") if f.suffix in kinds)
     both = ("_encoder", "_decoder")
@@ -148,14 +148,14 @@ def _folder_job(plan):
     return Job(plan.out, identity, words, checkpoint=".run")
 
 def _flat(stored):
-    "The identity in a manifest or in run.json, as `_folder_job` has it."
+    "The identity in a manifest or in run.json, in the form of `_folder_job`."
     weights = stored.get("weights")
     return {**stored, **(weights if isinstance(weights, dict) else {})}
 
 def _begun(state): return any(True for name in ("checkpoint.pt", "end.npy") for _ in state.glob(f"part-*/{name}"))
 
 def _found(job):
-    "The identity that the folder holds; None where no step was made."
+    "The identity that the folder holds; None if no step was made."
     manifest, began = job.out/"manifest.json", job.checkpoint/"run.json"
     found = read_manifest(job.out) if manifest.exists() else read_json(began) if _begun(job.checkpoint) else None
     if found and not isinstance(found.get("recipe"), dict):
@@ -164,7 +164,7 @@ def _found(job):
     return found
 
 def _check_more(plan, found):
-    "`UserError` with the way to go on, where the folder holds this very run, finished after fewer steps."
+    "`UserError` with the way to continue, if the folder holds this run, finished after fewer steps."
     done, steps = found["recipe"].get("steps"), plan.recipe.steps
     if type(done) is not int or not 0 <= done < steps: return
     if _folder_job(replace(plan, recipe=replace(plan.recipe, steps=done, stored=True))).is_same(_flat(found)):
@@ -172,14 +172,14 @@ def _check_more(plan, found):
                         f"on from its images, give another folder, with --init {plan.out} --steps {steps - done}")
 
 def _claim_folder(job, plan):
-    "Make the folder this run's, and note how it began; `UserError` when it holds something else."
+    "Take the folder for this run and store how it began; `UserError` if the folder holds anything else."
     found = _found(job)
     if found and plan.finished: _check_more(plan, found)
     job.claim(found and _flat(found), own=(".run",))
     if found is None:
         try: found = read_json(job.checkpoint/"run.json")
         except UserError: found = {}
-        if not job.is_same(_flat(found)):   # a start that was refused or stopped: its pool may be another's
+        if not job.is_same(_flat(found)):   # an earlier start ended before its first step: its pool may not fit
             job.finish(); found = {}
     bounds = found.get("parts") or [(part.first, part.last) for part in plan.parts]
     began = dict(plan.identity, parts=bounds, snapshots=found.get("snapshots", plan.options.snapshots))
@@ -187,7 +187,7 @@ def _claim_folder(job, plan):
 
 # %% ../nbs/method/18_plan.ipynb #d81791bf
 def _settled(plan):
-    "The plan with the parts and the number of snapshots that its run started with; they stay as they are."
+    "The plan with the parts and the number of snapshots of the run's first start, which do not change."
     settled = read_json(path := plan.state/"run.json")
     with restoring(path):
         bounds, n = [tuple(bound) for bound in settled["parts"]], settled["snapshots"]
@@ -200,15 +200,15 @@ def _parts_at(state, bounds): return [Part(state/f"part-{i:04d}", *bound) for i,
 
 # %% ../nbs/method/18_plan.ipynb #56170c38
 def keeps_start(recipe: Recipe) -> bool:
-    "Are the start images what is stored, because neither steps, nor a teacher, nor a prior change them?"
+    "Whether the start images are stored unchanged: no distillation steps, no teacher, no prior."
     moved = recipe.space == "latent" or recipe.steps and recipe.space == "pixel"
     return not moved and recipe.labels == "own"
 
-SPARE = .1   # share of a budget in bytes that is kept back where the start is not what is stored
+SPARE = .1   # reserve, as a share of a budget in bytes, if the start images change
 
 def ipc_for_bytes(groups: Groups, recipe: Recipe) -> int:   # images per group
-    """The largest IPC whose start images fit into `recipe.bytes` as files; where nothing changes them, one more, of
-    which only a part will be stored. `UserError` if there is room for no image."""
+    """The largest IPC whose start images fit into `recipe.bytes` as files. If they are stored unchanged, one more,
+    because the last round may be stored in part. `UserError` if no image fits."""
     sizes, moves = {}, not keeps_start(recipe)
     def size_of(image):
         key = hashlib.sha256(image.tobytes()).digest()
@@ -219,7 +219,7 @@ def ipc_for_bytes(groups: Groups, recipe: Recipe) -> int:   # images per group
         try:
             check_starts(groups, tried)
             return sum(in_parallel(size_of, list(start_images(groups, tried))))
-        except UserError:   # there are not so many windows
+        except UserError:   # there are fewer windows
             if ipc == 1: raise
             return math.inf
     ipc = most_that_fit(int(recipe.bytes * (1 - SPARE * moves)), weigh)
@@ -234,9 +234,9 @@ def ipc_for_bytes(groups: Groups, recipe: Recipe) -> int:   # images per group
 # %% ../nbs/method/18_plan.ipynb #00000035
 @dataclass(frozen=True)
 class Plan:
-    "What a distillation is going to do; `make_plan` makes it."
-    photos: Photos         # those that the recipe's sub-images fit into
-    recipe: Recipe         # with the `ipc` that its budget comes to
+    "All decisions of a distillation; `make_plan` makes it."
+    photos: Photos         # the photos that are large enough for the recipe's sub-images
+    recipe: Recipe         # with the `ipc` that follows from its budget
     out: Path              # folder of the set
     options: RunOptions
     groups: Groups
@@ -255,17 +255,17 @@ class Plan:
         return self.parts[self.team.rank::self.team.size]
     @property
     def marks(self) -> list[int]:
-        "Steps at which a snapshot is taken."
+        "The steps with a snapshot."
         return snapshot_steps(self.recipe.steps, self.options.snapshots)
     @property
     def identity(self) -> dict:
-        "What makes two runs the same run, as a manifest holds it."
+        "Recipe, photos and weights, which identify a run in its manifest."
         weights = {"weights": self.weights} if self.weights else {}
         return dict(recipe=self.recipe.to_dict(), photos=self.photos.fingerprint, **weights)
 
     @contextlib.contextmanager
     def held(self) -> Iterator["Plan"]:
-        "A block in which the folder belongs to this run, or `UserError`; at its end the state is deleted."
+        "A block in which the folder belongs to this run, or `UserError`; the state is deleted at the end."
         job = _folder_job(self)
         with job.held(self.team.first), precision(self.options.tf32):
             if self.team.first: _claim_folder(job, self)
@@ -287,7 +287,7 @@ def make_plan(
     options: RunOptions = RunOptions(),
     part_bytes: int = PART_BYTES, # as in `cut_parts`
 ) -> Plan:
-    "Check all that can be checked before a run, and settle its groups and parts; `UserError` for what cannot be done."
+    "Make all checks before a run, and decide its groups and parts; `UserError` if it cannot be carried out."
     team, device, out = ranks(), pick_device(options.device), Path(out)
     check_run(recipe, options, fresh=not (out/"manifest.json").exists())
     if recipe.chooses: photos = photos.at_least(recipe.size)
@@ -303,12 +303,12 @@ def make_plan(
     return Plan(photos, recipe, out, options, groups, parts, named_weights(recipe), device, team)
 
 def _program_bytes(photos, recipe):
-    "What a program takes of a budget in bytes: as written by hand, and for fitted numbers a few digits more."
+    "Bytes of a program in a budget: the hand-written one, and a reserve for the digits of fitted numbers."
     if recipe.space != "procedural": return 0
     return len(hand_written(photos).encode()) + 512 * bool(recipe.steps)
 
 def _groups(photos, recipe):
-    "The groups of a recipe; none for a program alone, which takes photos of any size."
+    "The groups of a recipe; none for a program alone, which works with photos of any size."
     if recipe.chooses:
         return Groups(photos, recipe.grouping, recipe.size, recipe.stride, recipe.clusters, recipe.seed)
     side = min(min(size) for size in photos.at_least(1).sizes)
@@ -316,9 +316,9 @@ def _groups(photos, recipe):
 
 # %% ../nbs/method/18_plan.ipynb #99bb55a6
 def footprint(plan: Plan) -> dict[str, int]:   # bytes of `images`, `work`, `bank` and `photos`
-    "Estimated memory of one process, and disk space, of a run."
+    "Estimated memory of one process and disk space of a run."
     recipe, per, groups = plan.recipe, plan.recipe.ipc, len(plan.groups)
-    net = fresh_network(recipe).to(plan.device)   # the bytes that an image takes there differ by device
+    net = fresh_network(recipe).to(plan.device)   # the bytes of an image depend on the device
     image, largest = 3 * recipe.size**2, max(part.last - part.first for part in plan.parts)
     at_once = plan.options.chunk or choose_chunk(net, recipe.size)
     if policy(plan.device).cores: at_once = torch.get_num_threads() * min(at_once, per)
