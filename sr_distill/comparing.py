@@ -186,8 +186,8 @@ class InWords(Comparisons):
         low = [n for n in names if any(self.below_bicubic(n, model, t) for t in tests)]
         if low:
             said.append("Below bicubic enlargement on at least one test: the networks of "
-                        f"{len(low)} of {len(names) - 1} sets. They have learnt too little, "
-                        "and a lead over them says nothing; train for more steps.")
+                        f"{len(low)} of {len(names) - 1} sets. These networks have "
+                        "learnt too little, so a lead over them means little. Train for more steps.")
         shares = {n: 100 * r["pixels"] for n in names for r in self.rows if r["set"] == n and "pixels" in r}
         asked = {n: budget for n in shares if (budget := self.recipe(n).get("budget"))}
         odd = [n for n in asked if f"{asked[n]:.2g}" != f"{shares[n]:.2g}"]
