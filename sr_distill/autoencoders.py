@@ -47,7 +47,7 @@ class Invertible(nn.Module):
         seed: int = 0,          # of these random latents
         single: bool = False,   # of a layerwise prior: one style [1, w_dim] for all layers
     ) -> torch.Tensor:          # [k, *latent_shape]; [1, …] without classes
-        "The latents that `invert` starts from if there is no encoder: zeros, unless a subclass knows better."
+        "The latents that `invert` starts from if there is no encoder: zeros, or the mean that a subclass gives."
         return self.like.new_zeros(1 if classes is None else len(classes), *self.latent_shape(size))
     def random_latents(self, latents: torch.Tensor, n: int, generator: torch.Generator,
                        classes: list = None) -> torch.Tensor:
@@ -379,7 +379,7 @@ def load_kl(
 ) -> KLAutoencoder:
     "An `AutoencoderKL` from a folder or from the model hub; `UserError` without diffusers, or if it cannot be loaded."
     try:
-        import_torchvision()   # diffusers imports it, which fails beside a CPU build of PyTorch without this
+        import_torchvision()   # diffusers imports it, which fails with a CPU build of PyTorch without this
         from diffusers import AutoencoderKL
     except ImportError:
         raise UserError("large autoencoders need diffusers; "

@@ -64,7 +64,7 @@ def pick_device(
 class Policy:
     "How the work is done on one kind of device."
     cores: bool = True        # a thread for each image, with one core each
-    one_pass: bool = False    # all groups go through a network together, where the network allows it
+    one_pass: bool = False    # all groups go through a network together if the network allows it
     resident: bool = False    # real gradients stay in the device's memory when they fit
     pinned: bool = False      # host memory is page-locked, so copies to the device run in the background
     fused: bool = False       # PyTorch's fused optimiser
@@ -106,7 +106,7 @@ def forget(device: torch.device | str) -> None:
 @contextlib.contextmanager
 def atomic_path(
     path: Path | str,  # the final path; its folder must exist
-) -> Iterator[Path]:   # a temporary path beside it, to be written in the block
+) -> Iterator[Path]:   # a temporary path; write to it in the block
     "Rename the yielded file to `path` when the block ends, delete it after an error; `RunError` if the disk refuses."
     path = Path(path)
     # two threads may fill one entry of a cache
@@ -225,7 +225,7 @@ def restore_optimizer(
     kinds = MOMENTS[type(optimizer)]
     moments = {i: {k: torch.zeros(()) if k == "step" else p for k in kinds} for i, p in enumerate(parameters)}
     check_like(state, dict(optimizer.state_dict(), state=moments if state["state"] else {}))
-    groups = [{**group, **own} for group, own in zip(state["param_groups"], settings)]   # they say where `step` lives
+    groups = [{**group, **own} for group, own in zip(state["param_groups"], settings)]   # they set the device of `step`
     optimizer.load_state_dict(dict(state, param_groups=groups))
 
 # %% ../nbs/engine/02_core.ipynb #00000024
@@ -253,7 +253,7 @@ def folder_lock(
 # %% ../nbs/engine/02_core.ipynb #7bdd2978
 @contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:   # a function: whether a signal has come
-    "A block that notes the first Ctrl-C or SIGTERM and goes on; the second one raises `KeyboardInterrupt` at once."
+    "A block that records the first Ctrl-C or SIGTERM and continues; a second one raises `KeyboardInterrupt` at once."
     came = []
     def note(number, frame):
         came.append(number)
@@ -270,7 +270,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:   # a function: whether a s
 # %% ../nbs/engine/02_core.ipynb #fa8693af
 def refuse_strangers(
     folder: Path | str,
-    *own: str,   # names that may be there, beside a lock and half-written files of a killed process
+    *own: str,   # names that may exist; a lock and half-written files are always allowed
 ) -> None:
     "`UserError` if `folder` holds anything but the names in `own`."
     for p in sorted(Path(folder).iterdir()):
@@ -280,7 +280,7 @@ def refuse_strangers(
 # %% ../nbs/engine/02_core.ipynb #00000028
 @contextlib.contextmanager
 def file_lock(
-    path: Path | str,  # a file or folder to make; the lock is a hidden file beside it
+    path: Path | str,  # a file or folder to make; the lock is a hidden file next to it
 ) -> Iterator[None]:
     "A block for one process or thread at a time: make `path` in it unless it exists. `UserError` if writing fails."
     path = Path(path)
@@ -327,7 +327,7 @@ def cache_dir() -> Path:
     except RunError as e: raise RunError(f"{str(e).split(';')[0]}; {remedy}") from None
 
 def shared_dir() -> Path | None:
-    "The folder of optional test data: $SR_DISTILL_SHARED, else `shared` beside the checkout; None if there is none."
+    "The folder of optional test data: $SR_DISTILL_SHARED, else `shared` next to the checkout; None if there is none."
     named = os.environ.get("SR_DISTILL_SHARED")
     places = [Path(named)] if named else [p/"shared" for p in list(Path.cwd().resolve().parents)[:3]]
     return next((p for p in places if (p/"data").is_dir()), None)
@@ -411,7 +411,7 @@ def table_html(
 _operators = []   # the declarations last as long as these objects
 
 def import_torchvision() -> ModuleType:
-    "The module torchvision, importable beside a CPU build of PyTorch too."
+    "The module torchvision; its import works with a CPU build of PyTorch too."
     if "torchvision" not in sys.modules and torch.version.cuda is None and torch.version.hip is None:
         schemas = ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
                    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

@@ -33,7 +33,7 @@ class Distance:
         size: int,                           # side of the images
         net: str = "auto",                   # backbone of LPIPS as in `metrics.LPIPS`; `none`: MSE only
         like: torch.Tensor = torch.zeros(0), # a tensor with the device and float type to use
-        mse: float = 10.,                    # weight μ of the MSE beside LPIPS
+        mse: float = 10.,                    # weight μ of the MSE relative to LPIPS
     ):
         learned = LPIPS(net if size >= LPIPS.smallest else "none", like.device)
         self.net, self.mse, self.model = learned.net, mse if learned.net else 1., None
@@ -92,7 +92,7 @@ class InvertConfig(Settings):
     tune_lr: float   = option(None, "highest rate of the weights; if not given 3e-5, of a StyleGAN-XL 3e-4", low=0)
     locality: float  = option(10., "weight λ of the locality term", low=0)
     alpha: float     = option(30., "distance α from the pivot for the locality term", low=0)
-    mse: float       = option(10., "weight μ of the MSE beside LPIPS", low=0)
+    mse: float       = option(10., "weight μ of the MSE relative to LPIPS", low=0)
     lpips: str       = option("auto", "backbone of LPIPS; none for MSE only")
     batch: int       = option(8, "images per tuning step", low=1)
     checkpoint: int  = option(25, "save a checkpoint every N steps", low=1)

@@ -103,25 +103,25 @@ def saving(
 
 # %% ../nbs/engine/04_job.ipynb #d800d167
 def duration(seconds: float) -> str:
-    "A time in words, as rough as an estimate is."
+    "`seconds` in words, rounded as an estimate."
     if seconds < 90: return f"{max(5, 5 * round(seconds / 5))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 class LogLines:
-    "How far a run is, for a reader of its log: call it after each step, where no bar is drawn."
+    "The progress of a run as lines in its log: call it after each step if no bar is drawn."
     FIRST, OFTEN, SELDOM = 2., 5., 30.   # seconds before the estimate, between two tenths, between two lines at most
 
     def __init__(self,
-        name: str,      # what the run does, begins each line
-        total: int,     # its steps
-        done: int = 0,  # those that an earlier start made
+        name: str,      # name of the run, such as `train`, at the start of each line
+        total: int,     # number of steps
+        done: int = 0,  # number of steps that an earlier start made
         clock: Callable[[], float] = time.monotonic,   # gives seconds
     ):
         self.name, self.total, self.begun, self.told, self.clock, self.loss = name, total, done, None, clock, None
         self.began = self.last = clock()
 
     def __call__(self, step: int, loss: float | None = None):
-        "Write a line if one is due; `loss` is kept until there is another."
+        "Write a line if one is due; without `loss` it has the last one."
         self.loss, now = self.loss if loss is None else loss, self.clock()
         left = duration((now - self.began) * (self.total - step) / max(1, step - self.begun))
         tenth, waited = 10 * step // self.total, now - self.last
@@ -163,7 +163,7 @@ def prune(
     keep: Path,  # the folder that is needed now
     limit: int,  # bytes that the other folders may take together
 ) -> None:
-    "Delete folders beside `keep`, the least recently used first, until the others take at most `limit` bytes."
+    "Delete folders next to `keep`, the least recently used first, until the others take at most `limit` bytes."
     beside = [folder for folder in keep.parent.iterdir() if folder.is_dir() and folder != keep]
     others = [(*use, folder) for folder in beside if (use := _use(folder))]
     total = 0
@@ -179,7 +179,7 @@ def cached(
     key: str,         # from `cache_key`
     make: Callable,   # a function of the folder for `key`: reads the result there, or makes and stores it
 ) -> object:          # the value of `make`
-    "Call `make` in one process at a time, in a folder of the cache; a damaged folder is made anew."
+    "Call `make` in one process at a time, in a folder of the cache; a damaged folder is made again."
     folder = cache_folder(kind, key)
     with file_lock(folder):
         there = folder.is_dir()

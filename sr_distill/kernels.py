@@ -222,7 +222,7 @@ def _shared_memory(index) -> int: return torch.cuda.get_device_properties(index)
 
 def _exactly(x):
     "The precision for float32: on the matrix units if a multiprocessor's memory holds three parts of all factors."
-    need = 90_000 if x.dtype == torch.float16 else 135_000   # with float16, one tile in float16 beside them
+    need = 90_000 if x.dtype == torch.float16 else 135_000   # with float16, also one tile in float16
     return "tf32x3" if not x.is_cuda or _shared_memory(x.device.index) >= need else "ieee"
 
 def _precision(x): return "half" if x.dtype == torch.float16 else _exactly(x)

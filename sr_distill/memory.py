@@ -13,13 +13,13 @@ from torch import nn
 from .core import policy
 
 # %% ../nbs/engine/06_memory.ipynb #93a14c0f
-CONTAINER = Path("/sys/fs/cgroup/memory.max")   # the memory limit of a container, where this process runs in one
+CONTAINER = Path("/sys/fs/cgroup/memory.max")   # the memory limit of the container of this process, if any
 
 def machine_memory() -> int:
     "Bytes of memory of this machine, or of its container; 8 GiB if the system does not say."
     try: total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError): total = 8 << 30   # Windows
-    with contextlib.suppress(OSError, ValueError):   # the file says "max" where there is no limit
+    with contextlib.suppress(OSError, ValueError):   # the file says "max" if there is no limit
         total = min(total, int(CONTAINER.read_text()))
     return total
 

@@ -10,7 +10,7 @@ import atexit, contextlib, datetime, os, socket, threading, time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-# torch.distributed.nn now: imported late, as DDP does, its default arguments would keep the group open for ever
+# torch.distributed.nn now: imported late, as DDP does, its default arguments would keep the group open
 import torch, torch.distributed as dist, torch.distributed.nn
 from .core import policy
 from .recipe import RunError, UserError

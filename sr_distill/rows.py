@@ -63,13 +63,13 @@ def _check_room(folder, nbytes):
                     "or let fewer groups answer for the photos (--grouping cluster --clusters N)")
 
 def _open_map(path, dtype, shape):
-    "A memory-mapped array on disk, and whether it is new; a damaged file or one of another shape is made anew."
+    "A memory-mapped array on disk, and whether it is new; a damaged file or one of another shape is made again."
     try:
         a = np.lib.format.open_memmap(path, mode="r+")
         if a.shape == tuple(shape) and a.dtype == dtype and path.stat().st_size == a.offset + a.nbytes: return a, False
     except Exception: pass   # NumPy raises errors of any kind on a header of nonsense
     with atomic_path(path) as tmp:
         np.lib.format.open_memmap(tmp, mode="w+", dtype=dtype, shape=tuple(shape)).flush()
-        if hasattr(os, "posix_fallocate"):   # a full disk says so here, not by a bus error in the middle of the work
+        if hasattr(os, "posix_fallocate"):   # a full disk raises an error here, not a bus error during the work
             with open(tmp, "rb+") as f: os.posix_fallocate(f.fileno(), 0, tmp.stat().st_size)
     return np.lib.format.open_memmap(path, mode="r+"), True

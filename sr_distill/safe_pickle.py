@@ -72,7 +72,7 @@ def function_name(fn: object) -> str:
 
 # %% ../nbs/engine/09_safe_pickle.ipynb #0000000e
 class Notes:
-    "Runs the instructions of one pickle; where the pickle would call something, it takes a note."
+    "Runs the instructions of one pickle, and makes a note instead of each call."
     def __init__(self,
         references: bool = False,   # whether the pickle may refer to something outside itself, as a storage does
     ):
@@ -108,7 +108,7 @@ class Notes:
         name = function_name(fn)
         self.push(Call(name, args) if plain else Odd(f"calls {name} in a way that no generator needs"))
     def spoil(self, x: object, why: str):
-        "Note that the object `x` is not what it seems."
+        "Record that the object `x` must not be used, and the reason `why`."
         self.odd[id(x)] = (x, why)   # keeping x keeps its id
 
 # %% ../nbs/engine/09_safe_pickle.ipynb #0000000f

@@ -263,7 +263,7 @@ class Ways:
 
 # %% ../nbs/method/12_stylegan.ipynb #be4b145d
 class Gauge:
-    "The power of two that multiplies gradients in 16-bit layers; each backward pass sets `scale` anew."
+    "The power of two that multiplies gradients in 16-bit layers; each backward pass sets a new `scale`."
     scale = 1.
 
 class _Gauged(torch.autograd.Function):
@@ -461,7 +461,7 @@ class SynthesisLayer(nn.Module):
         return self.up_filter, s["up_factor"], self.down_filter, s["down_factor"], s["padding"]
 
     def phases(self, x: Tensor) -> Phases | None:
-        "The nonlinearity phase by phase on a CPU; None where it does not apply."
+        "The nonlinearity phase by phase on a CPU; None if it does not apply."
         s, filters = self.s, (self.up_filter, self.down_filter)
         able = policy(x.device).cores and not s["is_torgb"] and all(f is not None and f.ndim == 1 for f in filters)
         if not able or s["up_factor"] % s["down_factor"] or x.dtype not in (torch.float32, torch.float64): return None
