@@ -331,7 +331,7 @@ def advise(
     photos: Photos | Path | str,          # photos, a folder or a source by name
     config: TrainConfig | None = None,    # the network and its training; a small EDSR if None
     budget: float | None = None,          # per cent of the photos' pixels; None for the largest measured
-    bytes: int | str | None = None,       # or what the set may take on the disk, such as 350kB
+    bytes: int | str | None = None,       # or what its images may take on the disk, such as 350kB
 ) -> Advice:
     "Which set to make of `photos` for this training, looked up in measured curves; nothing is trained."
     photos, config = photos if isinstance(photos, Photos) else Photos.open(photos), config or compare_config()

@@ -327,10 +327,10 @@ def _compare(photos, out, held_out, toml, debug, **given):
 @click.option("--depth", type=int, help="its layers or residual blocks")
 @click.option("--width", type=int, help="its channels per layer")
 @click.option("--scale", type=click.Choice([str(s) for s in SCALES]), help="super-resolution factor  [2]")
-@click.option("--for-steps", "steps", type=int, help="training steps  [1200, or by model]")
+@click.option("--steps", "--for-steps", "steps", type=int, help="training steps  [1200, or by model]")
 @click.option("--budget", type=float,
               help="per cent of the pixels that the set may take  [the largest that was measured]")
-@click.option("--bytes", help="or what it may take on the disk, such as 350kB")
+@click.option("--bytes", help="or what its images may take on the disk, such as 350kB")
 @skip_bad
 @recursive
 @common
@@ -385,7 +385,8 @@ def _export(source, file, to, exporter, scale, format, images, size, push, debug
     set or any photos, as a folder of pairs that toolkits train on. A set with a program has no end: as many images as
     you say are drawn from it."""
     _alone()
-    if push and to not in ("", "huggingface"): raise UserError(f"--push sends what --to huggingface writes, not {to}")
+    if push and to not in ("", "huggingface"):
+        raise UserError(f"--push sends what --to huggingface writes, not --to {to}; leave --to out")
     weights = source == "bicubic" or source.lower().endswith((".pth", ".pt", ".safetensors"))
     if weights or os.path.exists(os.path.join(source, "model.safetensors")):
         if images or size:

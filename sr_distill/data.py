@@ -301,7 +301,7 @@ def check_format(
 ):
     "`UserError` if this Pillow neither writes nor reads `format`."
     if format not in STORAGE:
-        raise UserError(f"--format {format}: images are not stored in it; choose one of: {', '.join(STORAGE)}")
+        raise UserError(f"--format {format} is no format for the images of a set; choose one of: {', '.join(STORAGE)}")
     if format == "png" or features.check(format): return
     raise UserError(f"--format {format}: this Pillow ({PIL.__version__}) was built without it; give --format png, or "
                     "update it: pip install 'pillow>=11.3'")

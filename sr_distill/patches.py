@@ -354,11 +354,12 @@ def explain_bytes(
     images: int,        # in the set
     format: str,        # that they are stored in
     left_out: int = 0,  # images that had no room
+    what: str = "images",   # counts
 ) -> str:
     "One sentence on a budget in bytes."
     n, over = f"{images} image{'s' * (images != 1)}", "" if got <= asked else ", more than you asked for"
     dropped = f"; {left_out} more had no room" * bool(left_out)
-    return f"Asked: {asked:,} bytes; got: {n} as {format}, {got:,} bytes ({got / asked:.1%}){over}{dropped}."
+    return f"Of {asked:,} bytes asked, {what} take {got:,} ({got / asked:.1%}){over}: {n} as {format}{dropped}."
 
 def planned_ipc(
     recipe: Recipe,

@@ -573,7 +573,7 @@ def _checked_size(size):
 def _check_count(images):
     "`UserError` for a number of images that is none."
     if isinstance(images, bool) or not isinstance(images, int) or images < 1:
-        raise UserError(f"--images {str(images)[:40]} is none; give a whole number from 1")
+        raise UserError(f"--images {str(images)[:40]} is no number of images; give a whole number from 1")
 
 # %% ../nbs/method/10_procedural.ipynb #acc4aeaa
 def residual_energy(
@@ -667,7 +667,7 @@ class Endless(ProgramPhotos):
     ):
         super().__init__(program, window, side, source)
         if not isinstance(per_image, int) or per_image < 1:
-            raise UserError(f"{per_image!r} patches per image are none; give a whole number from 1")
+            raise UserError(f"per_image {per_image!r} is no number of patches; give a whole number from 1")
         self.per_image = per_image
 
     fingerprint = property(

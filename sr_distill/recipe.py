@@ -637,8 +637,8 @@ class CompareOptions(Settings):
     "What `compare` puts beside all the photos, and how it is carried out."
     budget: float | None = option(None, "per cent of the photos' pixels that each small set may take; 0.7 if "
                                         "not given, or what one window of each photo takes if that is more")
-    bytes: int | str | None = option(None, "what each small set may take on the disk, such as 350kB, in place of "
-                                           "--budget", low=1)
+    bytes: int | str | None = option(None, "what the images of each small set may take on the disk, such as "
+                                           "350kB, in place of --budget", low=1)
     size: int | None = option(None, "side of a window in pixels; that of the recommended recipe if not given", low=16)
     seeds: int     = option(3, "trainings on each set, each with a seed of its own", low=1)
     ssim: bool     = option(False, "measure SSIM too, which takes longer than PSNR")

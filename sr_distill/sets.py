@@ -138,7 +138,8 @@ def on_disk(
     sizes: dict[str, int],  # from `set_bytes`
 ) -> str:
     "The sizes of a set in words."
-    return f"on disk {sum(sizes.values()):,} bytes: " + ", ".join(f"{what} {n:,}" for what, n in sizes.items())
+    parts = ", ".join(f"{what} {n:,}" for what, n in sizes.items())
+    return f"in the folder: {parts}; {sum(sizes.values()):,} bytes in all"
 
 # %% ../nbs/method/17_sets.ipynb #00000011
 def summary(
@@ -207,8 +208,9 @@ COUNTED = ("images", "program", "teacher")   # of `PARTS`: what a budget in byte
 def _said_of_bytes(manifest):
     asked, stored = manifest["recipe"].get("bytes"), manifest.get("stored_bytes")
     if not asked or not stored: return []
-    got, left_out = sum(stored.get(k, 0) for k in COUNTED), manifest.get("report", {}).get("left_out", 0)
-    return [explain_bytes(asked, got, len(manifest["images"]), manifest["recipe"]["format"], left_out)]
+    got, left_out = {k: stored[k] for k in COUNTED if k in stored}, manifest.get("report", {}).get("left_out", 0)
+    images, format = len(manifest["images"]), manifest["recipe"]["format"]
+    return [explain_bytes(asked, sum(got.values()), images, format, left_out, " and ".join(got))]
 
 def about_latents(manifest: dict) -> str:   # empty for a set without latents
     "What you need in order to paint the images from the latents of a set."

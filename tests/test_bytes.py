@@ -57,13 +57,16 @@ def test_images_that_grew_are_left_out_and_told(photos, tmp_path, monkeypatch, c
     made = distill(photos, recipe, tmp_path / "set", OPTIONS)
     left_out = 3 * made.recipe.ipc - len(made)
     assert left_out > 0 and set_bytes(made.folder)["images"] <= 18_000 and f"{left_out} more had no room" in "".join(loop.remarks(made.manifest))
-    assert main(["inspect", str(made.folder)]) == 0 and "Asked: 18,000 bytes; got:" in capsys.readouterr().out
+    assert main(["inspect", str(made.folder)]) == 0 and "Of 18,000 bytes asked, images take " in capsys.readouterr().out
 
 
 def test_the_command_line_takes_sizes(small_photos, tmp_path, capsys):
     folder = str(small_photos("ab"))
     assert main(f"distill {folder} {tmp_path}/set --init random --size 16 --steps 0 --bytes 3kB --format webp --device cpu".split()) == 0
-    assert "Asked: 3,000 bytes; got:" in (said := capsys.readouterr().out) and "on disk" in said
+    assert "Of 3,000 bytes asked, images take " in (said := capsys.readouterr().out)
+    parts = (tmp_path / "set").glob("images/*"), (tmp_path / "set").rglob("*")
+    images, every = (sum(p.stat().st_size for p in files if p.is_file()) for files in parts)
+    assert f"images take {images:,} (" in said and f"in the folder: images {images:,}, " in said and f"; {every:,} bytes in all" in said
     for wrong, word in (("--bytes 9pigs", "is no size"), ("--bytes 100", "less than one image"), ("--bytes 3kB --budget 1", "give one"), ("--format gif", "gif"),
                         ("--bytes 250 --steps 1", "--grouping all")):
         assert main(f"distill {folder} {tmp_path}/none --size 16 --init random --device cpu --steps 0 {wrong}".split()) == 2

@@ -12,12 +12,13 @@ import pytest
 import sr_distill as sd
 from sr_distill.advise import LARGEST, advise, load_curves
 from sr_distill.cli import main
-from sr_distill.compare import RECOMMENDED, compare_config, comparison
+from sr_distill.compare import ENOUGH, RECOMMENDED, compare_config, comparison
 from sr_distill.core import import_torchvision, read_json
 from sr_distill.recipe import CompareOptions, UserError, expect_error, recipe_of
 from sr_distill.study import Results, load_study
 from sr_distill.study_file import study_from, study_text, tomllib
 
+REPO = Path(__file__).resolve().parents[1]
 TINY = ["--size", "24", "--budget", "20", "--model", "edsr", "--depth", "1", "--width", "4", "--steps", "2", "--batch", "1", "--patch", "16",
         "--seeds", "2", "--jobs", "1"]
 
@@ -126,9 +127,25 @@ def test_a_network_of_spandrel(small_photos, tmp_path):
     assert read_json(tmp_path / "out/results.json")["about"]["models"]
 
 
-# ---- plan: the answer from measured curves
+@pytest.mark.parametrize("model", ENOUGH)
+def test_what_is_called_enough_steps_was_enough_in_the_stored_studies(model):
+    steps, batch, study = ENOUGH[model]
+    results = Results.load(REPO / f"nbs/results/{study}.json")
+    names = [n for n, c in results.about["models"].items() if (c["model"], c["steps"], c["batch"]) == (model, steps, batch) and c["scale"] == 2]
+    sets = [(s, n) for n in names for s, about in results.about["sets"].items() if results.values(s, n)]
+    large = [(s, n) for s, n in sets if not results.about["sets"][s]["recipe"]] or sets
+    assert large and not any(results.below_bicubic(s, n, t) for s, n in large for t in results.about["tests"])
 
-REPO = Path(__file__).resolve().parents[1]
+
+def test_too_few_steps_are_told_before_the_work(small_photos, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    assert main(["compare", str(small_photos("abcd")), str(tmp_path / "out"), *TINY, "--minutes", "0.000001"]) == 0
+    warned = "--steps 2 with --batch 1 may be too few"
+    assert warned in caplog.text and caplog.text.index(warned) < caplog.text.index(": about ")
+    assert "EDSR needed 1,000 steps of 16 patches (study `paper_laptop`), so give --steps 16000 or more" in caplog.text
+
+
+# ---- plan: the answer from measured curves
 
 def test_the_curves_are_those_of_the_stored_results():
     stored = (REPO / "sr_distill/curves.json").read_text(encoding="utf-8")
@@ -226,6 +243,9 @@ def test_plan_on_the_command_line(small_photos, capsys):
     photos = small_photos("ab")
     assert main(["plan", str(photos)]) == 0
     assert f"sr_distill distill {photos} SET" in (said := capsys.readouterr().out) and "Not measured: sets of so few pixels" in said
+    answers = []
+    for steps in ("--steps", "--for-steps"): answers += [main(["plan", str(photos), steps, "6000"]), capsys.readouterr().out]
+    assert answers[0] == answers[2] == 0 and answers[1] == answers[3] and "6,000 training steps" in answers[1]
     assert main(["plan", str(photos), "--budget", "0"]) == 2 and "--budget 0" in capsys.readouterr().err
     assert main(["plan", str(photos / "none")]) == 2 and "no such folder" in capsys.readouterr().err
 

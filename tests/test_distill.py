@@ -402,8 +402,8 @@ def test_every_figure_of_bytes_is_what_lies_on_the_disk(folder, tmp_path):
     assert sum(sizes.values()) == every and set(sizes) == {"images", "LR copies", "trace", "card and manifest"}
     told = {k: n for k, n in sizes.items() if k != "card and manifest"}
     assert s.manifest["stored_bytes"] == told == json.loads((out / "manifest.json").read_text())["stored_bytes"]
-    assert f"on disk {every:,} bytes" in describe(out) and f"trace {sizes['trace']:,}" in describe(out)
-    assert f"on disk {sum(told.values()):,} bytes" in (out / "README.md").read_text()
+    assert f"{every:,} bytes in all" in describe(out) and f"trace {sizes['trace']:,}" in describe(out)
+    assert f"{sum(told.values()):,} bytes in all" in (out / "README.md").read_text()
 
 
 def test_no_snapshots_no_trace(folder, tmp_path):

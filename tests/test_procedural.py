@@ -255,7 +255,7 @@ def test_export_says_how_many_images_the_program_draws_and_lets_you_choose(tmp_p
     assert "3 images of 40² are drawn from the program, which has no end; choose by --images and --size" in caplog.text
     names = sorted(p.stem for p in (tmp_path / "out/HR").iterdir())
     assert len(names) == count + 3 and names[-3:] == [f"leaves-0000{k}" for k in range(3)]
-    assert main(["export", str(tmp_path / "set"), str(tmp_path / "no"), "--images", "0"]) == 2 and "--images 0 is none" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "set"), str(tmp_path / "no"), "--images", "0"]) == 2 and "--images 0 is no number of images" in capsys.readouterr().err
     assert main(["export", "embedded", str(tmp_path / "no"), "--size", "40"]) == 2 and "--size 40: there is no program" in capsys.readouterr().err
 
 @pytest.mark.parametrize("wrong, flag", [(dict(share=0.), "--share"), (dict(share=1.5), "--share"), (dict(share=float("nan")), "--share"),
