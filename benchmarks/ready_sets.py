@@ -18,7 +18,7 @@ from sr_distill.recipe import Recipe, RunOptions
 
 READY = Path(__file__).resolve().parents[1] / "sr_distill/ready"
 FREE = "CC0-1.0 (repo README)"
-RECIPE = Recipe(init="hardest", steps=0, size=64, format="webp", bytes="350kB")
+RECIPE = Recipe(space="procedural", share=.5, init="hardest", steps=0, size=64, format="avif", bytes="350kB")
 SIZES = ("50kB", "150kB", "350kB")
 OPTIONS = RunOptions(device="cpu", held_out=0, snapshots=0)
 

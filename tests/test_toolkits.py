@@ -16,8 +16,8 @@ from PIL import Image
 
 from sr_distill.cli import main
 from sr_distill.core import import_torchvision
-from sr_distill.data import Photos, decode_image, make_lr, ready_folder
-from sr_distill.distill import DistilledSet, distill
+from sr_distill.data import Photos, decode_image, make_lr
+from sr_distill.distill import distill
 from sr_distill.export import SET_FORMATS, export_set, push_set
 from sr_distill.recipe import Recipe, RunError, RunOptions, UserError
 
@@ -92,87 +92,91 @@ def test_basicsr_paired_dataset(small, monkeypatch):
 # ---- a set written for other toolkits
 
 @pytest.fixture(scope="module")
-def ready(): return DistilledSet.load(ready_folder("ready:50kB"))
+def chosen(tmp_path_factory):
+    "A stored set of eight windows."
+    return distill(Photos.open("embedded"), Recipe(init="random", size=64, steps=0, ipc=1), tmp_path_factory.mktemp("small") / "set")
 
 
 @pytest.mark.parametrize("to", [k for k in SET_FORMATS if k not in ("lmdb", "huggingface")])
-def test_folders_hold_pairs(ready, to, tmp_path):
-    out = export_set("ready:50kB", tmp_path / "out", to, format="webp" if to == "folders" else "png")
+def test_folders_hold_pairs(chosen, to, tmp_path):
+    out = export_set(chosen.folder, tmp_path / "out", to, format="webp" if to == "folders" else "png")
     lines = (out / "meta_info.txt").read_text().splitlines()
-    assert [f"{n}{'.webp' if to == 'folders' else '.png'} (64,64,3)" for n in ready.names] == lines
-    for line, image in zip(lines, ready.images):
+    assert [f"{n}{'.webp' if to == 'folders' else '.png'} (64,64,3)" for n in chosen.names] == lines
+    for line, image in zip(lines, chosen.images):
         hr, lr = (decode_image(out / part / line.split(" ")[0]) for part in ("HR", "LR"))
         assert (hr == image).all() and (lr == make_lr(image, 2)).all()
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
-def test_configurations_name_what_is_there(tmp_path):
+def test_configurations_name_what_is_there(chosen, tmp_path):
     toml = pytest.importorskip("tomllib", reason="tomllib is missing (Python 3.11)") if sys.version_info >= (3, 11) else pytest.importorskip("tomli")
-    neosr, redux, basicsr = (export_set("ready:50kB", tmp_path / to, to, scale=4) for to in ("neosr", "trainer-redux", "basicsr"))
+    neosr, redux, basicsr = (export_set(chosen.folder, tmp_path / to, to, scale=4) for to in ("neosr", "trainer-redux", "basicsr"))
     for said in (toml.loads((neosr / "train.toml").read_text(encoding="utf-8")), yaml.safe_load((redux / "train.yml").read_text(encoding="utf-8"))):
         train = said["datasets"]["train"]
         hr, lr = ([train[k]] if isinstance(train[k], str) else train[k] for k in ("dataroot_gt", "dataroot_lq"))
-        assert said["scale"] == 4 and len(list(Path(hr[0]).iterdir())) == len(list(Path(lr[0]).iterdir())) == 6
+        assert said["scale"] == 4 and len(list(Path(hr[0]).iterdir())) == len(list(Path(lr[0]).iterdir())) == len(chosen)
         assert 4 * (train.get("patch_size") or train["lq_size"]) == 64 and said["network_g"]["type"] == "span"
     assert Path(yaml.safe_load((basicsr / "train.yml").read_text(encoding="utf-8"))["meta_info_file"]).is_file()
 
-def test_any_photos_can_be_exported(small_photos, tmp_path, capsys):
+def test_any_photos_can_be_exported(chosen, small_photos, tmp_path, capsys):
     assert main(["export", str(small_photos("ab")), str(tmp_path / "pairs"), "--scale", "3"]) == 0 and "5 files" in capsys.readouterr().out
     assert Image.open(tmp_path / "pairs/LR/a.png").size == tuple(s // 3 for s in Image.open(tmp_path / "pairs/HR/a.png").size)
     for wrong, word in (("--to zip", "is no format for a training set"), ("--to neosr --push a/b", "--push sends"), ("--to folders --format gif", "gif")):
-        assert main(["export", "ready:50kB", str(tmp_path / "new"), *wrong.split()]) == 2 and word in capsys.readouterr().err
-    assert main(["export", "ready:50kB", str(tmp_path / "pairs")]) == 2 and "is there already" in capsys.readouterr().err
+        assert main(["export", str(chosen.folder), str(tmp_path / "new"), *wrong.split()]) == 2 and word in capsys.readouterr().err
+    assert main(["export", str(chosen.folder), str(tmp_path / "pairs")]) == 2 and "is there already" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pairs", "photos"]
 
-def test_what_a_toolkit_needs_is_named(tmp_path, monkeypatch):
+def test_what_a_toolkit_needs_is_named(chosen, tmp_path, monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in ("lmdb", "huggingface_hub") else real(name, *a))
-    with pytest.raises(UserError, match=r"needs lmdb: pip install 'sr_distill\[toolkits\]'"): export_set("ready:50kB", tmp_path / "x", "lmdb")
+    with pytest.raises(UserError, match=r"needs lmdb: pip install 'sr_distill\[toolkits\]'"): export_set(chosen.folder, tmp_path / "x", "lmdb")
     with pytest.raises(UserError, match="needs huggingface_hub"): push_set(tmp_path, "a/b")
     assert not [*tmp_path.iterdir()]
 
 
 @needs("lmdb")
-def test_lmdb_in_the_layout_of_basicsr(ready, tmp_path):
+def test_lmdb_in_the_layout_of_basicsr(chosen, tmp_path):
     "One key for each line of meta_info.txt, up to its first dot, as BasicSR looks them up."
     import io
     import lmdb
-    out = export_set("ready:50kB", tmp_path / "out", "lmdb")
-    for part, images in (("HR", ready.images), ("LR", [make_lr(i, 2) for i in ready.images])):
+    out = export_set(chosen.folder, tmp_path / "out", "lmdb")
+    for part, images in (("HR", chosen.images), ("LR", [make_lr(i, 2) for i in chosen.images])):
         keys = [line.split(".")[0] for line in (out / f"{part}.lmdb/meta_info.txt").read_text().splitlines()]
-        assert keys == ready.names
+        assert keys == chosen.names
         with lmdb.open(str(out / f"{part}.lmdb"), readonly=True, lock=False, readahead=False) as base, base.begin(write=False) as txn:
-            assert txn.stat()["entries"] == len(ready)
+            assert txn.stat()["entries"] == len(chosen)
             for key, image in zip(keys, images): assert (np.asarray(Image.open(io.BytesIO(txn.get(key.encode("ascii"))))) == image).all()
 
 @needs("lmdb")
 @needs("basicsr")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("to", ["lmdb", "basicsr"])
-def test_basicsr_reads_what_is_written_for_it(ready, to, tmp_path, monkeypatch):
+def test_basicsr_reads_what_is_written_for_it(chosen, to, tmp_path, monkeypatch):
     import_torchvision()
     import torchvision.transforms.functional as functional
     monkeypatch.setitem(sys.modules, "torchvision.transforms.functional_tensor", functional)
     from basicsr.data.paired_image_dataset import PairedImageDataset
-    out = export_set("ready:50kB", tmp_path / "out", to)
+    out = export_set(chosen.folder, tmp_path / "out", to)
     if to == "lmdb": options = dict(dataroot_gt=str(out / "HR.lmdb"), dataroot_lq=str(out / "LR.lmdb"), io_backend=dict(type="lmdb"), gt_size=64)
     else: options = yaml.safe_load((out / "train.yml").read_text(encoding="utf-8"))
     pairs = PairedImageDataset({**options, "phase": "train", "scale": 2, "use_hflip": False, "use_rot": False})
-    assert len(pairs) == len(ready)
+    assert len(pairs) == len(chosen)
     for pair in (pairs[i] for i in range(len(pairs))):
-        image = ready.images[ready.names.index(Path(pair["gt_path"]).stem)]
+        image = chosen.images[chosen.names.index(Path(pair["gt_path"]).stem)]
         assert (np.rint(pair["gt"].numpy() * 255) == image.transpose(2, 0, 1)).all() and (np.rint(pair["lq"].numpy() * 255) == make_lr(image, 2).transpose(2, 0, 1)).all()
 
 
 @needs("datasets")
 @pytest.mark.parametrize("how", ["folder", "card"])
-def test_hugging_face_shows_pairs(ready, how, tmp_path):
+def test_hugging_face_shows_pairs(chosen, how, tmp_path):
     import datasets
-    out = export_set("ready:50kB", tmp_path / "pairs", "huggingface")
+    out = export_set(chosen.folder, tmp_path / "pairs", "huggingface")
     where = dict(path="imagefolder", data_dir=str(out)) if how == "folder" else dict(path=str(out))
     found = datasets.load_dataset(**where, cache_dir=str(tmp_path / "cache"))["train"]
-    assert list(found.features) == ["hr", "lr"] and len(found) == len(ready)
-    assert (np.stack([np.asarray(row["hr"]) for row in found]) == ready.images).all() and np.asarray(found[0]["lr"]).shape == (32, 32, 3)
-    card = (out / "README.md").read_text(encoding="utf-8")
+    assert list(found.features) == ["hr", "lr"] and len(found) == len(chosen)
+    assert (np.stack([np.asarray(row["hr"]) for row in found]) == chosen.images).all() and np.asarray(found[0]["lr"]).shape == (32, 32, 3)
+
+def test_a_ready_set_takes_its_credits_along(tmp_path):
+    card = (export_set("ready:50kB", tmp_path / "out", "huggingface") / "README.md").read_text(encoding="utf-8")
     assert yaml.safe_load(card.split("---")[1])["license"] == "cc0-1.0" and "sunset-beach.jpg" in card
 
 
@@ -191,7 +195,7 @@ class Hub(BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 
 @needs("huggingface_hub")
-def test_a_set_is_sent_to_the_hub(tmp_path, monkeypatch):
+def test_a_set_is_sent_to_the_hub(chosen, tmp_path, monkeypatch):
     "The official client, against a server of our own."
     import base64
     import huggingface_hub
@@ -200,7 +204,7 @@ def test_a_set_is_sent_to_the_hub(tmp_path, monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda api=huggingface_hub.HfApi: api(endpoint=address, token="hf_mine"))
-    out = export_set("ready:50kB", tmp_path / "out", "huggingface")
+    out = export_set(chosen.folder, tmp_path / "out", "huggingface")
     assert push_set(out, "you/small") == f"{address}/datasets/you/small"
     commit = next(body for path, body, _ in server.asked if path.startswith("/api/datasets/you/small/commit/main"))
     sent = {line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in map(json.loads, commit.splitlines()) if line["key"] == "file"}
