@@ -469,8 +469,8 @@ class DistilledSet:
 
     @classmethod
     def load(cls, folder: Path | str) -> "DistilledSet":
-        "The set stored in `folder`, every image checked against the manifest; `UserError` names what is wrong."
-        folder = Path(folder)
+        "The set in `folder`, or `ready:50kB`, checked image by image; `UserError` names what is wrong."
+        folder = ready_folder(folder)
         manifest = read_manifest(folder)
         images = _checked_images(folder, manifest)
         trace = next(map(Trace, set_files(folder)["trace"]), None)

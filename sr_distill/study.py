@@ -17,7 +17,7 @@ import torch
 from . import __version__
 from .comparing import Comparisons, Results, Rows, finding, spread, t_limit, table_markdown
 from .core import file_lock, interruptible, log, make_folder, pick_device, read_json, rng, write_json
-from .data import Photos, degradation_code
+from .data import Photos, degradation_code, ready_folder
 from .distill import PLACES, check_run, distill, named_weights
 from .job import Job, cache_key
 from .labels import get_teacher, redraw_photos
@@ -83,7 +83,7 @@ def make_set(
 def _as_it_is(folder, photos, skip_bad=False):
     "The unchanged images of a folder, and their cost relative to `photos`."
     images = _folder_photos(folder, skip_bad)
-    is_set = (Path(folder)/"manifest.json").exists()
+    is_set = (ready_folder(folder)/"manifest.json").exists()
     stored = DistilledSet.load(folder).budget.bytes if is_set else sum(f.stat().st_size for f in images.files if f)
     cost = dict(pixels=images.pixels / photos.pixels, bytes=stored / photos.png_bytes)
     return images, dict(folder="", images=len(images), **cost, set_seconds=0.)
