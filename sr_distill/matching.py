@@ -54,7 +54,8 @@ def gradient(
 
 # %% ../nbs/method/08_matching.ipynb #0000000b
 class Statistic(ABC):
-    "What of a batch of images is compared, in which networks. The statistic of two batches must be the mean of theirs."
+    """What of a batch of images is compared, in which networks. The statistic of two equal batches taken together must
+    be the mean of their two statistics."""
     name = ""   # in `STATISTICS`, once `get_statistic` made it
 
     @abstractmethod
@@ -155,11 +156,10 @@ def dc_loss(
     metric: str = "whole",       # one of `OBJECTIVES`
 ) -> torch.Tensor:               # scalar, the smaller the nearer
     "Distance between two statistics; the real one is detached."
-    if metric not in OBJECTIVES:
-        raise UserError(f"--objective {metric!r} is unknown; choose one of: {', '.join(OBJECTIVES)}")
+    distance = OBJECTIVES[metric]   # `UserError` for an unknown name
     if [g.shape for g in g_syn] != [g.shape for g in g_real]:
         raise ValueError("the two gradients come from different networks: their shapes differ")
-    return OBJECTIVES[metric](g_syn, [g.detach() for g in g_real])
+    return distance(g_syn, [g.detach() for g in g_real])
 
 # %% ../nbs/method/08_matching.ipynb #00000018
 def _mean(statistic, net, images, create_graph=False, low=None, first=0):
@@ -388,7 +388,7 @@ def mean_gradient(
     net: nn.Module,              # on its device
     numbers: np.ndarray,         # which images
     load: Callable,              # turns some of `numbers` into images [n,3,H,W] on the network's device
-    pieces: Pieces | None = None,           # for calls that shall know of each other's full memory
+    pieces: Pieces | None = None,           # give the same to several calls, and all use the size that fitted
     statistic: Statistic = Gradient(),
     low: Callable | None = None,   # LR images of `numbers` and their images; None for bicubic copies
 ) -> torch.Tensor:               # flat, [P]
@@ -418,7 +418,7 @@ def lows(
     recipe: Recipe,      # degradation, scale and seed
     *names: object,      # of the random stream
 ) -> Callable | None:    # from the numbers of images and the images [n,3,H,W] to LR images; None for bicubic copies
-    "LR images by the recipe's degradation; the draw of an image depends on its number and `names` alone."
+    "LR images by the recipe's degradation; the random draw for an image depends on its number and `names` alone."
     if recipe.degradation == "bicubic": return None
     def low(numbers, hr):
         streams = [rng(recipe.seed, "degradation", *names, int(n)) for n in numbers]

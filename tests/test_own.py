@@ -1,5 +1,7 @@
 """Entries of one's own, from outside the package: each is one file of a stranger, and nothing in sr_distill is touched."""
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -311,17 +313,55 @@ def test_a_set_is_read_where_its_objective_is_not_known(theirs, photos, tmp_path
     assert (DistilledSet.load(tmp_path / "set").images == made.images).all() and "angles" in describe(tmp_path / "set")
 
 
-@pytest.mark.parametrize("kind, name", [("objective", "angles"), ("start", "grey")])
-def test_an_objective_and_a_start_on_the_command_line(tmp_path, kind, name):
-    "Each of an installed package, by its entry point; the contract tests pick them up."
-    env, _ = installed(tmp_path, ANGLES, f"[sr_distill.{kind}s]\n{name} = theirs:{name}\n")
-    asked = [f"--{k.replace('_', '-')}={v}" for k, v in {**SMALL, dict(start="init").get(kind, kind): name}.items()]
+def test_a_start_on_the_command_line(tmp_path):
+    "Of an installed package, by its entry point; the contract tests pick it up."
+    env, _ = installed(tmp_path, ANGLES, "[sr_distill.starts]\ngrey = theirs:grey\n")
+    asked = [f"--{k}={v}" for k, v in {**SMALL, "init": "grey"}.items()]
     command = [sys.executable, "-m", "sr_distill", "distill", str(tmp_path / "photos"), str(tmp_path / "set"), "--device=cpu", *asked]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", f"{kind} and {name}", str(Path(__file__).with_name("test_contracts.py"))]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", "start and grey", str(Path(__file__).with_name("test_contracts.py"))]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0 and "passed" in ended.stdout, ended.stdout
+
+
+def test_the_page_on_objectives_can_be_followed(tmp_path):
+    "Its file, script, `pyproject.toml` and commands, copied as they stand: a set and its loss curve, from Python and from the shell."
+    pytest.importorskip("setuptools", minversion="70.1", reason="setuptools is missing (pip install setuptools)")
+    repo = Path(__file__).parents[1]
+    page = ["".join(c["source"]) for c in json.loads((repo / "nbs/method/08_matching.ipynb").read_text(encoding="utf-8"))["cells"]]
+    function, prose = next(t for t in page if "def mine(" in t), next(t for t in page if "```toml" in t)
+    script, project, commands = (re.search(rf"```{kind}\n(.*?)```", prose, re.S)[1] for kind in ("python", "toml", "sh"))
+    env, _ = installed(tmp_path, "", "")   # for its photos
+    mine = tmp_path / "FOLDER"
+    mine.mkdir()
+    (mine / "mine.py").write_text(function)
+    for written, quick in (("steps=60", ", ".join(f"{k}={v!r}" for k, v in SMALL.items())), ("PHOTOS", "photos"),
+                           ('"mine_set")', '"mine_set", sd.RunOptions(device="cpu", held_out=0))\n    player(small.trace)')):
+        assert written in script
+        script = script.replace(written, quick)
+    (mine / "script.py").write_text(script)
+    def run(*command):
+        ended = subprocess.run([sys.executable, *map(str, command)], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        return ended.returncode, ended.stdout + ended.stderr
+    code, said = run(mine / "script.py")
+    assert code == 0 and (tmp_path / "mine_set/manifest.json").exists() and (tmp_path / "loss.png").exists(), said
+
+    (mine / "pyproject.toml").write_text(project)
+    install, distil, inspect = (line.split() for line in commands.splitlines())
+    distil[-1:] = [distil[-1], "--device=cpu", "--held-out=0", *(f"--{k}={v}" for k, v in SMALL.items())]
+    distil = ["photos" if word == "PHOTOS" else word for word in distil]
+    code, said = run("-m", *distil)
+    assert code == 2 and "'mine' is unknown; choose one of: whole" in said and "installed package offers it" in said
+    code, said = run("-m", *install, "--no-index", "--no-deps", "--no-build-isolation", "--quiet", "--target", tmp_path)
+    assert code == 0, said
+    code, said = run("-m", *distil)
+    assert code == 0, said
+    code, said = run("-m", *inspect)
+    film = (tmp_path / "FILE.html").read_text(encoding="utf-8")
+    assert code == 0 and "the objective 'mine'" in film.replace("&#x27;", "'") and "not registered" not in film, said
+    code, said = run("-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", "objective and mine", Path(__file__).with_name("test_contracts.py"))
+    assert code == 0 and "passed" in said, said   # the contract tests pick it up
 
 
 # ---------------------------------------------------------------- in a study of several processes
