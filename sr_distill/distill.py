@@ -56,7 +56,7 @@ def make_optimizer(
     return torch.optim.Adam(parameters, lr=recipe.lr)
 
 def rate(recipe: Recipe, step: int) -> float:
-    "Share of its learning rate that everything has at `step`: constant, or half a cosine from 1 down to 0."
+    "Share of every learning rate that is used at `step`: always 1, or half a cosine from 1 down to 0."
     return 1 if recipe.schedule == "constant" else .5 + .5 * math.cos(math.pi * step / recipe.steps)
 
 # %% ../nbs/method/19_distill.ipynb #00000019
@@ -103,7 +103,7 @@ class Run:
 
     def state_dict(self) -> dict: return _state(self)
     def load_state_dict(self, state: dict):
-        "Go on from a checkpoint, with the chunk that it was written with; any error at all when it is of another run."
+        "Go on from a checkpoint, with its chunk. Raises an exception, of any type, if it is of another run."
         _restore_run(self, state)
 
     def _blocks(self):
@@ -192,7 +192,7 @@ def run_steps(
     run: Run,
     part: Part,                          # of the run; checkpoints and snapshots lie in its folder
     options: RunOptions,
-    callback: Callable | None = None,    # called with (step, loss, images or None); `.stopped` ends the run
+    callback: Callable | None = None,    # called with (step, loss or None, images or None); `.stopped` ends the run
 ):
     "Move `run` to its last step; checkpoints, snapshots and the callback on the way."
     steps, outer, every = run.recipe.steps, run.recipe.outer, options.checkpoint
@@ -252,7 +252,7 @@ def distill(
     recipe: Recipe,                      # every choice that decides the result
     out: Path | str,                     # folder for the set; a run that was interrupted there goes on
     options: RunOptions = RunOptions(),
-    callback: Callable | None = None,    # called with (step, loss, images or None); `.stopped` ends the run
+    callback: Callable | None = None,    # called with (step, loss or None, images or None); `.stopped` ends the run
 ) -> DistilledSet:                       # as stored
     "Distil `photos` by `recipe` into the folder `out`; under `torchrun` all processes call it and share the work."
     began = time.perf_counter()

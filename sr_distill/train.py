@@ -29,7 +29,7 @@ from .patches import window_errors, windows
 class PatchPlaces:
     "Where training patches come from; batch `t` is a function of the seed and `t` alone."
     def __init__(self,
-        photos: Photos,  # those that are smaller than a patch are left out
+        photos: Photos,  # `UserError` for one that is smaller than a patch; with `skip_bad` it is left out
         config: TrainConfig,
     ):
         photos = photos.at_least(config.patch, "--patch")
@@ -93,7 +93,7 @@ class PatchSampler(PatchPlaces):
         self.photo = functools.lru_cache(64)(pair)   # maps kept open
 
     def keep(self, t: int) -> None:
-        "Called before batch `t` is cut: a source that makes its images makes them here. Photos are there already."
+        "Called before batch `t` is cut. A program draws the images of the batch here; photos have nothing to do."
 
     def __call__(self,
         t: int,                               # which batch
@@ -547,7 +547,7 @@ def lr_settings(
     recipe: Recipe,
     photos: Photos,
 ) -> dict:   # for a `TrainConfig`
-    "How a network learns that helps to make a set: by the recipe's degradation, unless the photos bring LR images."
+    "LR images in the training of a network that helps to make a set: by the recipe's degradation, or those of the photos."
     return {} if photos.pairs else dict(degradation=recipe.degradation)
 
 def helper_network(
