@@ -547,7 +547,7 @@ def lr_settings(
     recipe: Recipe,
     photos: Photos,
 ) -> dict:   # for a `TrainConfig`
-    "LR images in the training of a network that helps to make a set: by the recipe's degradation, or those of the photos."
+    "How LR images are made for a network that helps to make a set: by the recipe, unless the photos bring some."
     return {} if photos.pairs else dict(degradation=recipe.degradation)
 
 def helper_network(

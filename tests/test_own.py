@@ -330,7 +330,8 @@ def test_the_page_on_objectives_can_be_followed(tmp_path):
     pytest.importorskip("setuptools", minversion="70.1", reason="setuptools is missing (pip install setuptools)")
     repo = Path(__file__).parents[1]
     page = ["".join(c["source"]) for c in json.loads((repo / "nbs/method/08_matching.ipynb").read_text(encoding="utf-8"))["cells"]]
-    function, prose = next(t for t in page if "def mine(" in t), next(t for t in page if "```toml" in t)
+    at = next(k for k, t in enumerate(page) if "def mine(" in t)
+    function, prose = "\n\n".join(page[at - 1:at + 1]), next(t for t in page if "```toml" in t)   # with its imports
     script, project, commands = (re.search(rf"```{kind}\n(.*?)```", prose, re.S)[1] for kind in ("python", "toml", "sh"))
     env, _ = installed(tmp_path, "", "")   # for its photos
     mine = tmp_path / "FOLDER"
