@@ -14,7 +14,17 @@ from typing import TextIO, get_args
 import click
 from . import __version__
 from .recipe import (DEGRADATION_HELP, DEVICE_HELP, GOOD_SETTINGS, MODELS, SCALES, CompareOptions, Recipe,
-                               RunError, RunOptions, TrainConfig, UserError, option_kind, recipe_of)
+                               Registry, RunError, RunOptions, TrainConfig, UserError, option_kind, recipe_of)
+
+# %% ../nbs/tools/11_cli.ipynb #5f04a89b
+class _Names(click.Choice):
+    "The names of a `Registry`; the error for an unknown one says how a name gets known."
+    def __init__(self, known):
+        super().__init__([*known])
+        self.known = known
+    def convert(self, value, param, ctx):
+        try: return super().convert(value, param, ctx)
+        except click.BadParameter: self.fail(f"{value!r} is unknown; choose one of: {self.known.known}.", param, ctx)
 
 # %% ../nbs/tools/11_cli.ipynb #00000006
 def flags(
@@ -27,7 +37,8 @@ def flags(
     def flag(f):
         name, choices = "--" + f.name.replace("_", "-"), f.metadata["choices"]
         plain = str if str in get_args(f.type) else {int: int, float: float}.get(option_kind(f), str)
-        named = click.Choice([str(c) for c in choices]) if choices else None
+        closed = click.Choice([str(c) for c in choices]) if choices else None
+        named = _Names(choices) if isinstance(choices, Registry) else closed
         default = (usual or {}).get(f.name, "by model" if f.name in by_model else f.default)
         text = f.metadata["help"] + ("" if default is None else f"  [{default}]")
         if f.type is bool: return click.option(name, is_flag=True, default=None, help=text)

@@ -544,7 +544,7 @@ def render(
     k: int,              # number of the image, 0 or larger, without end
     size: int | tuple[int, int] = (256, 256),   # height and width in pixels
 ) -> np.ndarray:         # uint8 [h,w,3]
-    "Image `k` of `program`: the same bits on every call and on any number of threads; another size is another image."
+    "Image `k` of `program`, the same bits on every call and any number of threads; another size is another picture."
     h, w = _checked_size(size)
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 0:
         raise UserError(f"image {k!r} has no number; give a whole number from 0")
@@ -600,8 +600,8 @@ def gradient_shares(
     "Share of pixels by the size of their gradient, in the classes of `STEEPNESS`."
     counts = 0
     for u8 in images:
-        luma = u8.astype(np.float32).mean(2)
-        size = np.hypot(np.diff(luma, axis=0)[:, :-1], np.diff(luma, axis=1)[:-1])
+        grey = u8.astype(np.float32).mean(2)
+        size = np.hypot(np.diff(grey, axis=0)[:, :-1], np.diff(grey, axis=1)[:-1])
         counts = counts + np.histogram(size, STEEPNESS)[0]
     return counts / counts.sum()
 

@@ -164,8 +164,13 @@ class Registry(Mapping):
         if name not in self._entries and name in (offered := self._offered()): self._load(offered[name])
         if name in self._entries: return self._entries[name]
         near = "".join(f"is {near!r} meant? " for near in difflib.get_close_matches(str(name), list(self), 1))
-        raise Unknown(self._broken.get(name) or f"{self.kind} {name!r} is unknown; {near}choose one of: "
-                                                f"{', '.join(self)}")
+        raise Unknown(self._broken.get(name) or f"{self.kind} {name!r} is unknown; {near}choose one of: {self.known}")
+
+    @property
+    def known(self) -> str:
+        "The names, and how one of your own gets known, for messages."
+        return (f"{', '.join(self)}; a name of your own is known once its module is imported, and in the shell once an "
+                f"installed package offers it (entry points, group sr_distill.{self.kind}s)")
 
     def __contains__(self, name: object) -> bool:
         return name in self._own or name in self._entries or any(name == known for known in self)
@@ -233,8 +238,9 @@ def check_options(
         if not (_fits(value, kind) or value is None is f.default):
             raise UserError(f"{flag} {str(value)[:40]!r} is not {KINDS[kind]}; give one")
         if choices and value not in choices and not _stands(value, f.metadata, stored):
-            also = ", or give a folder" if f.metadata["or_folder"] else ""
-            raise UserError(f"{flag} {value!r} is unknown; choose one of: {', '.join(map(str, choices))}{also}")
+            also = "give a folder, or " * f.metadata["or_folder"]
+            known = getattr(choices, "known", "") or ", ".join(map(str, choices))   # `known` of a registry
+            raise UserError(f"{flag} {value!r} is unknown; {also}choose one of: {known}")
         if low is not None and value is not None and not value >= low:
             raise UserError(f"{flag} {value} is too small; give at least {low}")
         if type(value).__module__ == "numpy":

@@ -45,12 +45,12 @@ def _reading(path):
         raise UserError(f"{path}: {said}") from None
 
 def _trace_reader(path):
-    "A function that reads a file of a trace as bytes: from a run's folder, a .safetensors file, or version 0.1's zip."
+    "A function that reads a file of a trace as bytes: from a run's folder, a .safetensors file, or an older set's zip."
     if path.is_dir(): return lambda name: (path/name).read_bytes()
     if zipfile.is_zipfile(path):
         archive = zipfile.ZipFile(path)
         if any(m.compress_type != zipfile.ZIP_STORED for m in archive.infolist()):
-            raise ValueError("compressed")   # no version wrote that, a bomb would be
+            raise ValueError("compressed")   # a trace.zip never was, a zip bomb is
         return archive.read
     def read(name):
         with safe_open(path, "np") as f: return f.get_tensor(name).tobytes()
@@ -121,7 +121,7 @@ PARTS = {   # what is in the folder of a set, by its purpose
     "program": ("program.json",),
     "LR copies": (*(f"LR/X*/*.{end}" for end in STORAGE), "metadata.csv"),
     "latents": ("latents.safetensors",),
-    "trace": (TRACE, "trace.zip"),   # the zip is version 0.1's
+    "trace": (TRACE, "trace.zip"),   # the zip is that of older sets
     "card and manifest": ("README.md", "manifest.json"),
 }
 
@@ -185,7 +185,7 @@ STILL, THROWN = .5, 60   # grey levels: a mean change below the first or above t
 def odd_rate(
     report: dict,  # `manifest["report"]`
 ) -> list[str]:    # one sentence, or none for a usual rate
-    "A warning when the learning rate left the images where they were, or threw them away."
+    "A warning if the learning rate hardly moved the images, or moved them far too much."
     moved, rate = report.get("moved"), report.get("rate")
     if not moved or not rate or STILL <= moved["mean"] <= THROWN: return []
     if moved["mean"] < STILL:
@@ -330,7 +330,7 @@ def _store_lr(made):
     _list_images(made)
 
 def _list_images(made):
-    "List the images in metadata.csv, so that an image folder of Hugging Face datasets holds no LR copy."
+    "List the images in metadata.csv, so that Hugging Face `datasets` takes no LR copy for an image of the set."
     text, rows = io.StringIO(), [[f"images/{name}.{made.recipe.format}"] for name in made.names]
     csv.writer(text, lineterminator="\n").writerows([["file_name"], *rows])
     atomic_write(made.folder/"metadata.csv", text.getvalue())
@@ -395,7 +395,7 @@ def read_manifest(
     return manifest
 
 def _check_manifest(manifest):
-    "Any error at all when a value of a manifest is of another kind than `DistilledSet.save` wrote."
+    "Raises an exception, of any type, if a value is of another kind than `DistilledSet.save` writes."
     Recipe.from_dict(manifest["recipe"])
     counts = budget_of(manifest)
     least = 0 if not manifest["images"] else 1   # a program alone
@@ -453,7 +453,8 @@ class DistilledSet:
         folder: Path | str,
         lr_images: bool = False,  # also write the LR copies
     ) -> "DistilledSet":          # the set as stored there
-        "Write the set into `folder`, with all that lies in the folder it was loaded from; the manifest comes last."
+        """Write the set into `folder`; the manifest comes last. If it was loaded from another folder and its images are
+        unchanged, its LR copies and latents are copied too."""
         return _saved(self, make_folder(folder), lr_images)
 
     def store_lr(self) -> "DistilledSet":
