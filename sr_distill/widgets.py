@@ -108,7 +108,7 @@ class LossCurve:
 
     @property
     def trend(self) -> np.ndarray:
-        "The running mean over a tenth of the points: each network has a loss of its own, so the curve itself jumps."
+        "The running mean over a tenth of the points. The curve itself jumps: each network has a loss of its own."
         n = len(self.loss) // 20
         edge = np.pad(self.loss, n, mode="edge")
         return np.convolve(edge, np.ones(2 * n + 1) / (2 * n + 1), "valid")
@@ -529,7 +529,7 @@ class _Screen:
             for widget in (*getattr(row, "children", ()), row): widget.close()
 
 def _show_box(box, **options):
-    "Display a live widget; a saved notebook that becomes a page has nothing in its place."
+    "Display a live widget, with empty text for a page that is made from the saved notebook."
     from IPython.display import display
     return display(box._repr_mimebundle_() | {"text/html": "", "text/plain": ""}, raw=True, **options)
 
@@ -537,7 +537,7 @@ def static_form(
     box: object,     # the live widget
     content: str,    # HTML
 ) -> Html:
-    "What stands below the live widget `box`, and is seen once that is gone."
+    "The form that is seen when the live widget `box` is gone."
     return Html(f'<div class="srd-static srd-{id(box):x}">{content}</div>')
 
 def show_over(
@@ -545,7 +545,7 @@ def show_over(
     hide: object,    # an ipywidgets `HTML`, part of it; it hides the static form while it lives
     content: str,    # HTML of the static form
 ):                   # the display handle of the static form
-    "Display a live widget above its static form."
+    "Display a live widget after its static form, which it hides while it lives."
     from IPython.display import display
     handle = display(static_form(box, content), display_id=True)
     hide.value = f"<style>.srd-{id(box):x} {{ display: none; }}</style>"
@@ -554,7 +554,7 @@ def show_over(
 
 # %% ../nbs/tools/01_widgets.ipynb #0000003c
 class EvolutionPlayer:
-    "The film of a trace in a live notebook: every snapshot, any images, full size for a single one."
+    "The film of a trace in a live notebook: every snapshot, any images, a single one in up to 1024 pixels."
     def __init__(self,
         trace: Frames,   # or a distilled set's trace
     ):
@@ -605,7 +605,7 @@ def evolution(
     trace: Frames,             # or a distilled set's trace
     live: bool | None = None,  # None: True in a live notebook
 ) -> EvolutionPlayer | Html:
-    "The player that fits the place: live in a notebook with ipywidgets, static elsewhere."
+    "The player for this place: live in a notebook with ipywidgets, static elsewhere."
     if live is None: live = live_here()
     return EvolutionPlayer(trace) if live else player(trace)
 
@@ -684,14 +684,14 @@ class LiveView(Recorder):
         try: return self.future.result()
         except KeyboardInterrupt: self.stop(); raise
         finally:
-            if self.future.done(): self.close()   # again: a notebook executed for a page only hears its cells
+            if self.future.done(): self.close()   # once more, from the cell: a page keeps no output of the thread
 
     def __await__(self): return asyncio.wrap_future(self.future).__await__()
 
     def close(self,
         title: str = "",   # shown above the player; plain text
     ):
-        "Free the widgets; the static player of what was seen takes their place, so a saved notebook keeps it."
+        "Free the widgets and show the static player of the run in their place, so that a saved notebook keeps it."
         nothing = Html(f"<p>{html.escape(title) or 'The run ended before its first image.'}</p>")
         self.page = self.page or (player(self.trace, title) if self.kept else nothing)
         if self.display: self.display.update(self.page)
