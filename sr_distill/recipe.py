@@ -23,7 +23,7 @@ Entry = TypeVar("Entry")   # what a decorator gets, it returns
 
 # %% ../nbs/engine/01_recipe.ipynb #00000006
 class UserError(Exception):
-    "Bad input, found before work starts; the message is one sentence that names the thing and the remedy."
+    "Bad input, found before work starts (later: `RunError`); one sentence names the thing and the remedy."
     exit_code = 2
 
 class RunError(UserError):
@@ -222,7 +222,7 @@ def _fits(value, kind):
     return kind is not float or -1e300 < float(value) < 1e300
 
 def _stands(value, about, stored):
-    "Is this a folder where one may stand, or was it stored by a process that knew the name or had the folder?"
+    "Whether a value that is no known choice is valid: a folder, or from a file whose writer may have known it."
     if about["or_folder"]: return os.path.isdir(value) or stored and re.fullmatch(r"[^<>\x00-\x1f]+", value) is not None
     return stored and isinstance(about["choices"], Registry) and is_name(value)
 
@@ -389,8 +389,8 @@ def byte_count(
 # %% ../nbs/engine/01_recipe.ipynb #00000019
 @dataclass(frozen=True)
 class Recipe(Settings):
-    """All choices of one distillation. The same recipe and photos give the same set, bit for bit, on the CPU (in latent
-    space, where the same LPIPS weights are at hand)."""
+    """All choices of one distillation. The same recipe and photos give the same set, bit for bit, on CPUs of one kind
+    with one build of PyTorch (in latent space, if the same LPIPS weights are at hand)."""
     space: str     = option("pixel", "how a synthetic image is parametrised: by its pixels, by a latent of an image "
                                      "prior, or by a program that draws images without end (procedural)", SPACES)
     init: str      = option("hardest", "what the synthetic images start from: a way to choose or make them, or the "
@@ -422,8 +422,8 @@ class Recipe(Settings):
     real: int      = option(32, "real sub-images per group whose gradient is the target; 0 for all", low=0)
     target: str    = option("uniform", "how these are drawn: uniform, error (in proportion to bicubic error) or hard "
                                        "(the hardest 5 % without the top 0.2 %)", TARGETS)
-    steps: int     = option(300, "matching steps; 0 keeps the start, which is a selection baseline, or in procedural "
-                                 "space the program as it was written by hand", low=0)
+    steps: int     = option(300, "distillation steps; 0 keeps the start, that is the selected images, or in "
+                                 "procedural space the program as it was written by hand", low=0)
     optimizer: str = option("adam", "optimiser of the images; sgd has momentum 0.5, as in DC", ("adam", "sgd"))
     lr: float      = option(None, "learning rate of the synthetic images, in units of the 0..1 pixel range: 0.01 with "
                                   "Adam; with sgd 0.1, or 10 for --objective whole; latent space has --lr-latents "
@@ -478,7 +478,7 @@ class Recipe(Settings):
         if self.space == "latent" and not moves:
             raise UserError(f"--lr-latents {self.lr_latents} leaves nothing that could move; give a rate above 0")
         if self.inner and self.outer == 1:
-            raise UserError("--inner trains the network between two matching steps, so it needs --outer 2 or more")
+            raise UserError("--inner trains the network between two distillation steps, so it needs --outer 2 or more")
 
     def _check_used(self):
         "`UserError` for an option that would be ignored, or a folder that is not there."
@@ -513,8 +513,8 @@ class Recipe(Settings):
 
     @property
     def usual_rate(self) -> float:
-        """The rate at which the images move: a step of Adam is about as long as its rate, one of SGD as long as the
-        gradient, and that of one cosine is small."""
+        """The learning rate of the images if none is given. A step of Adam is about as long as the rate. A step of SGD
+        is the rate times the gradient, and the gradient of one cosine (`whole`) is small, so its rate is larger."""
         own = self.optimizer, self.objective
         return RATES[own if own in RATES else self.optimizer]
     @property
@@ -527,7 +527,7 @@ class Recipe(Settings):
         return self.space != "procedural" or self.share < 1
     @property
     def stride(self) -> int:
-        "Pixels between two sub-images: half of them overlaps, as is customary (480 / 240)."
+        "Pixels from one sub-image to the next: half a side, as is customary (sub-images of 480 pixels every 240)."
         return max(self.scale, self.size // 2 // self.scale * self.scale)
     @classmethod
     def from_dict(cls, d: dict): return super().from_dict({**d, "stored": True} if isinstance(d, dict) else d)
@@ -539,7 +539,7 @@ CHOOSING = ("bytes", "budget", "init", "trim", "grouping", "size", "ipc", "forma
 RATES = {"adam": .01, "sgd": .1, ("sgd", "whole"): 10.}
 
 # %% ../nbs/engine/01_recipe.ipynb #9fd70c89
-LONG = 3000   # training steps from which half of each batch by a program was found to help, measured at 6,000
+LONG = 3000   # from this many training steps on a program draws half of each batch; measured at 6,000 only
 
 def recommended(
     budget: float | None = .7,   # per cent of the photos' pixels; None if `bytes` is given
