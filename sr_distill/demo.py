@@ -29,7 +29,7 @@ def line_up(
     recipe: Recipe,               # the distilled row; its rivals share size, IPC, scale and seed
     best: Recipe | None = None,   # one more row, the recommended set; None for none
 ) -> dict:                        # row name → recipe, None for all photos
-    "All photos, three selection baselines of the same budget, `recipe` itself, and the set that the package advises."
+    "All photos, three selected sets of the same budget, `recipe` itself, and the set that the package advises."
     shared = {k: getattr(recipe, k) for k in SHARED}
     def still(init):   # a selection stores pixels, whatever the recipe does
         trim = recipe.trim if INITS.about(init).get("ranked") else 0.
@@ -120,8 +120,8 @@ def _opened_comparison(study, results, out):
 
 # %% ../nbs/tools/08_demo.ipynb #00000012
 def verdict(result: Comparison) -> str:
-    """What the table says of the recommended set, or of the distilled one where no set is recommended, in a sentence or
-    two; empty where there is nothing to compare."""
+    """What the table says of the recommended set, or of the distilled one if no set is recommended, in two or three
+    sentences; empty if there is nothing to compare."""
     names = list(dict.fromkeys(r["set"] for r in result.rows))
     small = "recommended" if "recommended" in names else "distilled"
     rivals = [n for n in names if n not in ("bicubic", small, "all photos")]
@@ -138,7 +138,8 @@ def verdict(result: Comparison) -> str:
     size = f" ({100 * share:.2g} % of the bytes)" if share else ""
     seeds = len({r.get("seed") for r in result.rows if r["set"] == small})
     sure = (f"Mean RGB PSNR of {seeds} seeds." if seeds > 1 else
-            "RGB PSNR of one seed: another can turn a tenth or two round; a study with more says what is sure.")
+            "RGB PSNR of one seed: another seed can reverse a difference of one or two tenths of a decibel. "
+            "A study with more seeds says what is sure.")
     return f"{small.capitalize()}{size} against {said}. {sure}"
 
 # %% ../nbs/tools/08_demo.ipynb #00000014
@@ -180,7 +181,7 @@ def write_report(
 # %% ../nbs/tools/08_demo.ipynb #00000019
 DEMO_RECIPE = Recipe(size=64, steps=120, networks=6, real=16)
 DEMO_TRAINING = TrainConfig.for_model("vdsr", depth=8, width=16, steps=400, patch=32)
-DEMO_BYTES = "43kB"   # of the recommended set: as many as the random windows take, in the mean of the seeds
+DEMO_BYTES = "43kB"   # limit of the recommended set, near what the random windows take in the mean of the seeds
 
 @verb
 def demo(

@@ -28,9 +28,10 @@ from .widgets import (EvolutionPlayer, Html, LiveView, Recorder, check_trace, ip
 def filter_sheet(
     g: torch.Tensor,  # [O,I,h,w], a gradient or the weights of a convolution
     reach: float,     # the value that is drawn in full colour
-    most: int = 32,   # output and input channels that are drawn, at most
+    most: int = 32,   # output and input channels that are drawn, at most; in colour twice as many outputs
 ) -> np.ndarray:      # uint8 [H,W,3]
-    "The filters of a layer as tiles: one in colour per output channel where `I` is 3, else a row per output channel."
+    """The filters of a layer as tiles. With three input channels each output channel is one coloured tile; otherwise it
+    is a row of tiles, one for each input channel."""
     x = (g.detach().cpu()[:2 * most] / reach).clamp(-1, 1)
     if x.shape[1] == 3:                                                        # [O,3,h,w] → [8 columns of tiles]
         tiles, cols = x.permute(0, 2, 3, 1) / 2 + .5, 8 if len(x) > 4 else len(x)
@@ -49,7 +50,7 @@ class GradientFilm:
     "The gradient of synthetic images in one network over a run, beside the real one; also a callback of the loop."
     net: torch.nn.Module   # on the CPU
     real: list             # a tensor per parameter
-    images: tuple = (0, 1)   # which images of a snapshot are the group's: first, and the one after the last
+    images: tuple = (0, 1)   # the group's images in a snapshot: from the first up to, not including, the second number
     steps: list = field(default_factory=list)
     synthetic: list = field(default_factory=list, repr=False)   # for each step a tensor per parameter
     stopped = False        # it never ends a run
@@ -65,7 +66,7 @@ class GradientFilm:
         return [i for i, g in enumerate(self.real) if g.ndim > 1]
 
     def cosines(self) -> np.ndarray:
-        "Cosine of real and synthetic gradient, [snapshots, layers + 1]; the last is of all at once (eq. 3)."
+        "Cosine of real and synthetic gradient, [snapshots, layers + 1]; the last is that of eq. (3), all at once."
         def cosine(s, r): return float(F.cosine_similarity(s.flatten(), r.flatten(), dim=0, eps=1e-12))
         def row(s): return [*(cosine(s[i], self.real[i]) for i in self.layers), 1 - float(dc_loss(s, self.real))]
         return np.array([row(found) for found in self.synthetic])
@@ -89,7 +90,8 @@ def gradient_film(
     net: torch.nn.Module | None = None,   # SR network; None for one of the recipe's pool
     snapshots: int = 8,   # of the trace, spread over the logarithm of the step
 ) -> GradientFilm:
-    "The gradients behind a stored set; `UserError` without a trace, or without `net` for a set that compared none."
+    """The gradients behind a stored set. `UserError` if it has no trace, or if it was made without comparing gradients
+    and no `net` is given."""
     check_trace(small.trace)
     if small.program:
         raise UserError("the set was made with --space procedural, which compares no gradients; give one of pixels or "
@@ -190,7 +192,7 @@ def gradient_viewer(
 
 # %% ../nbs/tools/02_explore.ipynb #0000001c
 class Several:
-    "One callback made of several: each hears every step, and the run ends when one of them has `stopped`."
+    "Several callbacks as one: each is called at every step, and the run ends when one of them has `stopped`."
     def __init__(self, *callbacks: Callable): self.callbacks = callbacks
 
     def __call__(self, step: int, loss: float | None, images: np.ndarray | None = None):
@@ -212,7 +214,7 @@ class Scalars:
 
 # %% ../nbs/tools/02_explore.ipynb #00000022
 QUICK = Recipe(size=64, steps=60, networks=4, real=8)
-RUN_CHOICES = "init", "steps", "lr", "optimizer", "objective"   # what a run may have otherwise than its bench
+RUN_CHOICES = "init", "steps", "lr", "optimizer", "objective"   # the settings in which a run may differ from its bench
 
 class Bench:
     "Photos, networks and real gradients that many small runs share; `run` makes one of them."
@@ -356,7 +358,7 @@ def explore(
     recipe: Recipe = QUICK,    # where the controls stand at first
     live: bool | None = None,  # None: True in a live notebook
 ) -> RecipeExplorer | Html:
-    "The explorer that fits the place: `RecipeExplorer` in a live notebook, one run as HTML elsewhere."
+    "The explorer for this place: `RecipeExplorer` in a live notebook, one run as HTML elsewhere."
     if live_here() if live is None else live: return RecipeExplorer(photos, recipe)
     bench = Bench(photos, recipe)
     record = Recorder(bench.names)

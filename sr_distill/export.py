@@ -36,7 +36,7 @@ def portable_upscale(
     x: torch.Tensor,   # [N,C,h,w]
     scale: int,
 ) -> torch.Tensor:     # [N,C,scale·h,scale·w]
-    "`data.upscale` as a convolution and a pixel shuffle, for programs without that operator; equal to 1e-5."
+    "`data.upscale` as a convolution and a pixel shuffle, for programs without it; within 1e-5 of its results."
     taps = cubic_taps(scale)
     kernel = (taps[:, None, :, None] * taps[None, :, None, :]).reshape(scale**2, 1, 5, 5).to(x)
     def phases(image): return F.pixel_shuffle(F.conv2d(image, kernel, padding=2), scale)
@@ -139,7 +139,7 @@ def _to_safetensors(net, file, exporter):
     file.write_bytes(pack_tensors({k: v.contiguous() for k, v in _native(net, "spandrel").items()}))
 
 def _native(net, reader):
-    "The weights of a network that other programs know as it is; `UserError` for one of this package's own."
+    "The weights of a network that other programs have in the same form; `UserError` for one of this package alone."
     if str(getattr(net, "config", {}).get("name", "")).startswith("spandrel:"): return net.state_dict()
     raise UserError(f"{reader} has no network like this {type(net).__name__}; "
                     "give --to onnx or --to torchscript, which take any")
