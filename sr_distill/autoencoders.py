@@ -108,7 +108,10 @@ def _conv3(i, o, **kw): return nn.Conv2d(i, o, 3, padding=1, **kw)
 
 class TinyBlock(nn.Module):
     "conv-ReLU-conv-ReLU-conv plus a skip; with `side`, a 1×1 path with group normalisation comes first."
-    def __init__(self, width: int = 64, side: bool = False):
+    def __init__(self,
+        width: int = 64,      # channels
+        side: bool = False,   # whether there is a side path
+    ):
         super().__init__()
         convs = [_conv3(width, width) for _ in range(3)]
         self.conv = nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.ReLU(), convs[2])
@@ -240,7 +243,12 @@ def principal_squares(
 # %% ../nbs/method/11_autoencoders.ipynb #00000027
 class SquareNet(nn.Module):
     "A linear map at every position, plus a correction from its neighbourhood that is zero before training."
-    def __init__(self, n_in: int, n_out: int, width: int, depth: int):
+    def __init__(self,
+        n_in: int,    # channels of the input
+        n_out: int,   # channels of the output
+        width: int,   # channels of the correction
+        depth: int,   # its layers in the middle
+    ):
         super().__init__()
         self.linear, self.first = nn.Conv2d(n_in, n_out, 1), _conv3(n_in, width)
         self.middle = nn.ModuleList(_conv3(width, width) for _ in range(depth))
@@ -256,14 +264,14 @@ class SquareNet(nn.Module):
 @dataclass(frozen=True)
 class SmallConfig:
     "Size and training of `SmallAutoencoder`."
-    channels: int = 32
-    width: int = 64
-    depth: int = 2
-    steps: int = 600
+    channels: int = 32  # channels of a latent
+    width: int = 64     # channels between the layers
+    depth: int = 2      # layers in the middle
+    steps: int = 600    # training steps
     batch: int = 32     # crops of 64×64 per step
     crops: int = 1200   # crops that are drawn once, half of them from reduced photos
-    lr: float = 1e-3
-    seed: int = 0
+    lr: float = 1e-3    # highest learning rate of Adam
+    seed: int = 0       # of weights and crops
 
 class SmallAutoencoder(Prior):
     "Photos to latents of an eighth of the side, and back; `train_autoencoder` trains it on your own photos."
@@ -311,10 +319,10 @@ def _training_crops(photos, n, seed, size=64):
 
 # %% ../nbs/method/11_autoencoders.ipynb #0000002c
 def train_autoencoder(
-    photos: Photos,
-    config: SmallConfig = SmallConfig(),
-    device: torch.device | str = "cpu",
-) -> SmallAutoencoder:
+    photos: Photos,                         # at least 64 pixels a side; `UserError` for a smaller one
+    config: SmallConfig = SmallConfig(),    # size and training
+    device: torch.device | str = "cpu",     # where it trains
+) -> SmallAutoencoder:                      # on the CPU, frozen
     "A `SmallAutoencoder` trained on `photos`: principal components first, then Adam on the squared error."
     crops = _training_crops(photos, config.crops, config.seed)
     with torch.random.fork_rng(devices=[]):
@@ -337,8 +345,8 @@ def train_autoencoder(
 
 # %% ../nbs/method/11_autoencoders.ipynb #0000002e
 def embedded_prior(
-    photos: Photos,
-    config: SmallConfig = SmallConfig(),
+    photos: Photos,                         # at least 64 pixels a side
+    config: SmallConfig = SmallConfig(),    # size and training
 ) -> SmallAutoencoder:
     "The autoencoder of `photos`: from the cache, or trained now on one CPU core, which takes a minute or two."
     def learn(folder):

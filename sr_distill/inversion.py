@@ -60,7 +60,7 @@ SHORT_LIST = 20   # classes that the MSE selects for the distance
 def choose_classes(
     images: np.ndarray,    # uint8 [N,s,s,3]
     prior: Prior,          # with `classes`
-    distance: Distance,
+    distance: Distance,    # from `Distance(size)`
     samples: int = 100,    # random latents for the mean of a class
     seed: int = 0,
 ) -> list[int]:            # N class numbers
@@ -172,15 +172,25 @@ class Stages:
         self.stages, self.stage, self.done = stages, 0, 0
 
     @property
-    def name(self) -> str: return self.stages[self.stage][0]
+    def name(self) -> str:
+        "Name of the current stage."
+        return self.stages[self.stage][0]
     @property
-    def steps(self) -> int: return self.stages[self.stage][1]
+    def steps(self) -> int:
+        "Steps of the current stage."
+        return self.stages[self.stage][1]
     @property
-    def total(self) -> int: return sum(s for _, s, _ in self.stages)
+    def total(self) -> int:
+        "Steps of all stages."
+        return sum(s for _, s, _ in self.stages)
     @property
-    def past(self) -> int: return sum(s for _, s, _ in self.stages[:self.stage]) + self.done
+    def past(self) -> int:
+        "Steps made so far, over all stages."
+        return sum(s for _, s, _ in self.stages[:self.stage]) + self.done
     @property
-    def finished(self) -> bool: return self.stage == len(self.stages) - 1 and self.done == self.steps
+    def finished(self) -> bool:
+        "Whether all steps are made."
+        return self.stage == len(self.stages) - 1 and self.done == self.steps
 
 # %% ../nbs/method/15_inversion.ipynb #00000023
 def _goal(work, numbers): return to_tensor(work.images[numbers.numpy()]).to(work.prior.like)

@@ -152,8 +152,8 @@ class FilteredReLU:
         down_filter: Tensor,       # [taps], sum 1
         down: int,                 # factor
         padding: tuple,            # left, right, top, bottom, in samples of the doubled signal
-        slope: float = 0.2,
-        gain: float = math.sqrt(2),
+        slope: float = 0.2,        # of the leaky ReLU, for negative samples
+        gain: float = math.sqrt(2),   # factor after the leaky ReLU
         clamp: float = 0.,         # largest magnitude in the doubled signal; 0: no limit
     ):
         one_axis = up_filter.ndim == down_filter.ndim == 1 and padding[0] == padding[2]
@@ -179,7 +179,7 @@ class FilteredReLU:
         bias: Tensor,            # float32 [C]
         precision: str = None,   # of the matrix products: half, tf32x3, tf32 or ieee; None to choose
         together: int = 4,       # channels that a program computes in turn
-        warps: int = 4,
+        warps: int = 4,          # Triton's warps for each program
     ) -> Tensor:                 # [N,C,H',W'], as `x`
         "The layer's output for `scale · x + bias`."
         (n, c, h, w), t = x.shape, self.tiles

@@ -42,11 +42,11 @@ def clamp_inward(x: torch.Tensor) -> torch.Tensor:
 
 # %% ../nbs/method/14_latent.ipynb #0000000a
 def render_latents(
-    prior: Prior,
+    prior: Prior,                  # any prior
     values: torch.Tensor,          # latents [n, *latent_shape]; of a StyleGAN-XL also [n,1,w_dim]
     size: int,                     # side of the images in pixels
     features: torch.Tensor = None, # [n,C,h,w], the output of `layer`; None: start at the first layer
-    layer: int = None,
+    layer: int = None,             # number of the layer that `features` come from
 ) -> torch.Tensor:                 # [n,3,size,size] in [0,1], differentiable
     "The images that `prior` makes from latents."
     values = prior.whole(values)
@@ -168,9 +168,9 @@ def with_features(
 @dataclass(frozen=True)
 class Rates:
     "Learning rates; 0 keeps a kind of parameter as it is."
-    latents: float = 0.03
-    features: float = 0.
-    generator: float = 0.
+    latents: float = 0.03    # of the latents
+    features: float = 0.     # of the features of a layer
+    generator: float = 0.    # of the prior's weights
 
 def _copy_to_tune(prior):
     prior = copy.deepcopy(prior).requires_grad_(False)
@@ -472,7 +472,7 @@ def _rounded(latents, bits):
 def latent_budget(
     latents: Latents,
     originals: np.ndarray = None,   # uint8 [N,size,size,3], the inverted images
-    bits: tuple = (8, 16),
+    bits: tuple = (8, 16),          # 8, 16 or 32, each measured
 ) -> dict:                          # ready for JSON
     "Bytes as PNG and as latents, with and without the decoder, and the loss by rounding in dB."
     images, inside = latents.render(), bool(decoder_kind(latents.prior))

@@ -99,7 +99,9 @@ class Part:
     def images(self, name: str) -> np.ndarray | None:
         "The images called `start`, `before` or `end`; None if they are missing or damaged."
         return stored_array(self.folder/f"{name}.npy")
-    def store(self, name: str, images: np.ndarray): store_array(self.folder/f"{name}.npy", images)
+    def store(self, name: str, images: np.ndarray):
+        "Store images as `name`, with a checksum."
+        store_array(self.folder/f"{name}.npy", images)
     def frame(self, step: int) -> np.ndarray | None: return self.images(f"trace/{step:07d}")
     def start(self, groups: Groups, recipe: Recipe) -> np.ndarray:
         "The start images, made once."
@@ -246,9 +248,13 @@ class Plan:
     team: Ranks            # the processes that share the work
 
     @property
-    def state(self) -> Path: return self.out/".run"
+    def state(self) -> Path:
+        "The folder of the state of an unfinished run."
+        return self.out/".run"
     @property
-    def finished(self) -> bool: return (self.out/"manifest.json").exists()
+    def finished(self) -> bool:
+        "Whether the set is stored."
+        return (self.out/"manifest.json").exists()
     @property
     def mine(self) -> list[Part]:
         "The parts of this process."
@@ -281,10 +287,10 @@ def _check_pairs(photos, recipe):
     if recipe.steps and recipe.learns: check_takes_lr(recipe, f"LR images of {photos.lr_source}")
 
 def make_plan(
-    photos: Photos,
-    recipe: Recipe,
+    photos: Photos,               # the photos to distil
+    recipe: Recipe,               # settings that decide the result
     out: Path | str,              # folder of the set
-    options: RunOptions = RunOptions(),
+    options: RunOptions = RunOptions(),   # settings that do not, such as the device
     part_bytes: int = PART_BYTES, # as in `cut_parts`
 ) -> Plan:
     "Make all checks before a run, and decide its groups and parts; `UserError` if it cannot be carried out."

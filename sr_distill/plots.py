@@ -18,8 +18,8 @@ from .widgets import Frames, Html, LossCurve, html_page
 
 # %% ../nbs/tools/06_plots.ipynb #0000002c
 def plot_results(
-    results: Results,
-    metric: str = "psnr_rgb",
+    results: Results,          # of a study: `Results.load("results.json")`
+    metric: str = "psnr_rgb",  # a column of the results, such as `ssim_y`
     against: str = "pixels",   # cost on the horizontal axis of a budget curve: pixels or bytes
 ):                             # matplotlib figure
     "One panel per model: a curve per family if budgets vary, otherwise a dot per set."
@@ -167,8 +167,8 @@ def readable_figures():
 COMPARED = "PSNR-RGB, dB, mean of the tests ± standard error"
 
 def write_tables(
-    results: Results,
-    folder: Path | str,
+    results: Results,              # of a study
+    folder: Path | str,            # must exist
     metrics: Iterable = METRICS,   # a table for each measured one, also for your own (`register_metric`)
     lead: Iterable = (),           # sentences above the tables
 ):

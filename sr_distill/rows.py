@@ -22,7 +22,9 @@ class RowFile:
     ): self.folder, self.shape = Path(folder), shape
 
     @property
-    def nbytes(self) -> int: return 4 * math.prod(self.shape)
+    def nbytes(self) -> int:
+        "Bytes of all rows, as float32."
+        return 4 * math.prod(self.shape)
 
     def open(self) -> "RowFile":
         "Map the files, and make them if they are missing; `UserError` if the disk has no room for them."

@@ -87,8 +87,12 @@ class Notes:
             elif op.name not in ("PROTO", "FRAME", "READONLY_BUFFER"):
                 self.push(Odd(f"asks for the instruction {op.name}"))
 
-    def push(self, x: object): self.stack.append(x)
-    def top(self) -> object: return self.stack[-1]
+    def push(self, x: object):
+        "Put `x` on the stack."
+        self.stack.append(x)
+    def top(self) -> object:
+        "The topmost object, left on the stack."
+        return self.stack[-1]
     def pop(self, n: int | None = None) -> object:
         "The topmost object, or a list of the `n` topmost, taken off the stack."
         if n is None: return self.stack.pop()

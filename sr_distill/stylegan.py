@@ -33,7 +33,13 @@ def lrelu(x: Tensor) -> Tensor:
 
 class Dense(nn.Module):
     "Fully connected layer with an equalised learning rate."
-    def __init__(self, n_in: int, n_out: int, rate: float = 1.0, active: bool = False, bias: float = 0.0):
+    def __init__(self,
+        n_in: int,              # features of the input
+        n_out: int,             # features of the output
+        rate: float = 1.0,      # λ
+        active: bool = False,   # whether σ is the leaky ReLU
+        bias: float = 0.0,      # initial bias
+    ):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(n_out, n_in) / rate)
         self.bias = nn.Parameter(torch.full((n_out,), bias / rate))
@@ -49,7 +55,12 @@ def _unit(x): return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 class Mapping(nn.Module):
     "From noise [N, z_dim] (and classes [N]) to styles [N, w_dim]; a network without classes has `c_dim` 0."
     def __init__(self,
-        z_dim: int = 64, c_dim: int = 1000, w_dim: int = 512, layers: int = 2, embed_dim: int = 320, rate: float = 0.01,
+        z_dim: int = 64,        # length of the noise
+        c_dim: int = 1000,      # number of classes; 0: none
+        w_dim: int = 512,       # length of a style
+        layers: int = 2,        # dense layers
+        embed_dim: int = 320,   # length of the embedding of a class
+        rate: float = 0.01,     # λ of the dense layers
     ):
         super().__init__()
         self.c_dim = c_dim
@@ -62,6 +73,7 @@ class Mapping(nn.Module):
         self.register_buffer("w_avg", torch.zeros(c_dim, w_dim) if c_dim else torch.zeros(w_dim))
 
     def forward(self, z: Tensor, class_index: Tensor = None, psi: float = 1.0) -> Tensor:
+        "Styles [N, w_dim] from noise and classes, truncated by `psi` towards the class mean."
         x = _unit(z)
         if self.c_dim: x = torch.cat([x, _unit(self.embed_proj(self.embed(class_index)))], 1)
         for k in range(self.layers): x = getattr(self, f"fc{k}")(x)
@@ -79,7 +91,13 @@ def _rigid(t):
 # %% ../nbs/method/12_stylegan.ipynb #00000012
 class FourierInput(nn.Module):
     "The wave pattern that every image starts from; the first w sets its position and angle."
-    def __init__(self, w_dim: int, channels: int, size: int, sampling_rate: float, bandwidth: float):
+    def __init__(self,
+        w_dim: int,             # length of a style
+        channels: int,          # number of waves
+        size: int,              # side of the grid in samples
+        sampling_rate: float,   # samples per unit of length, s
+        bandwidth: float,       # highest frequency without fading, f_c
+    ):
         super().__init__()
         self.size, self.sampling_rate, self.bandwidth = size, sampling_rate, bandwidth
         freqs = torch.randn(channels, 2)
@@ -217,6 +235,7 @@ class Phases:
         return middle
 
     def forward(self, x: Tensor) -> Tensor:
+        "The output [C,H',W'] for `x` [C,H,W]."
         (height, width), (high, wide) = self._sizes(x)
         out, narrow = x.new_zeros(len(x), height, width), []
         for row in self._rows(x, high):
@@ -439,6 +458,7 @@ class SynthesisLayer(nn.Module):
             self.register_buffer(f"{way}_filter", taps)
 
     def forward(self, x: Tensor, w: Tensor, ways: Ways = Ways(), gauge: Gauge = None) -> Tensor:
+        "The layer's output for `x` [N,C,H,W] and styles `w` [N,w_dim]."
         weight, style, gain = self.weight, self.affine(w), self.magnitude_ema.rsqrt()
         if self.s["is_torgb"]: style, scale = style / math.sqrt(weight[0].numel()), gain.expand(len(w), len(weight))
         else:   # as in `modulated_conv`, with filters of length 1, which 16 bits can hold
