@@ -30,7 +30,7 @@ class Rows:
         rows = d.get("rows")
         if not (isinstance(rows, list) and all(isinstance(r, dict) for r in rows) and isinstance(d.get("about"), dict)):
             raise UserError(f"{file}: holds no results of a study; "
-                            "delete it, the same command finds again what is done")
+                            "delete it; the same command then finds the finished trainings again")
         return cls([from_json(r) for r in rows], d["about"], d.get("failed", {}), d.get("missing", []))
 
     def save(self, folder: Path | str):

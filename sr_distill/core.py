@@ -117,7 +117,7 @@ def atomic_path(
         os.replace(tmp, path)
     except OSError as e:
         raise RunError(f"{path}: could not be written ({e.strerror or e}); free some space or make the folder writable "
-                       "and start again, nothing older is lost") from e
+                       "and start again; older results are kept") from e
     finally: tmp.unlink(missing_ok=True)
 
 def atomic_write(path: Path | str, data: bytes | str) -> None:
@@ -131,7 +131,7 @@ def make_folder(folder: Path | str) -> Path:
     try: Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise RunError(f"{folder}: cannot be made ({e.strerror or e}); free some space or give a folder that you may "
-                       "write to, nothing older is lost") from None
+                       "write to; older results are kept") from None
     return Path(folder)
 
 def sweep(folder: Path | str) -> None:
@@ -243,7 +243,7 @@ def folder_lock(
     except Timeout:
         raise UserError(f"{folder}: another sr_distill process is writing here; wait for it, or give another folder. "
                         "If no such process "
-                        "runs on any machine, one was killed where the file system has no locks: delete "
+                        "runs on any machine, a killed one has left the lock, on a file system without locks: delete "
                         f"{folder/'.lock'}") from None
     except OSError as e:
         raise UserError(f"{folder}: cannot be written to ({e.strerror or e}); give a folder of your own") from None
@@ -258,7 +258,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:   # a function: whether a s
     def note(number, frame):
         came.append(number)
         if len(came) > 1: raise KeyboardInterrupt
-        log.warning("interrupted: saving; once more to end at once")
+        log.warning("interrupted: saving; press Ctrl-C again to stop at once")
     if threading.current_thread() is not threading.main_thread():   # signals go to the main thread alone
         yield lambda: False
         return
@@ -275,7 +275,8 @@ def refuse_strangers(
     "`UserError` if `folder` holds anything but the names in `own`."
     for p in sorted(Path(folder).iterdir()):
         if p.name not in (".lock", *own) and not _half_written(p):
-            raise UserError(f"{folder}: holds {p.name!r}, which is not of this run; give an empty or a new folder")
+            raise UserError(f"{folder}: holds {p.name!r}, which does not belong to this run; "
+                            "give an empty or a new folder")
 
 # %% ../nbs/engine/02_core.ipynb #00000028
 @contextlib.contextmanager
@@ -288,7 +289,7 @@ def file_lock(
     try:
         try: lock.acquire(timeout=0)
         except Timeout:
-            log.info("%s: another process makes it; waiting", path)
+            log.info("%s: another process is making it; waiting", path)
             lock.acquire()
     except OSError as e:
         raise UserError(f"{path.parent}: cannot be written to ({e.strerror or e}); give a folder of your own") from None
@@ -343,7 +344,7 @@ def check_u8(
     if array and a.dtype == np.uint8 and a.ndim in ndims and (a.ndim == 2 or a.shape[-1] in channels): return
     wanted = " or ".join({2: "[H,W]", 3: "[H,W,3]", 4: "[N,H,W,3]"}[n] for n in ndims)
     got = f"{a.dtype} {list(a.shape)}" if array else type(a).__name__
-    raise UserError(f"expected 8-bit images, uint8 {wanted}, got {got}; values of 0..1 become bytes by (255 * "
+    raise UserError(f"expected 8-bit images, uint8 {wanted}, got {got}; convert values in 0..1 by (255 * "
                     "a).round().astype('uint8')")
 
 def to_tensor(

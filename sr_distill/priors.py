@@ -81,7 +81,7 @@ def fetch_weights(
     if here(): return path
     with file_lock(path):
         if here(): return path   # another process has made it
-        if path.exists(): log.warning("%s: is not what was downloaded any more, downloaded again", path)
+        if path.exists(): log.warning("%s: has changed since it was downloaded, and is downloaded again", path)
         fetch(url, part, _size_at(url))
         _check_download(url, part, sha256)
         try: os.replace(part, path)

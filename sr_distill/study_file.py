@@ -83,12 +83,12 @@ class Cell:
 @dataclass(kw_only=True)
 class StudyOptions:
     "The settings of a study other than its sets, models and tests."
-    seeds: int    = option(3, "trainings of each model on each set, each with a seed of its own", low=1)
-    first_seed: int = option(0, "the first of those seeds, the others follow", low=0)
+    seeds: int    = option(3, "number of trainings of each model on each set; each has its own seed", low=1)
+    first_seed: int = option(0, "the first seed; the others are the next numbers", low=0)
     title: str    = option("", "title of its tables")
     count: int    = option(0, "number of photos to take, evenly spaced; 0 for all", low=0)
     held_out: int = option(0, "number of photos to keep apart for the test `held out`", low=0)
-    lr_dir: str   = option("", "folder of LR images of the photos; without it they are made as training does")
+    lr_dir: str   = option("", "folder of LR images of the photos; without it they are made by reduction")
     lpips: str    = option("none", "backbone of LPIPS; auto for the installed one", ("none", "auto", *BACKBONES))
     ssim: bool    = option(True, "false leaves SSIM out, which is slow on large photos")
     skip_bad: bool = option(False, "true leaves out photos that cannot be read, and lists them")
@@ -196,7 +196,7 @@ def study_from(
     models = _built(f"{where}, model", expand(said["models"]), lambda *entry: _model_of(training, *entry))
     tests = _built(f"{where}, test", {name: (path,) for name, path in said.get("tests", {}).items()}, _path)
     if said.get("held_out"): tests = {"held out": "", **tests}
-    if not tests: raise UserError(f"{where}: has no judge; give [tests] with names and folders, or held_out = N")
+    if not tests: raise UserError(f"{where}: has no tests; give [tests] with names and folders, or held_out = N")
     _check_names(said, where)
     with naming(f"{where}, entry 'photos'"): photos = _path(said["photos"])
     plain = {f.name: said[f.name] for f in fields(StudyOptions) if f.name in said}
