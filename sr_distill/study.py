@@ -60,8 +60,8 @@ def make_set(
     study: Study,
     out: Path | str,          # folder of the study; sets are in `sets`
     name: str,                # name of the set
-    seed: int,
-    device: str = "cpu",
+    seed: int,                # of the training that needs the set
+    device: str = "cpu",      # where it is distilled
     share: Share = Share(None, 0.),   # receives the progress of this set
 ) -> tuple:                   # `Photos` to train on, and a dict: folder, images, shares of pixels and bytes, seconds
     "The training photos of a set, made if they are missing, and their cost."
@@ -125,8 +125,8 @@ def score(study: Study, out: Path | str, test: str, judged: Judged, device: str 
 def run_cell(
     study: Study,
     out: Path | str,          # folder of the study; models are in `models`
-    cell: Cell,
-    device: str = "cpu",
+    cell: Cell,               # names of set and model, and a seed
+    device: str = "cpu",      # where it is made and trained
     share: Share = Share(None, 0.),   # receives the progress of this training
 ) -> list:                    # one row per test
     "Make one set, train one model on it and evaluate it; finished stages in `out` are read."
@@ -286,8 +286,8 @@ class Crew:
         try:
             with interruptible() as interrupted: yield from _together(self, tasks, interrupted)
         except BrokenProcessPool:
-            raise RunError("a worker process was killed, probably for want of memory; give fewer --jobs: "
-                           "what is finished is kept, and the same command goes on") from None
+            raise RunError("a worker process was killed, probably for lack of memory; give fewer --jobs: "
+                           "finished results are kept, and the same command goes on") from None
 
     def making(self, task: Task) -> tuple | None: return self.study.sets[task.cell.set].making(task.cell.seed)
 
@@ -433,16 +433,16 @@ def _about(study, photos):
 
 # %% ../nbs/tools/07_study.ipynb #0000001f
 def run_study(
-    study: Study,
+    study: Study,       # from `load_study` or `study_from`
     out: Path | str,    # folder for sets, models, scores and results
     jobs: int = 0,      # processes; 0: one per CPU core, or a single one on a GPU
     minutes: float = 0, # no cell begins after that time; 0: no limit
-    device: str = "cpu",
+    device: str = "cpu",   # auto, cpu, cuda or mps
 ) -> Results:           # complete, or up to `minutes`
     "Compute all cells of a study; the same call continues it. `UserError` before the work, `RunError` during it."
     out, jobs, began = Path(out), _processes(jobs, device), time.time()
     if not 0 <= minutes < math.inf:
-        raise UserError(f"--minutes {minutes} is no time; give a number from 0 on, 0 for no limit")
+        raise UserError(f"--minutes {minutes} is not a time; give a number of minutes, 0 for no limit")
     study = _with_backbone(study)
     _modules(study, jobs)
     _photos_here.clear()   # files may have changed since an earlier call
