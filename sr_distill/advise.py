@@ -317,8 +317,8 @@ def _others_in_words(advice):
         yield f"its labels: a teacher writes them, which trains for {best.recipe.teacher_steps:,} steps first"
         if plain and make(plain) != make(None): yield f"without a teacher: {_plus(plain.gain)}: {make(plain)}"
     if advice.take_all: yield f"if it must be small: {_plus(best.gain)}: {make(best)}"
-    if best is None or advice.take_all or _way(usual) != _way(best.recipe):
-        found = _plus(advice.usual_gain) if advice.usual_gain else "not measured for this network and length"
+    if advice.take_all or _way(usual) != _way(advice.recipe):
+        found = _plus(advice.usual_gain) if advice.usual_gain else "not measured for this network, length and size"
         kind = "AVIF windows beside a program" if usual.space == "procedural" else "the hardest windows"
         yield f"the package's own recipe, {kind}: {found}: {make(None)}"
     limit = f"--bytes {_size_text(advice.bytes)}" if advice.bytes else f"--budget {advice.budget:g}"

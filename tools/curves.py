@@ -59,6 +59,7 @@ def curves(tests: list | None = None) -> list:
             curve.setdefault("bicubic", round(plain, 3))
             for name, about in results.about["sets"].items():
                 if not about["recipe"] or not results.values(name, model): continue
+                if not Recipe.from_dict(about["recipe"]).chooses: continue   # a program alone has no size in pixels
                 new = dict(point(results, model, name, rival), study=study)
                 same = [p for p in curve["points"] if all(p.get(k) == new.get(k) for k in ("recipe", "sampling", "budget", "limit"))]
                 if not same: curve["points"].append(new)
