@@ -285,6 +285,9 @@ def start_photos(
     "The images that a run starts from, in the order of the set or by name."
     manifest = Path(folder)/"manifest.json"
     if not manifest.exists(): return Photos.open(folder)
+    if (Path(folder)/"teacher").is_dir():
+        raise UserError(f"--init {folder}: stores LR images and a teacher, not HR images; `sr_distill export {folder} "
+                        "OUT` writes those, and --init OUT/HR starts from them")
     found = Photos.open(manifest.parent/"images")
     with restoring(manifest):
         place = {file.stem: i for i, file in enumerate(found.files)}

@@ -211,7 +211,7 @@ HALF = Recipe(**PROGRAM, share=.5, size=32, ipc=2, init="random")
 
 def small(monkeypatch):
     "Sets whose programs keep few small images, so that a test draws few."
-    monkeypatch.setattr(sets, "Endless", lambda program, source: Endless(program, 3, 48, 16, source))
+    monkeypatch.setattr(sets, "Endless", lambda program, source, teacher=None: Endless(program, 3, 48, 16, source, teacher))
 
 @pytest.mark.parametrize("recipe", [Recipe(**PROGRAM), HALF], ids=["alone", "half"])
 def test_a_set_of_a_program_is_a_set_like_any_other(recipe, tmp_path, monkeypatch):
