@@ -205,10 +205,11 @@ def _render(set_, out, images, size, debug):
     procedural`; the file of a program will do as well."""
     _alone()
     from sr_distill.procedural import render_images
-    from sr_distill.sets import program_of
-    program, size = program_of(set_), 256 if size is None else size
-    files = render_images(program, out, 500 if images is None else images, size)
-    click.echo(f"{out}: {len(files)} image{'s' * (len(files) != 1)} of {size}² by {program!r}")
+    from sr_distill.sets import taught_program
+    (program, teacher), size = taught_program(set_), 256 if size is None else size
+    files = render_images(program, out, 500 if images is None else images, size, teacher)
+    click.echo(f"{out}: {len(files)} image{'s' * (len(files) != 1)} of {size}² by {program!r}"
+               + ", redrawn by its teacher" * (teacher is not None))
 
 # %% ../nbs/tools/11_cli.ipynb #0000000e
 def _check_scores(file):

@@ -970,7 +970,14 @@ class Photos:
         crop: bool = False,
     ) -> "Photos":
         "The photos with LR images of their own, one file each; `UserError` lists those that do not fit."
-        return _paired(self, pair_lr(self, lr_dir, scale, template, crop), scale, str(lr_dir))
+        return self.with_lr(_open_photos(pair_lr(self, lr_dir, scale, template, crop), False), scale, str(lr_dir))
+    def with_lr(self,
+        small: Iterable,   # their LR images: `Photos`, or what those are made of
+        scale: int,
+        source: str,       # where the LR images come from, for messages
+    ) -> "Photos":
+        "The photos with LR images that are open already."
+        return _paired(self, getattr(small, "_photos", small), scale, source)
     def degraded(self, degradation: str, seed: int = 0) -> "Photos":
         "The photos with LR images made by a degradation, drawn once for each photo."
         return _degraded(self, degradation, seed)
@@ -1087,10 +1094,10 @@ def _degraded(photos, degradation, seed):
             for p in photos._photos]
     return Photos(made, photos.source, photos.skip_bad)
 
-def _paired(photos, files, scale, lr_dir):
-    "Photos and the LR files that `pair_lr` found, as pairs."
+def _paired(photos, lr_images, scale, source):
+    "Photos and their LR images as pairs."
     def one(p, small):
         shape = (small.shape[0] * scale, small.shape[1] * scale, *p.shape[2:])
-        return _Pair(p.name, p.file, p.sha256, shape, whole=p, small=small, scale=scale, lr_source=lr_dir)
-    made = [one(*pair) for pair in zip(photos._photos, _open_photos(files, False))]
+        return _Pair(p.name, p.file, p.sha256, shape, whole=p, small=small, scale=scale, lr_source=source)
+    made = [one(*pair) for pair in zip(photos._photos, lr_images)]
     return Photos(made, photos.source, photos.skip_bad)

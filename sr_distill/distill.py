@@ -24,7 +24,7 @@ from .data import LOSSY, Photos, decode_bytes, encode_image
 from .fitting import Fit, statistics_objective
 from .inversion import check_prior, make_space
 from .job import LogLines, saving
-from .labels import get_teacher, redraw
+from .labels import enlarged, get_teacher, half_precision, redraw, teacher_bytes
 from .latent import Latents, LatentSpace, latent_budget
 from .matching import (BankSource, GradientBank, LiveSource, fresh_network, held_out_loss, match,
                                  lows, network_pool, pool_size, statistic_of, trajectories)
@@ -34,7 +34,7 @@ from .parallel import ranks
 from .patches import Budget, Groups, error_map
 from .pixel import PixelSpace
 from .plan import (PART_BYTES, PLACES, Part, Plan, check_run, cut_parts, footprint, image_names, keeps_start,
-                             make_plan, named_weights, needs, together)
+                             make_plan, named_weights, needs, stored_image, together)
 from .priors import load_prior, needs_photos
 from .procedural import hand_written, render
 from .recipe import INITS, Recipe, RunError, RunOptions, UserError, verb
@@ -350,15 +350,35 @@ def _assemble(plan, prior, teacher, began):
     start, before, end = ([image for part in plan.parts for image in part.images(name)]
                           for name in ("start", "before", "end"))
     latents, about = _latents(plan.parts, prior, np.stack(start)) if prior else (None, None)
-    drawn, labels = _labelled(np.stack(end), teacher, plan.recipe)
-    images, names, files = _as_stored(plan, drawn)
-    report = _report(plan, before, end, began)
-    if len(names) < len(drawn) and not keeps_start(plan.recipe): report["left_out"] = len(drawn) - len(names)
-    report |= labels
+    changed: dict = {}
+    made = _made(plan, np.stack(end), teacher, changed)
+    report = {**_report(plan, before, end, began), **changed}
     if about: report["latent"] = about
     if latents: latents.save(plan.out/"latents.safetensors", 16)
-    made = DistilledSet(images, names, _manifest(plan, images, report, files), _trace(plan), files=files)
+    made = replace(made, manifest=_manifest(plan, made, report), trace=_trace(plan))
     made.save(plan.out, plan.options.lr_images)
+
+def _made(plan, images, teacher, report, program=None):
+    "The set of `images` without its manifest, labelled and as it will be stored; adds to `report` what that changed."
+    recipe = plan.recipe
+    if recipe.store == "teacher": return _taught(plan, images, half_precision(teacher), report, program)
+    drawn, labels = _labelled(images, teacher, recipe)
+    stored, names, files, _ = _as_stored(plan, drawn, len(program.encode()) if program else 0)
+    if len(names) < len(drawn) and not keeps_start(recipe): report["left_out"] = len(drawn) - len(names)
+    report |= labels
+    return DistilledSet(stored, names, {}, files=files, program=program)
+
+def _taught(plan, images, teacher, report, program):
+    "The same for a set that stores its teacher: LR images, and what the teacher makes of those."
+    beside = teacher_bytes(plan.recipe) + (len(program.encode()) if program else 0)
+    questions, names, files, kept = _as_stored(plan, images, beside)
+    if len(names) < len(images) and not keeps_start(plan.recipe): report["left_out"] = len(images) - len(names)
+    report["labels"] = dict(model=teacher.config, stored=teacher_bytes(plan.recipe))
+    if not len(kept): return DistilledSet(images[:0], names, {}, files=files, program=program, teacher=teacher)
+    answers = enlarged(questions, teacher)
+    apart = [psnr(a, images[i], 0, "rgb") for a, i in zip(answers, kept)]
+    report["labels"]["psnr"] = round(float(np.mean(apart)), 2)
+    return DistilledSet(answers, names, {}, None, None, files, program, teacher, questions)
 
 def _by_rank(recipe, images):
     "Indices of images in the order that a budget in bytes takes them: in rounds over all groups, the hardest first."
@@ -367,18 +387,19 @@ def _by_rank(recipe, images):
     return sorted(range(len(images)), key=lambda i: (i % recipe.ipc, -hard[i], i))
 
 def _as_stored(plan, images, beside=0):
-    """The images that the set keeps, as decoding gives them, their names, and the files of a lossy format. `beside` is
-    what a program takes of the bytes."""
-    recipe, names = plan.recipe, image_names(plan.groups, plan.recipe)
-    if not recipe.bytes and recipe.format not in LOSSY: return images, names, None
-    files = [encode_image(image, recipe.format, recipe.quality) for image in images]
+    """The images that the set keeps, as decoding gives them, their names, the files of a lossy format, and the indices
+    of the images. `beside` is what program and teacher take of the bytes."""
+    recipe, names, every = plan.recipe, image_names(plan.groups, plan.recipe), list(range(len(images)))
+    stored = np.array([stored_image(image, recipe) for image in images]) if recipe.store == "teacher" else images
+    if not recipe.bytes and recipe.format not in LOSSY: return stored, names, None, every
+    files = [encode_image(image, recipe.format, recipe.quality) for image in stored]
     kept, room = [], math.inf if recipe.space == "latent" else (recipe.bytes or math.inf) - beside
     for i in _by_rank(recipe, images):
         if len(files[i]) <= room: kept, room = [*kept, i], room - len(files[i])
     kept.sort()
-    images, names, files = images[kept], [names[i] for i in kept], [files[i] for i in kept]
-    if recipe.format not in LOSSY: return images, names, None
-    return np.stack([decode_bytes(data, name) for data, name in zip(files, names)]), names, files
+    stored, names, files = stored[kept], [names[i] for i in kept], [files[i] for i in kept]
+    if recipe.format not in LOSSY: return stored, names, None, kept
+    return np.stack([decode_bytes(data, name) for data, name in zip(files, names)]), names, files, kept
 
 def _labelled(images, teacher, recipe):
     "The images as `teacher` draws them, if there is one, and what the report says of that."
@@ -398,10 +419,11 @@ def _report(plan, before, end, began):
         report["rate"] = f"--lr-latents {recipe.lr_latents:g}" if recipe.space == "latent" else f"--lr {recipe.lr:g}"
     return report
 
-def _manifest(plan, images, report, files=None, program=b""):
-    "What a set says of itself; `files` are those of a lossy format, and `program` is the file of a procedural set."
-    photos, files = plan.photos, files or [encode_image(image, plan.recipe.format) for image in images]
-    stored = len(program) + sum(map(len, files))
+def _manifest(plan, made, report):
+    "What the set `made` says of itself."
+    photos, images = plan.photos, made.stored_images
+    files = made.files or [encode_image(image, plan.recipe.format) for image in images]
+    stored = sum(map(len, files)) + (len(made.program.encode()) if made.program else 0) + teacher_bytes(plan.recipe)
     budget = Budget(len(images), int(images[..., 0].size), stored, len(photos), photos.pixels, photos.png_bytes)
     each = zip(photos.names, photos.files, photos.sha256)
     sources = [dict(name=n, file=f.name if f else n, sha256=s) for n, f, s in each]
@@ -450,13 +472,11 @@ def _make_program(plan, callback, began):
     report = dict(device="cpu", threads=torch.get_num_threads(), processes=plan.team.size,
                   program=_about_program(program), **fitted)
     chosen = [image for part in plan.parts for image in part.images("start")]
-    drawn, labels = _labelled(np.array(chosen, np.uint8).reshape(-1, recipe.size, recipe.size, 3), teacher, recipe)
-    images, names, files = _as_stored(plan, drawn, len(program.encode()))
-    if len(names) < len(drawn) and not keeps_start(plan.recipe): report["left_out"] = len(drawn) - len(names)
-    report |= dict(labels, seconds=round(time.perf_counter() - began, 1))
-    manifest = _manifest(plan, images, report, files, program.encode())
-    made = DistilledSet(images, names, manifest, film, files=files, program=program)
-    made.save(plan.out, plan.options.lr_images and len(images) > 0)
+    images = np.array(chosen, np.uint8).reshape(-1, recipe.size, recipe.size, 3)
+    made = _made(plan, images, teacher, report, program)
+    report["seconds"] = round(time.perf_counter() - began, 1)
+    made = replace(made, manifest=_manifest(plan, made, report), trace=film)
+    made.save(plan.out, plan.options.lr_images and len(made) > 0)
 
 def _about_program(program):
     "What the report says of a program."

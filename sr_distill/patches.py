@@ -367,6 +367,6 @@ def planned_ipc(
     real_pixels: int,  # pixels of all real photos
 ) -> int:              # images per group
     "What the budget of `recipe` comes to; of one in bytes an estimate, at three bytes for two pixels."
-    if recipe.budget: return ipc_for_budget(recipe.budget, n_groups, recipe.size, real_pixels)
-    if recipe.bytes: return max(1, int(recipe.bytes / (1.5 * n_groups * recipe.size**2)))
+    if recipe.budget: return ipc_for_budget(recipe.budget, n_groups, recipe.stored_size, real_pixels)
+    if recipe.bytes: return max(1, int(recipe.bytes / (1.5 * n_groups * recipe.stored_size**2)))
     return recipe.ipc

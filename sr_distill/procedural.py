@@ -6,11 +6,11 @@
 __all__ = ['VERSION', 'MOST_BYTES', 'PAIRS', 'MOST_LEAVES', 'PALETTE', 'LEAF_NUMBERS', 'CORNERS', 'STRIDE', 'SAMPLES', 'TILES',
            'TEXTURES', 'UNIT', 'FINE', 'LIFT', 'SINE', 'STEEPNESS', 'radius', 'number', 'World', 'Program',
            'palette_of', 'hand_written', 'triangle_spans', 'ellipse_spans', 'paint', 'texture_tiles', 'render',
-           'residual_energy', 'gradient_shares', 'patches', 'ProgramPhotos', 'Endless', 'EndlessSampler', 'Mixture',
-           'MixedSampler', 'render_images']
+           'residual_energy', 'gradient_shares', 'patches', 'answer', 'ProgramPhotos', 'Endless', 'EndlessSampler',
+           'Mixture', 'MixedSampler', 'render_images']
 
 # %% ../nbs/method/10_procedural.ipynb #00149721
-import base64, binascii, functools, hashlib, html, json, math
+import base64, binascii, copy, functools, hashlib, html, json, math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -18,12 +18,14 @@ from pathlib import Path
 import numpy as np, torch
 from PIL import Image
 from scipy.special import ndtri
-from .core import atomic_write, data_uri, json_sha256, read_json, rng, to_tensor, write_json
+from .core import (atomic_write, data_uri, json_sha256, read_json, rng, state_sha256, to_tensor,
+                             write_json)
 from .data import Photos, downscale, encode_png, make_lr, upscale
 from .job import Job
+from .metrics import upscale_image
 from .parallel import in_parallel
 from .recipe import TrainConfig, UserError
-from .train import PatchSampler, symmetry
+from .train import INVERSE, PatchSampler, symmetry
 
 # %% ../nbs/method/10_procedural.ipynb #2215f374
 def radius(
@@ -626,6 +628,16 @@ def patches(
             out[start + j] = symmetry(image[y:y + size, x:x + size], int(8 * turn))
     return out
 
+# %% ../nbs/method/10_procedural.ipynb #17669b07
+def answer(
+    model: torch.nn.Module,   # an SR model
+    lr: np.ndarray,           # uint8 [h,w,3]
+    k: int = 0,               # which of the eight flips and rotations; any number, of which the remainder counts
+) -> np.ndarray:              # uint8 [scale·h,scale·w,3]
+    "What `model` makes of `lr`, asked about it flipped or rotated and turned back: clamped and rounded."
+    turned = upscale_image(model, np.ascontiguousarray(symmetry(lr, k % 8)), model.scale)
+    return np.ascontiguousarray(symmetry(turned, INVERSE[k % 8]))
+
 # %% ../nbs/method/10_procedural.ipynb #f1fe67f2
 class ProgramPhotos(Photos):
     "The first images of a program, in the place of photos; each is drawn when it is needed."
@@ -634,13 +646,28 @@ class ProgramPhotos(Photos):
         images: int = 96,   # how many
         side: int = 256,    # in pixels
         source: str = "",   # where the program comes from; empty for its size
+        teacher: torch.nn.Module | None = None,   # an SR model that redraws the images from their LR copies
     ):
         _check_count(images)
-        self.program, self.side = program, _checked_size(side)[0]
+        self.program, self.side, self.teacher = program, _checked_size(side)[0], teacher
         drawn = functools.lru_cache(512)(lambda k: render(program, k, self.side))
-        reduced = functools.lru_cache(512)(lambda k, scale: make_lr(drawn(k), scale))
-        few = [_Drawn(program, k, self.side, drawn, reduced) for k in range(images)]
+        reduced = functools.lru_cache(512)(lambda k, scale: self.check_teacher(scale) or make_lr(drawn(k), scale))
+        redrawn = functools.lru_cache(512)(lambda k: answer(teacher, reduced(k, teacher.scale), k))
+        seen, cut, mark = drawn, self.side, []
+        if teacher is not None:
+            seen, cut, mark = redrawn, side // teacher.scale * teacher.scale, [state_sha256(teacher.state_dict())]
+        few = [_Drawn([program.fingerprint, k, self.side, *mark], cut, seen, reduced) for k in range(images)]
         super().__init__(few, source or f"program of {len(program.encode()):,} bytes")
+
+    def check_teacher(self, scale: int, degradation: str = "bicubic") -> None:
+        "`UserError` where the images have a teacher that knows no such LR images."
+        if self.teacher is None: return
+        if scale != self.teacher.scale:
+            raise UserError(f"--scale {scale}: the teacher of {self.source} enlarges by {self.teacher.scale}; give "
+                            f"--scale {self.teacher.scale}")
+        if degradation != "bicubic":
+            raise UserError(f"--degradation {degradation}: the teacher of {self.source} knows bicubic LR images; leave "
+                            "it out")
 
     stored_bytes = property(lambda self: len(self.program.encode()), doc="bytes that a receiver needs")
     png_bytes = functools.cached_property(lambda self: sum(len(encode_png(u8)) for u8 in self))
@@ -650,9 +677,9 @@ class ProgramPhotos(Photos):
 class _Drawn:
     "One image of a program, as `Photos` holds it."
     file = None
-    def __init__(self, program, k, side, drawn, reduced):
-        self.name, self.shape = f"leaves-{k:05}", (side, side, 3)
-        self.sha256 = json_sha256([program.fingerprint, k, side])
+    def __init__(self, identity, side, drawn, reduced):
+        k = identity[1]
+        self.name, self.shape, self.sha256 = f"leaves-{k:05}", (side, side, 3), json_sha256(identity)
         self.pixels, self.lr = functools.partial(drawn, k), functools.partial(reduced, k)
 
 # %% ../nbs/method/10_procedural.ipynb #79d85f5c
@@ -664,8 +691,9 @@ class Endless(ProgramPhotos):
         side: int = 256,       # of an image, pixels
         per_image: int = 128,  # patches that an image serves, in the mean
         source: str = "",      # where the program comes from; empty for its size
+        teacher: torch.nn.Module | None = None,   # an SR model that redraws the images from their LR copies
     ):
-        super().__init__(program, window, side, source)
+        super().__init__(program, window, side, source, teacher)
         if not isinstance(per_image, int) or per_image < 1:
             raise UserError(f"per_image {per_image!r} is no number of patches; give a whole number from 1")
         self.per_image = per_image
@@ -673,7 +701,8 @@ class Endless(ProgramPhotos):
     fingerprint = property(
         lambda self: json_sha256(["endless", self.per_image, *self.sha256]), doc="one hash for the program and its "
                                                                                  "sampler")
-    told = property(lambda self: f"the images that a program of {self.stored_bytes:,} bytes draws without end",
+    told = property(lambda self: f"the images that a program of {self.stored_bytes:,} bytes draws without end"
+                    + ", as a stored teacher redraws them" * (self.teacher is not None),
                     doc="what a training learns from, in words")
     def sampler(self, config: TrainConfig) -> "EndlessSampler":
         "Batches for a training with `config`."
@@ -693,8 +722,10 @@ class EndlessSampler(PatchSampler):
             raise UserError(f"--sampling {config.sampling} needs images that stay; a program draws new ones, "
                             "so give --sampling uniform")
         source.at_least(config.patch, "--patch")
+        source.check_teacher(config.scale, config.degradation)
         self.source, self.config, self.side, self.part = source, config, config.patch // config.scale, part
-        self.images, self.pool = {}, ThreadPoolExecutor(1, "leaves")
+        self.images, self.answers, self.pool, self.device = {}, {}, ThreadPoolExecutor(1, "leaves"), "cpu"
+        self.teacher = functools.lru_cache(1)(lambda device: copy.deepcopy(source.teacher).to(device).eval())
 
     def drawn(self, t: int) -> int:
         "How many patches were drawn before batch `t`."
@@ -709,14 +740,18 @@ class EndlessSampler(PatchSampler):
         return (torch.rand(n, 4, generator=generator, dtype=torch.float64) * most).long().numpy() + [first, 0, 0, 0]
 
     def photo(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        "LR and HR of image `k`, a uint8 array [h,w,3] each."
-        return self.images[k].result()
+        "LR and HR of image `k`, a uint8 array [h,w,3] each; a teacher answers where the training computes."
+        lr, hr = self.images[k].result()
+        if self.source.teacher is None: return lr, hr
+        if k not in self.answers: self.answers[k] = answer(self.teacher(self.device), lr, k)
+        return lr, self.answers[k]
 
-    def keep(self, t: int):
+    def keep(self, t: int, device: str | torch.device = "cpu") -> None:
         "Have the images of batch `t` and those after it drawn, and forget those before."
-        first = self.drawn(t) // self.source.per_image
+        first, self.device = self.drawn(t) // self.source.per_image, device
         wanted = range(first, first + len(self.source) + self.AHEAD)
         for k in [k for k in self.images if k not in wanted]: self.images.pop(k).cancel()
+        for k in [k for k in self.answers if k not in wanted]: del self.answers[k]
         for k in wanted:
             if k not in self.images: self.images[k] = self.pool.submit(self._pair, k)
 
@@ -769,9 +804,9 @@ class MixedSampler(PatchSampler):
         chosen[:, 0] = -1 - chosen[:, 0]
         return np.concatenate([leaves, chosen[len(leaves):]])
 
-    def keep(self, t: int) -> None:
+    def keep(self, t: int, device: str | torch.device = "cpu") -> None:
         "Have the program's images of batch `t` drawn."
-        self.leaves.keep(t)
+        self.leaves.keep(t, device)
 
     def photo(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         "LR and HR of image `k`, a uint8 array [h,w,3] each."
@@ -783,17 +818,24 @@ def render_images(
     out: Path | str,   # folder for the images; what is there is kept
     images: int,       # how many
     size: int | tuple[int, int] = 256,   # side, or height and width, in pixels
+    teacher: torch.nn.Module | None = None,   # an SR model that redraws the images from their LR copies
 ) -> list[Path]:       # the files
     "Write the first images of `program` as PNG, for other toolkits."
     h, w = _checked_size(size)
     _check_count(images)
-    other = "holds images of another {}; give another folder"
-    job = Job(out, dict(program=program.fingerprint, size=[h, w]), {k: other.format(k) for k in ("program", "size")},
-              checkpoint=".render.json")
+    if teacher is not None and (h % teacher.scale or w % teacher.scale):
+        raise UserError(f"--size {h}: the teacher enlarges by {teacher.scale}; give a multiple of {teacher.scale}")
+    other, whole = "holds images of another {}; give another folder", program.fingerprint
+    if teacher is not None: whole = json_sha256([whole, state_sha256(teacher.state_dict())])
+    words = {k: other.format("program or teacher" if teacher and k == "program" else k) for k in ("program", "size")}
+    job = Job(out, dict(program=whole, size=[h, w]), words, checkpoint=".render.json")
     with job.held():
         job.claim(read_json(job.checkpoint) if job.checkpoint.exists() else None)
         write_json(job.checkpoint, job.stored)
         files = [job.out/f"leaves-{k:05}.png" for k in range(images)]
-        def write(k): atomic_write(files[k], encode_png(render(program, k, (h, w))))
+        def image(k):
+            drawn = render(program, k, (h, w))
+            return drawn if teacher is None else answer(teacher, make_lr(drawn, teacher.scale), k)
+        def write(k): atomic_write(files[k], encode_png(image(k)))
         in_parallel(write, [k for k, file in enumerate(files) if not file.exists()])
     return files

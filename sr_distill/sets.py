@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRACE', 'PARTS', 'STILL', 'THROWN', 'COUNTED', 'FORMAT', 'snapshot_steps', 'Trace', 'TraceFolder', 'set_files',
            'set_bytes', 'on_disk', 'summary', 'odd_rate', 'budget_of', 'remarks', 'about_latents', 'card',
-           'read_manifest', 'DistilledSet', 'open_photos', 'program_of', 'learnt_from', 'describe']
+           'read_manifest', 'DistilledSet', 'open_photos', 'program_of', 'taught_program', 'learnt_from', 'describe']
 
 # %% ../nbs/method/17_sets.ipynb #7106a0e1
 import contextlib, csv, html, io, json, re, shutil, zipfile
@@ -13,16 +13,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
+from torch import nn
 from safetensors import safe_open
 from safetensors.numpy import save as pack_arrays
 from .core import (atomic_path, atomic_write, check_like, data_uri, file_sha256, load_state, log,
                              make_folder, read_json, restoring, rng, write_json)
 from .data import (LOSSY, Photos, check_format, decode_bytes, decode_image, encode_image, encode_png, make_lr,
                              ready_folder)
+from .labels import enlarged, store_teacher
 from .matching import turns
 from .models import count_parameters, load_model
 from .patches import Budget, explain_budget, explain_bytes
-from .procedural import Endless, Mixture, Program, render
+from .procedural import Endless, Mixture, Program, ProgramPhotos
 from .recipe import STORAGE, Recipe, UserError
 
 # %% ../nbs/method/17_sets.ipynb #00000007
@@ -119,6 +121,7 @@ class TraceFolder:
 PARTS = {   # what is in the folder of a set, by its purpose
     "images": tuple(f"images/*.{end}" for end in STORAGE),
     "program": ("program.json",),
+    "teacher": ("teacher/model.safetensors", "teacher/config.json"),
     "LR copies": (*(f"LR/X*/*.{end}" for end in STORAGE), "metadata.csv"),
     "latents": ("latents.safetensors",),
     "trace": (TRACE, "trace.zip"),   # the zip is that of older sets
@@ -175,6 +178,10 @@ def _said_of_losses(report):
 
 def _said_of_labels(report):
     if not (labels := report.get("labels")): return []
+    if stored := labels.get("stored"):
+        images = f", {labels['psnr']:.1f} dB from the images that were chosen or distilled" if "psnr" in labels else ""
+        return [f"The labels are what the stored teacher, {labels['model']['name']} of {stored:,} bytes, makes of LR "
+                f"images{images}."]
     what = f"what a teacher, {labels['model']['name']}, made of their LR copies, {labels['psnr']:.1f} dB from them."
     if "program" in report: return [f"The images are {what}"]
     return [f"All this is said of the images as the steps left them; what is stored is {what}"]
@@ -251,6 +258,8 @@ _FILES = dict(
     png="`images/` are plain PNG files for any toolkit",
     webp="`images/` are lossless WebP files, which Pillow and OpenCV read",
     avif="`images/` are AVIF files, which are lossy: the images are what decoding gives")
+_TEACHER = ("`teacher/` is a trained network in half precision, which `sr_distill` asks for the HR images: "
+            "`sr_distill export SET OUT` writes LR and HR images for any toolkit{rendered}.")
 _FILM = "`trace.safetensors` is a film of the steps for the players of `sr_distill.widgets`; training does not need it."
 _LICENCE = ("`manifest.json` has the whole recipe and the hash of every source photo. "
             "The images derive from those photos, so their licences carry over.")
@@ -260,9 +269,13 @@ _COLOURS = ("`manifest.json` has the whole recipe and the hash of every source p
 def _told(manifest):
     "What a set holds, in words."
     n, side, program = len(manifest["images"]), manifest["recipe"]["size"], manifest.get("program")
-    if not program: return f"{n} synthetic HR images of {side}×{side} pixels"
-    images = f" and {n} HR images of {side}×{side} pixels" if n else ""
-    return f"A program of {program['bytes']:,} bytes that draws HR images without end{images}"
+    kind, beside = "HR", ""
+    if teacher := manifest.get("teacher"):
+        kind, side = "LR", side // manifest["recipe"]["scale"]
+        beside = f", and a teacher of {teacher['bytes']:,} bytes that makes HR images of LR images"
+    if not program: return f"{n} synthetic {kind} images of {side}×{side} pixels{beside}"
+    images = f" and {n} {kind} images of {side}×{side} pixels" if n else ""
+    return f"A program of {program['bytes']:,} bytes that draws HR images without end{images}{beside}"
 
 def _told_of_start(manifest):
     "How a set began, in words."
@@ -289,14 +302,18 @@ def _said_of_lr(manifest):
 def card(manifest: dict) -> str:
     "The README of a stored set: a YAML header for data hubs, then what it is, what it cost and how to load it."
     recipe, budget, stored = manifest["recipe"], budget_of(manifest).texts, manifest.get("stored_bytes")
-    what = "program and images" if "program" in manifest else "images"
+    parts = [part for part in ("program", "teacher") if part in manifest] + ["images"]
+    what = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
     kind = recipe.get("format", "png")
     alike = "as PNG, same settings on both sides" if kind == "png" else f"as {kind} files, beside the photos as PNG"
     figures = [budget["images"], budget["pixels"], f"{budget['bytes']} of the {what} {alike}"]
     if not manifest["images"]: figures = [f"{budget['bytes']}, the photos as PNG"]
+    taught = _TEACHER.format(rendered=", `sr_distill render SET OUT` those of the program" * ("program" in manifest))
     if stored: figures.append(f"{on_disk(stored)}; this card and `manifest.json` come on top")
     files = f"{_FILES[kind]}; {_said_of_lr(manifest)}"
+    if "teacher" in manifest: files = "`images/` are the LR images."
     notes = [*[_PROGRAM] * ("program" in manifest), *[files] * bool(manifest["images"]),
+             *[taught] * ("teacher" in manifest),
              *[_FILM] * ("trace" in (stored or {})), *filter(None, [about_latents(manifest)]),
              _LICENCE if manifest["images"] else _COLOURS]
     return _CARD.format(
@@ -314,15 +331,18 @@ def _store_image(folder, name, data, format):
 
 def _encoded(made):
     "The images as files. Those of a lossy format are not encoded twice: a loaded file stays as long as its image does."
-    format, known = made.recipe.format, made.files or [b""] * len(made)
+    format, known, images = made.recipe.format, made.files or [b""] * len(made), made.stored_images
     def same(data, image): return data and np.array_equal(decode_bytes(data, "image"), image)
     def encode(image): return encode_image(image, format, made.recipe.quality)
-    if format not in LOSSY: return [encode(image) for image in made.images]
-    return [data if same(data, image) else encode(image) for data, image in zip(known, made.images)]
+    if format not in LOSSY: return [encode(image) for image in images]
+    return [data if same(data, image) else encode(image) for data, image in zip(known, images)]
 
 def _store_lr(made):
     "The LR copies of a stored set, lossless, and the list of its images that image folders need then."
     recipe, lossless = made.recipe, "webp" if made.recipe.format in LOSSY else made.recipe.format
+    if made.teacher:
+        raise UserError(f"{made.folder}: stores LR images and the teacher that makes HR images of them; "
+                        "`sr_distill export` writes both for other toolkits")
     lr = make_folder(made.folder/"LR"/f"X{recipe.scale}")
     for i, (name, image) in enumerate(zip(made.names, made.images)):
         small = make_lr(image, recipe.scale, recipe.degradation, rng(recipe.seed, "stored", i))
@@ -374,6 +394,19 @@ def _checked_program(folder, manifest):
         raise UserError(f"{path}: differs from the manifest; restore the program or distil again")
     return program
 
+def _checked_teacher(folder, manifest):
+    "The teacher of a set, None where it stores none; it must be the one that the manifest lists."
+    if (entry := manifest.get("teacher")) is None: return None
+    path, scale = folder/"teacher"/"model.safetensors", manifest["recipe"]["scale"]
+    if not path.is_file():
+        raise UserError(f"{path}: is missing though the manifest lists it; restore it or distil again")
+    if file_sha256(path) != entry.get("sha256"):
+        raise UserError(f"{path}: differs from the manifest; restore the teacher or distil again")
+    model = load_model(path.parent).eval()
+    if model.scale == scale: return model
+    raise UserError(f"{path}: enlarges by {model.scale} and the set is for ×{scale}; restore the teacher or distil "
+                    "again")
+
 # %% ../nbs/method/17_sets.ipynb #0000000f
 FORMAT = "sr_distill set, version 1"
 
@@ -385,7 +418,9 @@ def read_manifest(
     manifest = read_json(path)
     kinds = dict(recipe=dict, budget=dict, sources=list, images=list)
     wrong = [f"is no manifest of a distilled set ({FORMAT})"] * (manifest.get("format") != FORMAT)
-    if "program" in manifest: kinds["program"] = dict
+    kinds |= {part: dict for part in ("program", "teacher") if part in manifest}
+    recipe = manifest.get("recipe")
+    if isinstance(recipe, dict) and recipe.get("store") == "teacher": kinds["teacher"] = dict
     wrong += [f"has no {k!r}" for k, kind in kinds.items() if not isinstance(manifest.get(k), kind)
               or not manifest[k] and not (k == "images" and "program" in manifest)]
     if wrong: raise UserError(f"{path}: {wrong[0]}; restore it or distil again")
@@ -419,6 +454,8 @@ class DistilledSet:
     folder: Path | None = None  # where it is stored
     files: list[bytes] | None = None   # the images as they are stored, of a lossy format
     program: Program | None = None   # of procedural space
+    teacher: nn.Module | None = None   # of a set that stores it; `images` are what it makes of `questions`
+    questions: np.ndarray | None = None   # uint8 [N,size/scale,size/scale,3], the LR images of such a set
 
     def __post_init__(self):
         if self.trace and self.manifest.get("recipe"): self.trace.turns = turns(self.recipe)
@@ -428,14 +465,21 @@ class DistilledSet:
     def told(self) -> str:
         "What it holds, in a few words."
         images = f"{len(self)} images of {self.images.shape[1]}²"
+        if self.teacher: images += " by a stored teacher"
         if not self.program: return images
         program = f"a program of {len(self.program.encode()):,} bytes"
-        return f"{program} and {images}" if len(self) else program
+        if len(self): return f"{program} and {images}"
+        return program + " with a stored teacher" * (self.teacher is not None)
+    @property
+    def stored_images(self) -> np.ndarray:
+        "The images as files hold them: HR, or LR beside a teacher."
+        return self.images if self.questions is None else self.questions
     def shown(self, n: int = 12) -> np.ndarray:   # uint8 [at most n,size,size,3]
         "The first of its images, and beside or in place of them some that its program draws at the same size."
         images = self.images[:n // 2 if self.program else n]
         if not self.program: return images
-        return np.stack([*images, *(render(self.program, k, self.images.shape[1]) for k in range(n - len(images)))])
+        drawn = ProgramPhotos(self.program, n - len(images), self.images.shape[1], "", self.teacher)
+        return np.stack([*images, *drawn])
     @property
     def recipe(self) -> Recipe: return Recipe.from_dict(self.manifest["recipe"])
     @property
@@ -445,8 +489,10 @@ class DistilledSet:
         "What a training learns from: the images, the program, or both by the recipe's `share`."
         source = str(self.folder or "memory")
         images = Photos.from_arrays(self.names, list(self.images), source)
+        if self.questions is not None:
+            images = images.with_lr(Photos.from_arrays(self.names, list(self.questions)), self.recipe.scale, source)
         if not self.program: return images
-        leaves = Endless(self.program, source=source)
+        leaves = Endless(self.program, source=source, teacher=self.teacher)
         return Mixture(images, leaves, self.recipe.share) if len(images) else leaves
 
     def save(self,
@@ -477,8 +523,9 @@ class DistilledSet:
         trace = next(map(Trace, set_files(folder)["trace"]), None)
         paths = [folder/e["file"] for e in manifest["images"]]
         files = [p.read_bytes() for p in paths] if Recipe.from_dict(manifest["recipe"]).format in LOSSY else None
-        program = _checked_program(folder, manifest)
-        return cls(images, [p.stem for p in paths], manifest, trace, folder, files, program)
+        program, teacher, questions = _checked_program(folder, manifest), _checked_teacher(folder, manifest), None
+        if teacher and len(images): images, questions = enlarged(images, teacher), images
+        return cls(images, [p.stem for p in paths], manifest, trace, folder, files, program, teacher, questions)
 
     def _repr_html_(self) -> str:
         strip = data_uri(np.concatenate(list(self.shown()), 1))
@@ -489,19 +536,28 @@ class DistilledSet:
 # %% ../nbs/method/17_sets.ipynb #f65be4e0
 def _saved(made, folder, lr_images):
     "`made` as it is stored in `folder` now."
+    if made.questions is not None and not np.array_equal(enlarged(made.questions, made.teacher), made.images):
+        raise UserError(f"{folder}: the images of a set that stores its teacher are what the teacher makes of "
+                        "`questions`; change those, or make another set of the images")
     if len(made): make_folder(folder/"images")
-    program = _store_program(folder, made.program) if made.program else {}
+    parts = _store_program(folder, made.program) if made.program else {}
+    if made.teacher: parts["teacher"] = store_teacher(made.teacher, folder/"teacher")
     encoded, kind = _encoded(made), made.recipe.format
-    if kind in LOSSY: made = replace(made, images=np.stack([decode_bytes(d, "image") for d in encoded]), files=encoded)
+    if kind in LOSSY: made = _decoded(made, np.stack([decode_bytes(d, "image") for d in encoded]), encoded)
     files = [_store_image(folder, name, data, kind) for name, data in zip(made.names, encoded)]
     if made.folder and made.folder.resolve() != folder.resolve(): _copy_parts(made, folder)
-    stored = replace(made, folder=folder, manifest={"format": FORMAT, **made.manifest, "images": files, **program})
+    stored = replace(made, folder=folder, manifest={"format": FORMAT, **made.manifest, "images": files, **parts})
     if lr_images: _store_lr(stored)
     elif set_files(folder)["LR copies"]: _list_images(stored)
     if made.trace:
         made.trace.save(folder/TRACE)
         (folder/"trace.zip").unlink(missing_ok=True)
     return _with_report(replace(stored, trace=made.trace and Trace(folder/TRACE)))
+
+def _decoded(made, images, files):
+    "The set with the images that its files give, and of a teacher what it makes of those."
+    if made.questions is None: return replace(made, images=images, files=files)
+    return replace(made, images=enlarged(images, made.teacher), questions=images, files=files)
 
 def _store_program(folder, program):
     path = folder/"program.json"
@@ -544,9 +600,15 @@ def program_of(
     path: Path | str,   # of a distilled set, or of the file of a program
 ) -> Program:
     "The program at `path`; `UserError` when there is none."
-    if Path(path).is_file(): return Program.load(path)
-    program = DistilledSet.load(path).program
-    if program: return program
+    return taught_program(path)[0]
+
+def taught_program(
+    path: Path | str,   # of a distilled set, or of the file of a program
+) -> tuple[Program, nn.Module | None]:
+    "The program at `path`, and the teacher that redraws its images if the set stores one."
+    if Path(path).is_file(): return Program.load(path), None
+    found = DistilledSet.load(path)
+    if found.program: return found.program, found.teacher
     raise UserError(f"{path}: has images and no program, which --space procedural makes; use the images themselves")
 
 def _unfinished(folder):

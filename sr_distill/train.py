@@ -92,8 +92,9 @@ class PatchSampler(PatchPlaces):
         def pair(i): return np.asarray(photos.lr(i, config.scale)), np.asarray(photos[i])
         self.photo = functools.lru_cache(64)(pair)   # maps kept open
 
-    def keep(self, t: int) -> None:
-        "Called before batch `t` is cut. A program draws the images of the batch here; photos have nothing to do."
+    def keep(self, t: int, device: str | torch.device = "cpu") -> None:
+        """Called before batch `t` is cut for `device`. A program draws the images of the batch here; photos have nothing
+        to do."""
 
     def __call__(self,
         t: int,                               # which batch
@@ -101,7 +102,7 @@ class PatchSampler(PatchPlaces):
         share: slice = slice(None),           # the part of the batch that one process of several takes
     ) -> tuple[torch.Tensor, torch.Tensor]:   # float [B,3,p/s,p/s] and [B,3,p,p] in [0,1]
         "Batch `t`, or a share of it, as LR and HR."
-        self.keep(t)
+        self.keep(t, device)
         side, scale, places = self.side, self.config.scale, self.draw(t)[share].tolist()
         lr, hr = (np.empty((len(places), n, n, 3), np.uint8) for n in (side, side * scale))
         first, plain = share.start or 0, self.config.degradation == "bicubic"

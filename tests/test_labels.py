@@ -153,6 +153,8 @@ def test_other_toolkits_get_the_labels(net, tmp_path, capsys):
     hr, lr = Photos.open(tmp_path / "out/HR"), Photos.open(tmp_path / "out/LR")
     for name, image, question in zip(made.names, made.images, made.questions):
         assert (hr[hr.names.index(name)] == image).all() and (lr[lr.names.index(name)] == question).all()
+    first = export_set(tmp_path / "set", tmp_path / "some", images=2, size=32)
+    assert (Photos.open(first / "HR")[-1:][0] == answer(made.teacher, make_lr(render(made.program, 1, 32), 2), 1)).all()
     assert main(["render", str(tmp_path / "set"), str(tmp_path / "png"), "--images", "2", "--size", "32"]) == 0
     assert "redrawn by its teacher" in capsys.readouterr().out
     drawn = Photos.open(tmp_path / "png")
