@@ -93,8 +93,7 @@ class PatchSampler(PatchPlaces):
         self.photo = functools.lru_cache(64)(pair)   # maps kept open
 
     def keep(self, t: int, device: str | torch.device = "cpu") -> None:
-        """Called before batch `t` is cut for `device`. A program draws the images of the batch here; photos have nothing
-        to do."""
+        "Called before batch `t` is cut for `device`. A program draws its images here; photos have nothing to do."
 
     def __call__(self,
         t: int,                               # which batch

@@ -103,7 +103,7 @@ def test_a_budget_in_bytes_is_that_of_all_parts(net, tmp_path):
     recipe = Recipe(**KEEPS, space="procedural", share=.5, labels=net, bytes="15kB")
     teacher = labels.teacher_bytes(recipe)
     made = distill(PHOTOS, recipe, tmp_path / "set")
-    assert 14_000 < made.budget.bytes <= 15_000 and "Asked: 15,000 bytes" in describe(tmp_path / "set")
+    assert 14_000 < made.budget.bytes <= 15_000 and "15,000 bytes" in describe(tmp_path / "set")
     assert made.manifest["report"]["labels"]["stored"] == set_bytes(tmp_path / "set")["teacher"] == teacher
     said = refusal(distill, PHOTOS, replace(recipe, bytes=teacher - 1), tmp_path / "none")
     assert f"--bytes {teacher - 1:,}" in said and f"{teacher:,} bytes" in said
