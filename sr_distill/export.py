@@ -204,12 +204,13 @@ def export_set(
 
 def _drawn(photos, images, size):
     "The photos with so many images of their program, which has no end; `UserError` where they have none."
-    program = getattr(getattr(photos, "leaves", photos), "program", None)
+    drawn = getattr(photos, "leaves", photos)
+    program, teacher = getattr(drawn, "program", None), getattr(drawn, "teacher", None)
     if program is None:
         if asked := [f"--{k} {v}" for k, v in dict(images=images, size=size).items() if v is not None]:
             raise UserError(f"{asked[0]}: there is no program here that could draw images; leave it out")
         return photos
-    leaves = Endless(program, 64 if images is None else images, 256 if size is None else size)
+    leaves = Endless(program, 64 if images is None else images, 256 if size is None else size, teacher=teacher)
     log.info("%d images of %d² are drawn from the program, which has no end; choose by --images and --size",
              len(leaves), leaves.side)
     return Mixture(photos.images, leaves, photos.share) if isinstance(photos, Mixture) else leaves
@@ -217,7 +218,8 @@ def _drawn(photos, images, size):
 def _small(photos, i, scale, about):
     "The LR copy of photo `i`, as a set stores it."
     recipe = about.get("recipe", {})
-    if (how := recipe.get("degradation", "bicubic")) == "bicubic": return photos.lr(i, scale)
+    how = recipe.get("degradation", "bicubic")
+    if how == "bicubic" or photos.pairs: return photos.lr(i, scale)
     return make_lr(photos[i], scale, how, rng(recipe["seed"], "stored", i))
 
 def _manifest_of(source):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PART_BYTES', 'TRACE_IMAGES', 'PLACES', 'SPARE', 'together', 'check_run', 'cut_parts', 'Part', 'image_names',
-           'named_weights', 'keeps_start', 'ipc_for_bytes', 'Plan', 'make_plan', 'footprint', 'needs']
+           'named_weights', 'keeps_start', 'stored_image', 'ipc_for_bytes', 'Plan', 'make_plan', 'footprint', 'needs']
 
 # %% ../nbs/method/18_plan.ipynb #99c78b32
 import contextlib, hashlib, math
@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch
 from .core import file_sha256, json_sha256, make_folder, pick_device, policy, read_json, restoring, write_json
-from .data import Photos, check_format, degradation_code, encode_image, store_array, stored_array
+from .data import (Photos, check_format, degradation_code, encode_image, make_lr, store_array,
+                             stored_array)
 from .inversion import check_prior
 from .job import Job
-from .labels import get_teacher
+from .labels import get_teacher, teacher_bytes
 from .matching import check_networks, check_takes_lr, fresh_network, pool_size, statistic_of
 from .memory import choose_chunk, image_bytes
 from .parallel import Ranks, in_parallel, precision, ranks
@@ -42,6 +43,9 @@ def check_run(
 ):
     "`UserError` if this machine, the networks or the files that `recipe` names cannot carry it out."
     check_format(recipe.format)
+    if options.lr_images and recipe.store == "teacher":
+        raise UserError("--lr-images: a set of --store teacher keeps no HR files to put LR images beside; leave it "
+                        "out, `sr_distill export` writes both")
     moves = recipe.space == "latent" or recipe.steps and recipe.space == "pixel"
     if pick_device(options.device).type == "mps" and moves:
         raise UserError("--device mps: PyTorch cannot send a gradient back through antialiased bicubic reduction "
@@ -204,17 +208,28 @@ def _parts_at(state, bounds): return [Part(state/f"part-{i:04d}", *bound) for i,
 def keeps_start(recipe: Recipe) -> bool:
     "Whether the start images are stored unchanged: no distillation steps, no teacher, no prior."
     moved = recipe.space == "latent" or recipe.steps and recipe.space == "pixel"
-    return not moved and recipe.labels == "own"
+    return not moved and (recipe.labels == "own" or recipe.store == "teacher")
+
+def stored_image(
+    image: np.ndarray,   # uint8 [size,size,3]
+    recipe: Recipe,
+) -> np.ndarray:         # uint8, of side `recipe.stored_size`
+    "What a set keeps of an image: the image, or its LR copy where a stored teacher makes the image of that."
+    return make_lr(image, recipe.scale) if recipe.store == "teacher" else image
 
 SPARE = .1   # reserve, as a share of a budget in bytes, if the start images change
 
-def ipc_for_bytes(groups: Groups, recipe: Recipe) -> int:   # images per group
+def ipc_for_bytes(
+    groups: Groups,
+    recipe: Recipe,
+    beside: int = 0,   # bytes of `recipe.bytes` that a program and a teacher take
+) -> int:              # images per group
     """The largest IPC whose start images fit into `recipe.bytes` as files. If they are stored unchanged, one more,
     because the last round may be stored in part. `UserError` if no image fits."""
-    sizes, moves = {}, not keeps_start(recipe)
+    sizes, moves, room = {}, not keeps_start(recipe), recipe.bytes - beside
     def size_of(image):
         key = hashlib.sha256(image.tobytes()).digest()
-        if key not in sizes: sizes[key] = len(encode_image(image, recipe.format, recipe.quality))
+        if key not in sizes: sizes[key] = len(encode_image(stored_image(image, recipe), recipe.format, recipe.quality))
         return sizes[key]
     def weigh(ipc):
         tried = replace(recipe, ipc=ipc, stored=True)
@@ -224,14 +239,16 @@ def ipc_for_bytes(groups: Groups, recipe: Recipe) -> int:   # images per group
         except UserError:   # there are fewer windows
             if ipc == 1: raise
             return math.inf
-    ipc = most_that_fit(int(recipe.bytes * (1 - SPARE * moves)), weigh)
-    if not moves and min(sizes.values()) <= recipe.bytes: return ipc + (weigh(ipc + 1) < math.inf)
+    ipc = most_that_fit(int(room * (1 - SPARE * moves)), weigh)
+    if not moves and min(sizes.values()) <= room: return ipc + (weigh(ipc + 1) < math.inf)
     if ipc: return ipc
     least = f"one image for each of {len(groups)} groups" if moves and len(groups) > 1 else "one image"
     ways = ["more", "a smaller --size", *["--grouping all"] * (moves and len(groups) > 1)]
     ways += ["--format webp"] * (recipe.format == "png")
-    raise UserError(f"--bytes {recipe.bytes} is less than {least} of {recipe.size}² ({weigh(1):,} bytes as "
-                    f"{recipe.format}{', and a tenth to spare' * moves}); give {', '.join(ways[:-1])} or {ways[-1]}")
+    rest = f" leaves {room:,} bytes beside the teacher, which" if recipe.store == "teacher" else ""
+    raise UserError(f"--bytes {recipe.bytes if rest else room}{rest} is less than {least} of {recipe.stored_size}² "
+                    f"({weigh(1):,} bytes as {recipe.format}{', and a tenth to spare' * moves}); give "
+                    f"{', '.join(ways[:-1])} or {ways[-1]}")
 
 # %% ../nbs/method/18_plan.ipynb #00000035
 @dataclass(frozen=True)
@@ -284,6 +301,9 @@ class Plan:
 def _check_pairs(photos, recipe):
     "`UserError` for LR images of another scale, and for an objective that cannot use them."
     photos.check_lr(recipe.scale)
+    if recipe.store == "teacher":
+        raise UserError(f"--store teacher: the photos bring LR images, {photos.lr_source}, and such a set makes its "
+                        "own by bicubic reduction; leave it or the LR images out")
     if recipe.steps and recipe.learns: check_takes_lr(recipe, f"LR images of {photos.lr_source}")
 
 def make_plan(
@@ -300,13 +320,20 @@ def make_plan(
     if photos.pairs: _check_pairs(photos, recipe)
     groups = _groups(photos, recipe)
     if recipe.budget:
-        recipe = replace(recipe, ipc=ipc_for_budget(recipe.budget, len(groups), recipe.size, photos.pixels))
+        recipe = replace(recipe, ipc=ipc_for_budget(recipe.budget, len(groups), recipe.stored_size, photos.pixels))
     if recipe.bytes and recipe.chooses:
-        left = max(1, recipe.bytes - _program_bytes(photos, recipe))
-        recipe = replace(recipe, ipc=ipc_for_bytes(groups, replace(recipe, bytes=left)))
+        recipe = replace(recipe, ipc=ipc_for_bytes(groups, recipe, _beside(photos, recipe)))
     check_starts(groups, recipe)
     parts = _parts_at(out/".run", cut_parts(len(groups), recipe, team.size, part_bytes))
     return Plan(photos, recipe, out, options, groups, parts, named_weights(recipe), device, team)
+
+def _beside(photos, recipe):
+    "What program and teacher take of a budget in bytes; at least one byte is left, or `UserError` for a teacher."
+    program, teacher = _program_bytes(photos, recipe), teacher_bytes(recipe)
+    if teacher and program + teacher >= recipe.bytes:
+        parts = f"the teacher takes {teacher:,} bytes" + f" and the program {program:,}" * bool(program)
+        raise UserError(f"--bytes {recipe.bytes:,} has no room for the images: {parts}; give more, or --store labels")
+    return min(program + teacher, recipe.bytes - 1)
 
 def _program_bytes(photos, recipe):
     "Bytes of a program in a budget: the hand-written one, and a reserve for the digits of fitted numbers."
