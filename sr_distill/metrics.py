@@ -168,7 +168,7 @@ def _in_tiles(network, lr, scale, margin, size):
 # %% ../nbs/method/05_metrics.ipynb #0000003a
 @contextlib.contextmanager
 def _exact(network):
-    "Evaluation mode, no graph, and full precision: TF32 would make the result depend on the tiles."
+    "Evaluation mode, no graph, and full precision: in the shorter format TF32 the result would depend on the tiles."
     training = getattr(network, "training", False)
     if training: network.eval()
     try:
@@ -299,7 +299,7 @@ class Evaluation:
 
     @property
     def mean(self) -> dict:
-        "The mean of each column over the photos with a finite value; infinity where no photo has one, None if absent."
+        "Mean of each column over the photos whose value is finite; infinity if none is, None if the metric is absent."
         values = {k: [row[k] for row in self.rows] for k in self.columns}
         return {k: None if None in v else float(np.mean([x for x in v if math.isfinite(x)] or v))
                 for k, v in values.items()}
@@ -318,7 +318,7 @@ class Evaluation:
 
     @property
     def notes(self) -> list:
-        "Sentences on photos that are not scored as the others."
+        "Sentences on photos whose scores differ from the others in kind, and on a model below bicubic."
         exact = [row["name"] for row in self.rows if not all(math.isfinite(row[k]) for k in ("psnr_y", "psnr_rgb"))]
         said = []
         if exact: said.append(f"PSNR of {', '.join(exact)} is infinite, because the image is met exactly; "
@@ -412,7 +412,7 @@ def evaluate(
     model: torch.nn.Module | Path | str,  # a model, its folder, a file of weights, or "bicubic"
     photos: Photos,
     scale: int = 2,
-    lr_dir: Path | str | None = None,  # folder of LR files; None makes LR images by bicubic
+    lr_dir: Path | str | None = None,  # folder of LR files; None makes LR images by `degradation`
     lpips: "str | LPIPS" = "auto",     # name of a backbone, or an `LPIPS` to use again
     device: str | torch.device | None = None,  # auto, cpu, cuda, mps; None: where the model is
     ssim: bool = True,     # False leaves it out: on large photos it takes most of the time
@@ -441,11 +441,11 @@ def evaluate(
 def side_by_side(
     found: dict[str, Evaluation],   # model → `Evaluation` with `beside`, all on the same photos
 ) -> str:
-    "Several models in one table: the mean of each, and its gain over bicubic in PSNR."
+    "Several models in one table: the mean of each, and its gain over bicubic in PSNR (of the unrounded means)."
     first = next(iter(found.values()))
     def gains(e): return ["–" if e.gain[k] is None else f"{e.gain[k]:+.2f} dB" for k in ("psnr_y", "psnr_rgb")]
     rows = [("bicubic", first.bicubic, ["", ""]), *((name, e.mean, gains(e)) for name, e in found.items())]
-    heading = ["", *(metric_about(k)["title"] for k in first.columns), "gain, PSNR-Y", "gain, PSNR-RGB"]
+    heading = [*_table(first, 0)[0], "gain, PSNR-Y", "gain, PSNR-RGB"]
     body = [[name, *(_shown(k, mean[k]) for k in first.columns), *gain] for name, mean, gain in rows]
     notes = dict.fromkeys(n for e in found.values() for n in e.notes if "below bicubic" not in n)
     below = [f"{name} by {e.below:.2f} dB" for name, e in found.items() if e.below]
