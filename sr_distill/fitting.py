@@ -22,12 +22,12 @@ def image_statistics(
     images: Sequence[np.ndarray],   # uint8 arrays [H,W,3], at least 32 pixels high and wide for three octaves
     octaves: int = 3,
 ) -> np.ndarray:                    # [2 * octaves + 15]
-    "Residual energy by octave in units of 3 dB, steepness of edges, brightness and colour in units of 16 grey levels."
+    "Residual energy by octave in units of 3 dB, steepness of edges, brightness and colour (16 grey levels), and spread."
     def one(u8):
         rgb = u8.reshape(-1, 3).astype(float)
-        luma = rgb.mean(1)
-        colour = np.sqrt(((rgb - luma[:, None])**2).mean())
-        level = [luma.mean(), luma.std(), colour]
+        grey = rgb.mean(1)
+        colour = np.sqrt(((rgb - grey[:, None])**2).mean())
+        level = [grey.mean(), grey.std(), colour]
         return np.concatenate([residual_energy([u8], octaves), gradient_shares([u8]), level])
     each = np.stack(in_parallel(one, images))
     energy, steep, level = np.split(each, [octaves, octaves + 10], 1)
@@ -68,7 +68,7 @@ def _unit(f, value):
     return (law(value) - law(low)) / (law(high) - law(low))
 
 def _value(f, unit):
-    "The number at a place of that scale; beyond an end it comes back."
+    "The number at a place on that scale; a place beyond an end is reflected back into the scale."
     unit = 1 - abs(1 - abs(unit) % 2)
     low, high, law, back = f.metadata["low"], f.metadata["high"], float, float
     if f.metadata["log"]: law, back = math.log, math.exp
@@ -121,7 +121,7 @@ class Fit:
         return dict(done=self.done, size=self.size, losses=list(self.losses), best=self.best, program=stored)
 
     def load_state_dict(self, state: dict) -> None:
-        "Go on from `state`; any error at all when it is of another kind."
+        "Go on from `state`. Raises an exception, of any type, if `state` is of another kind."
         like = dict(done=0, size=0., losses=[0.] * len(state["losses"]), best=0., program="")
         check_like(state, like)
         if state["done"] != len(state["losses"]): raise ValueError("steps and losses differ in number")
