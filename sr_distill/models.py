@@ -93,8 +93,8 @@ def init_weights(
     model: nn.Module,  # its weights are drawn anew, in place
     generator: torch.Generator | None = None,   # None takes the global one
 ) -> nn.Module:        # the same model
-    """Draw all weights of `model`: those of a `Conv2d` as PyTorch does or by the layer's `gain`, all others as their
-    layers' own `reset_parameters` does. `UserError` naming a layer whose weights no generator can draw."""
+    """Draw all weights of `model`: those of a `Conv2d` as PyTorch does or by the layer's `gain`, those of other layers
+    by their `reset_parameters`. `UserError` naming a layer whose weights no generator can draw."""
     strangers = [f"{name or 'the network itself'} ({type(layer).__name__})" for name, layer in model.named_modules()
                  if [*layer.parameters(recurse=False)]
                  and not hasattr(layer, "reset_parameters") and not isinstance(layer, FIXED)]
@@ -207,11 +207,11 @@ def build_model(
 def make_model(
     name: str,           # one of `MODELS`; those of this page in any case
     scale: int = 2,      # 2, 3, 4 or 8
-    depth: int | None = None,   # VDSR's layers or EDSR's residual blocks; None for the paper's
-    width: int | None = None,   # channels; SRCNN's second layer has half; None for the paper's
+    depth: int | None = None,   # VDSR's layers or EDSR's residual blocks; None for its authors' number
+    width: int | None = None,   # channels; SRCNN's second layer has half; None for its authors' number
     generator: torch.Generator | None = None,  # for the weights
 ) -> nn.Module:
-    "The model called `name`, of the paper's size where you give none."
+    "The model called `name`, of its authors' size where you give none."
     key = str(name) if str(name) in MODELS else str(name).lower()
     if key not in MODELS: raise UserError(f"--model {name!r} is unknown; choose one of: {', '.join(MODELS)}")
     if key.startswith("srcnn") and depth is not None and key in OURS:
@@ -253,7 +253,7 @@ def network_sizes(
     return dict(model=name, depth=own.get("depth"), width=width, scale=model.scale)
 
 def save_model(
-    model: nn.Module,  # any network; one of this module can be loaded by `load_model`
+    model: nn.Module,  # any network; `load_model` can load those of this page and registered ones
     folder: Path | str,  # created when missing
     **about: object,     # anything else worth keeping in config.json
 ) -> Path:             # the folder

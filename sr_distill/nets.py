@@ -198,7 +198,7 @@ def open_model(
     source: Path | str,      # "bicubic", the folder of a trained model, or a file of weights
     device: str = "cpu",
 ) -> nn.Module | str:        # with `scale`; "bicubic" stays what it is
-    "Whatever stands for a model, ready to enlarge pictures."
+    "The model that `source` stands for, ready to enlarge pictures."
     if not isinstance(source, (str, Path)):
         raise UserError(f"{source!r} is no model; give a network, the folder of one, a file of weights or \"bicubic\"")
     if str(source) == "bicubic": return "bicubic"
