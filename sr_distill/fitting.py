@@ -22,7 +22,7 @@ def image_statistics(
     images: Sequence[np.ndarray],   # uint8 arrays [H,W,3], at least 32 pixels high and wide for three octaves
     octaves: int = 3,
 ) -> np.ndarray:                    # [2 * octaves + 15]
-    "Residual energy by octave in units of 3 dB, steepness of edges, brightness and colour (16 grey levels), and spread."
+    "Residual energy by octave in units of 3 dB, steepness of edges, brightness and colour (16 grey levels), spread."
     def one(u8):
         rgb = u8.reshape(-1, 3).astype(float)
         grey = rgb.mean(1)
