@@ -100,7 +100,7 @@ def _noise(x, sigma, generator):
 
 @register_degradation("jpeg", low=1., high=100., example="60-95")
 def _jpeg(x, quality, generator):
-    "JPEG of Pillow, colour at half resolution; its derivative is that of the identity (straight-through)."
+    "JPEG of Pillow, colour at half resolution; its derivative is taken as that of the identity."
     u8, packed = to_uint8(x.detach())[0], io.BytesIO()
     Image.fromarray(u8[..., 0] if u8.shape[2] == 1 else u8).save(packed, "JPEG", quality=round(quality), subsampling=2)
     seen = to_tensor(np.atleast_3d(np.asarray(Image.open(packed)))).to(x)
@@ -146,7 +146,7 @@ PLUGINS = {"HEIF": _heif, "JXL": _jxl}   # the extra `formats`
 DECODER = 3   # part of every cache key: raise it when decoding or storing changes
 
 @functools.lru_cache
-def readable() -> tuple[str, ...]:  # names of formats; none that Pillow would hand to another program
+def readable() -> tuple[str, ...]:  # names of formats; formats for which Pillow would call another program are left out
     "The image formats that can be read here: Pillow's own, and HEIC and JPEG XL if their plug-ins are installed."
     have = ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", *["AVIF"] * ("avif" in features.get_supported())]
     for kind, register in PLUGINS.items():
@@ -542,7 +542,7 @@ class _Secure(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 def open_url(request: urllib.request.Request) -> http.client.HTTPResponse:
-    "The answer to `request`; `URLError` unless it is over https or http, and for a redirection from https to http."
+    "The answer to `request`; `URLError` if the address is neither https nor http, or https redirects to anything else."
     if request.type not in ("https", "http"): raise urllib.error.URLError(f"{request.type} is no way to download")
     return urllib.request.build_opener(_Secure).open(request, timeout=60)
 
@@ -665,7 +665,7 @@ def ready_folder(source: str | Path) -> Path:
 SOURCES = ("embedded", *DIV2K)
 
 def find_files(
-    source: str | Path,       # a folder, a zip file, a text file with a path in each line, or one of `SOURCES`
+    source: str | Path,       # a folder, a zip, a text file of paths, a `ready:` set or one of `SOURCES`
     recursive: bool = False,  # folders below as well
 ) -> list[Path]:
     "The image files of `source`, downloaded or unpacked if they are not here yet; `UserError` if there are none."
@@ -907,7 +907,7 @@ class Photos:
 
     @classmethod
     def open(cls,
-        source: str | Path = "embedded",  # a folder, a zip file, or one of `SOURCES`
+        source: str | Path = "embedded",  # as `find_files` takes it: a folder, a zip, `embedded`, …
         skip_bad: bool = False,           # leave out photos that cannot be read or are too small, in place of an error
         recursive: bool = False,          # read folders below as well
     ) -> "Photos":
@@ -995,7 +995,7 @@ class Photos:
         size: int,                # pixels
         option: str = "--size",   # the option that gave `size`, for messages
     ) -> "Photos":
-        "The photos with no side below `size`. `UserError` lists the others, or a warning if `skip_bad` was given."
+        "The photos with no side below `size`; `UserError` if some are smaller, or, with `skip_bad`, if all are."
         if not len(self): raise UserError(f"{self.source}: there are no photos; give some")
         small = [f"{p.file or p.name}: is {p.shape[1]}x{p.shape[0]}" for p in self._photos if min(p.shape[:2]) < size]
         if not small: return self

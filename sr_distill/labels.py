@@ -41,7 +41,7 @@ def get_teacher(
     return helper_network("teachers", net, photos, config, device) if photos else net
 
 # %% ../nbs/method/16_labels.ipynb #0000000e
-@precision()   # once for all threads: each would put back the setting that it found
+@precision()   # entered once for all threads; one that entered it alone would put back what it found
 def enlarge(
     lr_images: Sequence[np.ndarray],  # uint8 [N,h,w,3]
     model: nn.Module,                 # an SR model

@@ -77,10 +77,10 @@ def sub_image_features(
 ) -> np.ndarray:        # float32 [len(ys)·len(xs), 7]
     "Mean colour, log edges in both directions, log contrast and log bicubic ×2 error of each window."
     rgb = np.asarray(u8, np.float32) / 255
-    luma = rgb.mean(2)
-    dx, dy = np.abs(np.diff(luma, axis=1, append=luma[:, -1:])), np.abs(np.diff(luma, axis=0, append=luma[-1:]))
+    grey = rgb.mean(2)
+    dx, dy = np.abs(np.diff(grey, axis=1, append=grey[:, -1:])), np.abs(np.diff(grey, axis=0, append=grey[-1:]))
     def mean(a): return window_means(a, ys, xs, size)
-    contrast = mean(luma**2) - mean(luma)**2
+    contrast = mean(grey**2) - mean(grey)**2
     logs = [np.log10(np.maximum(a, 0) + 1e-5) for a in (mean(dx), mean(dy), contrast, mean(error_map(u8, 2)))]
     return np.stack([*(mean(rgb[..., c]) for c in range(3)), *logs], -1).reshape(-1, 7).astype(np.float32)
 
@@ -153,7 +153,7 @@ class Windows:
         scale: int,               # that of the LR images which the photos bring
         device: torch.device | str = "cpu",
     ) -> torch.Tensor:            # float [n,3,size/scale,size/scale] in [0,1]
-        "The same windows of the photos' LR images, for photos that bring some: their windows lie on the LR grid."
+        "The same windows, cut from the LR images that came with the photos; they start at multiples of `scale`."
         def one(photo, y, x):
             y, x, side = y // scale, x // scale, self.size // scale
             return self.photos.lr(photo, scale)[y:y+side, x:x+side]
@@ -366,7 +366,7 @@ def planned_ipc(
     n_groups: int,     # groups
     real_pixels: int,  # pixels of all real photos
 ) -> int:              # images per group
-    "What the budget of `recipe` comes to; of one in bytes an estimate, at three bytes for two pixels."
+    "The images per group that the budget of `recipe` allows; in bytes an estimate, at three bytes for two pixels."
     if recipe.budget: return ipc_for_budget(recipe.budget, n_groups, recipe.stored_size, real_pixels)
     if recipe.bytes: return max(1, int(recipe.bytes / (1.5 * n_groups * recipe.stored_size**2)))
     return recipe.ipc

@@ -80,7 +80,7 @@ def _tile(u8, k, n):
 
 @register_start("downscaled")
 def start_downscaled(groups: Groups, g: int, recipe: Recipe) -> np.ndarray:
-    "Whole photos, or equal tiles of them, reduced to the synthetic size; of more photos than images the first by name."
+    "Whole photos, or equal tiles of them, reduced to the synthetic size; if photos outnumber images, the first ones."
     sources = groups.photos_of(g)
     tiles = -(-recipe.ipc // len(sources))   # tiles that each photo is cut into
     picks = [(sources[j % len(sources)], j // len(sources)) for j in range(recipe.ipc)]
@@ -136,7 +136,7 @@ def start_best(
     groups: Groups,
     g: int,
     recipe: Recipe,
-    score: Callable,   # of the windows of a photo that start at `ys`, `xs`: a function of the photo's number, ys and xs
+    score: Callable,   # function of a photo's number, `ys` and `xs`: the score of each window that starts there
 ) -> np.ndarray:
     "The sub-images of the group with the highest score, not overlapping within a photo."
     size, maps = recipe.size, {}
