@@ -105,7 +105,7 @@ class Ranks:
             while self.first and not self.store.check(others) and time.monotonic() < until + PATIENCE: time.sleep(.05)
             places = [f"rank {r} ({self.store.get(f'place-{r}').decode()})" for r in silent]
             return f"no answer from {' and '.join(places)}" if places else "its rank is not known"
-        except (RuntimeError, AttributeError): return "no answer from rank 0"   # which keeps the store
+        except (RuntimeError, AttributeError): return "no answer from rank 0"   # rank 0 keeps the store
 
 # %% ../nbs/engine/03_parallel.ipynb #00000013
 @lru_cache
@@ -123,7 +123,7 @@ def ranks() -> Ranks:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         group = dist.PrefixStore("group", store)
         dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=month)
-        # and its threads: one that outlives the interpreter aborts the process
+        # a thread of the group that outlives the interpreter aborts the process
         atexit.register(dist.destroy_process_group)
         return Ranks(rank, size, dist.PrefixStore("ranks", store))
     return Ranks(dist.get_rank(), dist.get_world_size())
@@ -145,7 +145,7 @@ def _rounding():
     "PyTorch's settings for the rounding of float32, and their words for full precision and for TF32."
     old = [(torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, "allow_tf32")]
     try: return old if [getattr(*flag) for flag in old] else None, (False, True)
-    except RuntimeError: pass   # the newer ones have been used, and PyTorch will not have them mixed
+    except RuntimeError: pass   # the program uses the newer ones, and PyTorch allows no mixture
     places = torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul
     return [(place, "fp32_precision") for place in places], ("ieee", "tf32")
 

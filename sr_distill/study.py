@@ -393,7 +393,7 @@ def _known_rows(old, about, cells):
     "cell → its earlier rows, if they have the same photos, tests, recipe and training settings."
     if old is None or any(old.about.get(k) != about[k] for k in ("photos_sha256", "tests_sha256", "lpips")): return {}
     if old.about.get("ssim", True) != about["ssim"] or old.about.get("code", {}) != about.get("code", {}): return {}
-    def same_files(name):   # of priors, teachers and pools; old results do not say
+    def same_files(name):   # of weights and pools; old results have none
         then = old.about.get("contents", {}).get(name, {})
         return all(then.get(k, sha) == sha for k, sha in about["contents"][name].items())
     def same(cell):

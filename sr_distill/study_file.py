@@ -176,7 +176,7 @@ def naming(
     "A block whose `UserError` and `TypeError` get `place` before their message, and options in the spelling of files."
     try: yield
     except (UserError, TypeError) as e:
-        keys = re.sub("--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), str(e))   # a file has keys, no flags
+        keys = re.sub("--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), str(e))   # a file has keys, not flags
         raise UserError(f"{place}: {keys}") from None
 
 # %% ../nbs/tools/04_study_file.ipynb #0000000e
