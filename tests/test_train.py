@@ -254,7 +254,7 @@ def test_validation_photos_are_looked_at_first(tmp_path):
 
 
 def test_a_training_in_a_log_writes_lines(tmp_path, monkeypatch, capsys, caplog):
-    "An estimate, then step, steps, loss and time left, not on standard output; nothing of it with a callback, as in a study."
+    "An estimate, then step, steps, loss and time left, not on standard output; seldom with a callback, as in a study."
     from sr_distill.cli import main
     from sr_distill.job import LogLines
     caplog.set_level("INFO")
@@ -268,6 +268,9 @@ def test_a_training_in_a_log_writes_lines(tmp_path, monkeypatch, capsys, caplog)
     caplog.clear()
     train(make_model("srcnn", 2), photos(), config, callback=lambda *args: None)
     assert not caplog.messages
+    monkeypatch.setattr(LogLines, "SELDOM", 0.)   # but after half a minute: a study of long trainings is not silent
+    train(make_model("srcnn", 2), photos(), config, callback=lambda *args: None)
+    assert "train: 10 steps, about " in caplog.messages[0]
 
 
 def test_a_helper_that_is_spoilt_learns_anew(tmp_path, monkeypatch, caplog):
