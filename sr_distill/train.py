@@ -335,6 +335,7 @@ def _loop(trainer, sampler, val=None, callback=None, out=None, save=lambda: None
     def cut(t): return sampler(t, trainer.device, trainer.share)
     again = "start the same run again to go on" if out else "without a folder `out` nothing is kept"
     lines = LogLines("train", config.steps, trainer.step)
+    if callback: lines.FIRST = lines.OFTEN = lines.SELDOM   # it shows the run itself, as a study does
     with saving(save, config.checkpoint, callback, again) as after, _bar(trainer) as bar:
         for lr, hr in ahead(cut, range(trainer.step, config.steps), trainer.device):
             trainer.update(lr, hr)
@@ -343,7 +344,7 @@ def _loop(trainer, sampler, val=None, callback=None, out=None, save=lambda: None
             bar.update()
             if row: bar.set_postfix({k: f"{v:.4g}" for k, v in row.items() if k != "step"})
             if callback: callback(trainer.step, row["loss"] if row else None, None)
-            elif bar.disable and trainer.team.first: lines(trainer.step, row["loss"] if row else None)
+            if bar.disable and trainer.team.first: lines(trainer.step, row["loss"] if row else None)
             after(trainer.step, trainer.step == config.steps)
     if trainer.average: trainer.model.load_state_dict(trainer.average.state_dict())
 
