@@ -80,7 +80,7 @@ def visible_gain(sheet: np.ndarray, start: np.ndarray) -> int:
 
 # %% ../nbs/tools/01_widgets.ipynb #1c2bba57
 def relative_losses(
-    losses: np.ndarray,  # [n,2], rows of step and loss; steps count from 1
+    losses: np.ndarray,  # [n,2], rows of step and loss; step 1 is the first of `turns`
     turns: list,         # the network of each step
 ) -> np.ndarray:         # [n]
     "Each loss divided by the first one of the same network; 1 where that is 0."
