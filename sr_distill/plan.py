@@ -214,7 +214,7 @@ def stored_image(
     image: np.ndarray,   # uint8 [size,size,3]
     recipe: Recipe,
 ) -> np.ndarray:         # uint8, of side `recipe.stored_size`
-    "What a set keeps of an image: the image, or its LR copy where a stored teacher makes the image of that."
+    "The stored form of an image: the image itself, or its LR copy if the set stores a teacher that enlarges it."
     return make_lr(image, recipe.scale) if recipe.store == "teacher" else image
 
 SPARE = .1   # reserve, as a share of a budget in bytes, if the start images change
