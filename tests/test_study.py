@@ -131,7 +131,7 @@ def test_other_settings_are_computed_again(file, tmp_path):
 
 @pytest.mark.parametrize("old, new, words", [
     ("[models]", "[modles]", ["'modles' is unknown"]), ("steps = 2, pool", 'init = "best", pool', ["set 'distilled'", "'best' is unknown"]),
-    ("steps = 3", "stepz = 3", ["model 'EDSR'", "'stepz'"]), ("held_out = 1", "", ["no judge"]), ("seeds = 1", "seeds = ", ["no readable TOML"]),
+    ("steps = 3", "stepz = 3", ["model 'EDSR'", "'stepz'"]), ("held_out = 1", "", ["has no tests"]), ("seeds = 1", "seeds = ", ["no readable TOML"]),
     ("seeds = 1", 'seeds = "3"', ["seeds '3'", "whole number"]), ("seeds = 1", "seeds = 0", ["seeds 0"]), ("seeds = 1", "count = -1", ["count -1"]),
     ("held_out = 1", 'held_out = "1"', ["held_out '1'"]), ("seeds = 1", 'lpips = "best"', ["lpips 'best'", "squeeze"]), ("seeds = 1", 'ssim = "no"', ["ssim 'no'"]),
     ("seeds = 1", 'tests = "x"', ["'tests' is no table"]), ("seeds = 1", "tests.a = 3", ["test 'a'", "'3'"]), ("[recipe]", "recipe = 3\n[scales]", ["'recipe' is no table"]),
