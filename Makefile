@@ -3,7 +3,7 @@
 #   make test      every test: notebooks, library, packaging, repository rules
 #   make lab       the notebooks in JupyterLab
 #   make docs      the documentation site in _docs/
-#   make sync      after a change in nbs/: export the library, clean notebooks, write README.md
+#   make sync      after a change in nbs/: link terms to the glossary, export the library, clean notebooks, write README.md
 #   make curves    what `sr_distill plan` reads, from the results of the studies in nbs/results, and its check
 #   make style     how long cells are and how much prose stands between them
 #   make clean     remove what was built (the environment too)
@@ -33,6 +33,7 @@ docs: $(READY)
 	$(BIN)/python tools/docs.py
 
 sync: $(READY)
+	$(BIN)/python tools/glossary.py
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 	$(BIN)/python tools/readme.py

@@ -39,6 +39,10 @@ def test_library_is_what_the_notebooks_export(repo_copy):
     assert not diff, f"sr_distill/ differs from nbdev_export: run `make sync`\n{diff}"
 
 
+def test_pages_link_terms_to_the_glossary():
+    run(REPO, sys.executable, "tools/glossary.py", "--check")
+
+
 def test_readme_is_the_index_notebook(repo_copy):
     run(repo_copy, sys.executable, "tools/readme.py")
     diff = differences(repo_copy, "README.md") + differences(repo_copy, "nbs/images/readme-*.svg")
