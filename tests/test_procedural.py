@@ -312,16 +312,17 @@ def test_a_study_compares_programs_with_images(tmp_path, monkeypatch):
 
 def test_rendered_images_go_on_and_do_not_mix(tmp_path, monkeypatch):
     from sr_distill import procedural
-    drawn, before = [], render
+    mine, drawn, before = Program(), [], render
     def stops(program, k, size):
+        if program is not mine: return before(program, k, size)   # a training of another test may still draw ahead
         if len(drawn) == 2: raise KeyboardInterrupt
         drawn.append(k)
         return before(program, k, size)
     torch.set_num_threads(1)
     monkeypatch.setattr(procedural, "render", stops)
-    with pytest.raises(KeyboardInterrupt): procedural.render_images(Program(), tmp_path / "out", 4, 32)
-    monkeypatch.setattr(procedural, "render", lambda program, k, size: drawn.append(k) or before(program, k, size))
-    files = procedural.render_images(Program(), tmp_path / "out", 4, 32)
+    with pytest.raises(KeyboardInterrupt): procedural.render_images(mine, tmp_path / "out", 4, 32)
+    monkeypatch.setattr(procedural, "render", lambda program, k, size: (program is mine and drawn.append(k)) or before(program, k, size))
+    files = procedural.render_images(mine, tmp_path / "out", 4, 32)
     assert "another size" in refusal(procedural.render_images, Program(), tmp_path / "out", 4, 40)
     assert drawn == [0, 1, 2, 3] and sorted(p.name for p in (tmp_path / "out").iterdir() if p.name[0] != ".") == [f.name for f in files]
     for images in (0, -1, 1.5, True): assert "--images" in refusal(procedural.render_images, Program(), tmp_path / "out", images)
