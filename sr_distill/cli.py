@@ -430,12 +430,12 @@ def _inspect(path, page, recursive, debug):
 
 def _film_page(path, page):
     from sr_distill.core import atomic_write
+    from sr_distill.recipe import OBJECTIVES
     from sr_distill.sets import DistilledSet
     from sr_distill.widgets import html_page, player
     found = DistilledSet.load(path)
     if not (found.trace and found.trace.losses):
         raise UserError(f"{path}: the set has no distillation steps (--steps 0), so it has no film")
-    from sr_distill.recipe import OBJECTIVES
     objective = found.recipe.objective
     said = [f"Matching loss: the objective {objective!r}."]
     if objective not in OBJECTIVES: said += ["It is not registered here, so the curve shows its plain values."]
