@@ -75,7 +75,7 @@ def fetch_weights(
     path: Path | str,           # the file to write; kept if it exists and is right
     sha256: str | None = None,  # its hex sha256, if that is known
 ) -> Path:
-    "Download one weight file, or continue its download; `UserError` or `RunError` if it is not the right file."
+    "Download one weight file, or continue its download; `UserError` if no server answers, `RunError` for a wrong file."
     path, part = Path(path), Path(f"{path}.part")
     def here(): return path.exists() and (sha256 is None or file_sha256(path) == sha256)
     if here(): return path
@@ -175,7 +175,7 @@ def describe_prior(
     prior: Prior,
     size: int | None = None,   # side of an image; None: the prior's `resolution`, else 256
 ) -> dict:
-    "Name, identity and the cost of a latent of `prior`, as values for JSON, for reports and manifests."
+    "Name and identity of `prior`, and the size of a latent, as values for JSON, for reports and manifests."
     size = size or prior.resolution or 256
     shape, (h, w) = prior.latent_shape(size), prior.check_size(size)
     numbers, weights = torch.Size(shape).numel(), sum(p.numel() for p in prior.parameters())
