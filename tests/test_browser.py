@@ -281,6 +281,27 @@ def test_try_it_gives_the_pictures_of_pytorch(chromium, try_it, site, tmp_path):
     context.close()
 
 
+def test_try_it_on_webgpu(chromium, try_it, site, tmp_path):
+    "The way over WebGPU, on an adapter that computes on the processor: the pictures of PyTorch within one grey level."
+    y, x = np.mgrid[:40, :120]
+    Image.fromarray(np.stack([np.uint8(127 + 120 * np.sin(x / (2 + i) + y / (5 - i))) for i in range(3)], 2)).save(tmp_path / "one.png")
+    software = [a for a in QUIET if a != "--disable-gpu"] + ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]
+    browser = chromium.browser_type.launch(executable_path=CHROMIUM, args=software)
+    page = browser.new_page()
+    page.goto(try_it)
+    if not page.evaluate("(async () => Boolean(await navigator.gpu?.requestAdapter()))()"):
+        browser.close()
+        pytest.skip("this chromium has no WebGPU in software")
+    page.get_by_label("Compute by").select_option("webgpu")
+    enlarge(page, tmp_path / "one.png")
+    lr, made = pictures(page)
+    about = json.loads((site / "try/networks.json").read_text(encoding="utf-8"))
+    for n in about["networks"]:
+        assert apart(made[n["file"]][0], upscale_image(stored_edsr(site / "try" / n["file"], about), lr, 2)) <= 1, n["file"]
+    assert "the GPU, by WebGPU" in page.get_by_role("status").inner_text()
+    browser.close()
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     "A JupyterLab server over an empty folder: the folder, and `open(page, name, notebook)` that shows a notebook with its kernel idle."
