@@ -54,7 +54,7 @@ class Distance:
         return self.model(x * 2 - 1, y * 2 - 1).flatten()
 
 # %% ../nbs/method/15_inversion.ipynb #0000000f
-SHORT_LIST = 20   # classes that the MSE selects for the distance
+SHORT_LIST = 20   # classes that the MSE selects; `distance` decides between them
 
 @torch.no_grad()
 def choose_classes(
@@ -83,13 +83,13 @@ def choose_classes(
 @dataclass(frozen=True)
 class InvertConfig(Settings):
     "Settings of `invert`: of the search for latents and of pivotal tuning."
-    steps: int       = option(1000, "steps of the latents; 0 keeps the encoder's latents, or the mean latent", low=0)
-    lr: float        = option(None, "highest rate of the latents; if not given 0.1, with an encoder 0.03", low=0)
-    space: str       = option("w+", "one style per layer of a StyleGAN-XL, or one for all", ("w", "w+"))
+    steps: int       = option(1000, "steps of the search; 0 keeps the latents that it would start at", low=0)
+    lr: float        = option(None, "highest rate of the latents; if not given 0.1, or 0.03 with an encoder", low=0)
+    space: str       = option("w+", "w+: a style for each layer of a StyleGAN-XL; w: one for all layers", ("w", "w+"))
     layer: int       = option(None, "also free the features of this layer of a StyleGAN-XL, for `steps` more steps")
     lr_features: float = option(0.1, "highest rate of the features", low=0)
     tune: int        = option(350, "steps of pivotal tuning; 0 for none", low=0)
-    tune_lr: float   = option(None, "highest rate of the weights; if not given 3e-5, of a StyleGAN-XL 3e-4", low=0)
+    tune_lr: float   = option(None, "highest rate of the weights; if not given 3e-5, or 3e-4 for a StyleGAN-XL", low=0)
     locality: float  = option(10., "weight λ of the locality term", low=0)
     alpha: float     = option(30., "distance α from the pivot for the locality term", low=0)
     mse: float       = option(10., "weight μ of the MSE relative to LPIPS", low=0)
@@ -131,7 +131,7 @@ def random_latents(
     generator: torch.Generator,
     classes: list = None,       # classes of all images of the set
 ) -> torch.Tensor:              # [n, ...], shaped like the set's latents
-    "A random latent for each of some images, of the image's class if there are classes (see `Prior.random_latents`)."
+    "A random latent for each image in `numbers`, of its class if there are classes (see `Prior.random_latents`)."
     kinds = None if classes is None else [classes[k] for k in numbers.tolist()]
     return latents.prior.random_latents(latents.values, len(numbers), generator, kinds)
 
@@ -298,13 +298,13 @@ Inversion.state_dict, Inversion.load_state_dict = inversion_state, restore_inver
 # %% ../nbs/method/15_inversion.ipynb #00000029
 @dataclass(repr=False)
 class Inverted:
-    "The result of `invert`: latents (with the tuned prior, if any), and the distance of their images."
+    "The result of `invert`: latents (with the tuned prior, if any), and how near their images are to the given ones."
     latents: Latents
     psnr: dict      # stage: RGB PSNR of each image in dB; the stages are start, latents, features, tuning
     losses: dict    # stage: mean loss of each step
     classes: list   # class of each image, None without classes
     note: str       # the distance that was minimised
-    seconds: float  # of this call
+    seconds: float  # duration of this call
 
     @property
     def report(self) -> dict:

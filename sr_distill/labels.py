@@ -22,11 +22,11 @@ from .train import helper_network, lr_settings
 
 # %% ../nbs/method/16_labels.ipynb #00000009
 def get_teacher(
-    photos: Photos | None,  # to learn from; None to check a folder, or for a network that has learnt nothing yet
+    photos: Photos | None,  # to learn from; None: only check a folder, or return the network untrained
     recipe: Recipe,         # labels, teacher_steps, scale and seed
     device: str = "cpu",
 ) -> nn.Module | None:      # None where images keep their own pixels
-    "The network that writes a recipe's labels: that of a folder (or `UserError`), or an EDSR that learns now."
+    "The teacher of a recipe: an EDSR that is trained now, or the model in a folder (`UserError` if it does not fit)."
     if recipe.labels == "own": return None
     if recipe.labels != "teacher":
         model = load_model(recipe.labels).to(device)
@@ -41,7 +41,7 @@ def get_teacher(
     return helper_network("teachers", net, photos, config, device) if photos else net
 
 # %% ../nbs/method/16_labels.ipynb #0000000e
-@precision()   # entered once for all threads; one that entered it alone would put back what it found
+@precision()   # once for all threads: each alone would restore the old setting while the others still compute
 def enlarge(
     lr_images: Sequence[np.ndarray],  # uint8 [N,h,w,3]
     model: nn.Module,                 # an SR model
@@ -54,7 +54,7 @@ def redraw(
     images: Sequence[np.ndarray],  # uint8 [N,size,size,3]
     model: nn.Module,              # an SR model
     degradation: str = "bicubic",  # of the LR copies, as in `data.degrade`
-    seed: int = 0,                 # of its draws
+    seed: int = 0,                 # seed of its random draws
 ) -> np.ndarray:                   # uint8 [N,size,size,3]
     "The LR copies of `images` as `model` enlarges them."
     def low(numbered): return make_lr(numbered[1], model.scale, degradation, rng(seed, "label", numbered[0]))
@@ -63,8 +63,8 @@ def redraw(
 # %% ../nbs/method/16_labels.ipynb #3ba34118
 def redraw_photos(
     photos: Photos,
-    teacher: Callable,     # gives the SR model; called when a label is missing
-    folder: Path | str,    # for the labels as PNG, under the photos' names; a file that is there is kept
+    teacher: Callable,     # returns the SR model; called only if a label is missing
+    folder: Path | str,    # for the labels as PNG, with the photos' names; existing files are kept
 ) -> Photos:
     "All photos as a teacher draws them from their LR copies."
     folder, model = make_folder(folder), None
@@ -79,7 +79,7 @@ def redraw_photos(
 def half_precision(
     model: nn.Module,   # an SR model
 ) -> nn.Module:         # a copy
-    "`model` with its weights rounded to half precision, as a set stores them; `UserError` where that cannot hold them."
+    "`model` with its weights rounded to half precision, as a set stores them; `UserError` if it cannot hold them."
     rounded, state = copy.deepcopy(model).cpu().eval(), model.state_dict()
     rounded.load_state_dict({k: t.half() if t.is_floating_point() else t for k, t in state.items()})   # what is stored
     if all(t.isfinite().all() for t in rounded.state_dict().values()): return rounded
@@ -88,7 +88,7 @@ def half_precision(
 def store_teacher(
     model: nn.Module,   # an SR model
     folder: Path | str,
-) -> dict:              # what a manifest says of it
+) -> dict:              # the entry of a manifest
     "Write the weights of `model` into `folder` in half precision; `models.load_model` reads them."
     folder = save_model(half_precision(model).half(), folder)
     file = folder/"model.safetensors"
@@ -100,8 +100,8 @@ def stored_bytes(folder: Path | str) -> int:
 
 def teacher_bytes(
     recipe: Recipe,   # labels, store and scale
-) -> int:             # 0 where the set stores none
-    "Bytes that the teacher of a recipe takes in its set; known before it has learnt anything."
+) -> int:             # 0 if the set stores none
+    "Bytes that the teacher of a recipe takes in its set; known before the teacher is trained."
     if recipe.store != "teacher": return 0
     with tempfile.TemporaryDirectory() as d: return store_teacher(get_teacher(None, recipe), d)["bytes"]
 
@@ -110,7 +110,7 @@ def enlarged(
     questions: np.ndarray,  # uint8 [N,h,w,3], LR images
     model: nn.Module,       # an SR model
 ) -> np.ndarray:            # uint8 [N,scale·h,scale·w,3]
-    "What `enlarge` makes of `questions`, kept in the cache."
+    "The answers of `model` to `questions` by `enlarge`, kept in the cache."
     content = hashlib.sha256(np.ascontiguousarray(questions).tobytes()).hexdigest()
     shape = (len(questions), *(model.scale * n for n in questions.shape[1:3]), 3)
     if not len(questions): return np.empty(shape, np.uint8)

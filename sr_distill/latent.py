@@ -37,7 +37,7 @@ class _Inward(torch.autograd.Function):
         return grad.masked_fill(((x > 1) & (grad < 0)) | ((x < 0) & (grad > 0)), 0)
 
 def clamp_inward(x: torch.Tensor) -> torch.Tensor:
-    "Clamp `x` to 0..1; values outside get only gradients that move them back."
+    "Clamp `x` to 0..1; a value outside gets only gradients that move it back."
     return _Inward.apply(x)
 
 # %% ../nbs/method/14_latent.ipynb #0000000a
@@ -55,9 +55,9 @@ def render_latents(
     return x if x.shape[2:] == (size, size) else clamp_inward(resize(x, (size, size)))
 
 # %% ../nbs/method/14_latent.ipynb #28dad4b4
-PIXELS_AT_ONCE = 1 << 21   # pixels at once on a GPU if no chunk is given; a CPU core takes one image
-WEIGHT_BYTES = 8           # memory of one image in a generator per weight, measured on StyleGAN-XL at 32² and 64²
-PIXEL_BYTES = 24_000       # and per pixel, an estimate
+PIXELS_AT_ONCE = 1 << 21   # pixels that a GPU takes at once if no chunk is given; a CPU core takes one image
+WEIGHT_BYTES = 8           # memory of one image for each weight of a generator, measured on StyleGAN-XL, 32² and 64²
+PIXEL_BYTES = 24_000       # and for each pixel of the image, an estimate
 
 # %% ../nbs/method/14_latent.ipynb #00000015
 class Chunks:
@@ -65,7 +65,7 @@ class Chunks:
     def __init__(self,
         prior: Prior,
         size: int,        # side of the images in pixels
-        chunk: int = 0,   # images at once, 0 to choose
+        chunk: int = 0,   # images at once; 0: chosen here
     ):
         self.name, self.cpu, side = prior.name, policy(prior.like.device).cores, prior.resolution or size
         self.size = chunk or (1 if self.cpu else max(1, PIXELS_AT_ONCE // side**2))
@@ -77,7 +77,7 @@ class Chunks:
         return list(self.each(n, work))
 
     def each(self, n: int, work: Callable[[slice], object]) -> Iterator:
-        "The same, one by one. On a CPU each core takes one slice, so the number of cores changes no digit."
+        "The results of `run` one by one. On a CPU each core takes one slice, so the number of cores changes no digit."
         if self.cpu: yield from self._on_cores([slice(i, min(i + self.size, n)) for i in range(0, n, self.size)], work)
         else:
             first = 0
@@ -128,7 +128,7 @@ class Latents:
     values: torch.Tensor           # [N, *latent_shape]; of a StyleGAN-XL also [N,1,w_dim]
     size: int                      # side of the images in pixels
     features: torch.Tensor = None  # [N,C,h,w]
-    layer: int = None              # the layer with this output
+    layer: int = None              # the layer that `features` come from
     base: str = None               # identity of the prior before tuning; None if it was not tuned
     identity: str = None           # identity of the whole prior, if `prior` is only its decoder
 
@@ -137,7 +137,7 @@ class Latents:
         shape, tuned = list(self.values.shape[1:]), ", tuned" if self.base else ""
         return f"Latents({len(self)} × {shape} of {self.prior.name}{tuned}, {self.size}²)"
     def paint(self, index: slice | torch.Tensor = slice(None), chunk: int = 0) -> torch.Tensor:
-        "Images [n,3,size,size] in [0,1] for a slice or an index tensor, without a graph; `chunk` at once, 0 to choose."
+        "Images [n,3,size,size] in [0,1] for a slice or an index tensor, without a graph, `chunk` at once."
         numbers = torch.arange(len(self))[index].to(self.values.device)
         @torch.no_grad()   # each thread needs it: gradient mode is per thread
         def part(rows):
@@ -153,7 +153,7 @@ class Latents:
 @torch.no_grad()
 def with_features(
     latents: Latents,
-    layer: int,        # its output becomes free; 0 is the Fourier input
+    layer: int,        # the layer whose output becomes free; 0 is the Fourier input
 ) -> Latents:
     "The same images, with the features of `layer` as parameters that an optimiser can move (GLaD)."
     prior = latents.prior
@@ -221,7 +221,7 @@ class RenderedLatents(LatentParameters):
     def __init__(self,
         start: Latents,
         rates: Rates = Rates(),
-        chunk: int = 0,   # images through the prior at once, 0 to choose
+        chunk: int = 0,   # images that go through the prior at once; 0: chosen by `Chunks`
     ):
         super().__init__(start, rates)
         self.chunks = Chunks(start.prior, start.size, chunk)
@@ -420,7 +420,7 @@ def _fitting(about, prior, weights, path):
 # %% ../nbs/method/14_latent.ipynb #0c422530
 def load_latents(
     path: Path | str,
-    prior: Prior | str = None,   # the untuned prior or its name; None: the decoder in the file, or the prior it names
+    prior: Prior | str = None,   # the untuned prior or its name; None: the decoder in the file, else the prior it names
 ) -> Latents:
     "The latents in the file `path` of `save_latents`; `UserError` if it is damaged or belongs to another prior."
     about, tensors = _open_latents(path)
@@ -471,7 +471,7 @@ def _rounded(latents, bits):
 
 def latent_budget(
     latents: Latents,
-    originals: np.ndarray = None,   # uint8 [N,size,size,3], the inverted images
+    originals: np.ndarray = None,   # uint8 [N,size,size,3], the images that were inverted
     bits: tuple = (8, 16),          # 8, 16 or 32, each measured
 ) -> dict:                          # ready for JSON
     "Bytes as PNG and as latents, with and without the decoder, and the loss by rounding in dB."

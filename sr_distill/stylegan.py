@@ -488,7 +488,7 @@ class SynthesisLayer(nn.Module):
         return self._once("by_phases", lambda: Phases(*self._filters(), s["conv_clamp"] or 0))
 
     def in_half(self, x: Tensor, ways: Ways) -> bool:
-        "Whether the layer computes in 16 bit: only if the official one does and its weights are frozen; see `Ways.half`."
+        "Whether the layer computes in 16 bit: only where the official one does, and if its weights are frozen."
         able = self.half and self.weight.dtype == torch.float32 and not self.weight.requires_grad
         return able and (x.is_cuda if ways.half is None else ways.half)
 
