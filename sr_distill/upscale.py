@@ -162,8 +162,8 @@ def upscale(
     ending: str = ".png",                  # format of the results in a folder, one of `WRITES`
     recursive: bool = False,               # folders below as well; the results lie in the same folders
 ) -> list | np.ndarray:                    # the files written, or the enlarged array
-    """Enlarge pictures by a model. Files in `out` are overwritten, those of `source` never. `UserError` before the work
-    for what cannot be done, `RunError` after it for pictures that could not be read."""
+    """Enlarge pictures by a model. It overwrites files in `out`, never those of `source`. `UserError` before the work
+    if something cannot be done, `RunError` after it if some pictures could not be read."""
     if tile < 16: raise UserError(f"--tile {tile} is too small; give at least 16")
     jobs = None if isinstance(source, np.ndarray) else _planned(source, out, ending, recursive)
     net = model if isinstance(model, torch.nn.Module) else open_model(model)
