@@ -51,7 +51,7 @@ def make_optimizer(
     recipe: Recipe,    # optimizer and lr
     parameters: list,  # of a space
 ) -> torch.optim.Optimizer:
-    "Adam, or DC's SGD with momentum 0.5, over the parameters of a space."
+    "Adam, or the SGD of Dataset Condensation with momentum 0.5, over the parameters of a space."
     if recipe.optimizer == "sgd": return torch.optim.SGD(parameters, lr=recipe.lr, momentum=.5)
     return torch.optim.Adam(parameters, lr=recipe.lr)
 
@@ -63,11 +63,11 @@ def rate(recipe: Recipe, step: int) -> float:
 class Run:
     "The state of one distillation: images, optimiser, losses; `step` moves it, `state_dict` keeps it."
     def __init__(self,
-        space: PixelSpace | LatentSpace,         # of the images; those of a group lie next to each other
+        space: PixelSpace | LatentSpace,         # renders the images; those of a group are next to each other
         recipe: Recipe,
-        source: BankSource | LiveSource | None,  # of networks and targets; None when no step is taken
+        source: BankSource | LiveSource | None,  # gives networks and targets; None without steps
         device: torch.device | str = "cpu",
-        chunk: int = 0,     # images that a core or the GPU takes at once, 0 to choose
+        chunk: int = 0,     # images that a core or the GPU takes at once; 0: chosen here
     ):
         self.recipe, self.source, self.space, self.device = recipe, source, space, torch.device(device)
         self.optimizer = make_optimizer(recipe, self.space.parameters())
@@ -103,7 +103,7 @@ class Run:
 
     def state_dict(self) -> dict: return _state(self)
     def load_state_dict(self, state: dict):
-        "Go on from a checkpoint, with its chunk. Raises an exception, of any type, if it is of another run."
+        "Continue from the checkpoint `state`, with its `chunk`. Raises some exception if `state` is of another run."
         _restore_run(self, state)
 
     def _blocks(self):
@@ -248,9 +248,9 @@ def _go_on(run, part, options):
 # %% ../nbs/method/19_distill.ipynb #00000038
 @verb
 def distill(
-    photos: Photos | Path | str,         # or a folder, a zip, or one of `SOURCES` by name
+    photos: Photos | Path | str,         # photos; or a folder, a zip, or a name in `SOURCES`
     recipe: Recipe,                      # every choice that decides the result
-    out: Path | str,                     # folder for the set; a run that was interrupted there goes on
+    out: Path | str,                     # folder for the set; an interrupted run there continues
     options: RunOptions = RunOptions(),
     callback: Callable | None = None,    # called with (step, loss or None, images or None); `.stopped` ends the run
 ) -> DistilledSet:                       # as stored

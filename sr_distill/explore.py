@@ -66,7 +66,7 @@ class GradientFilm:
         return [i for i, g in enumerate(self.real) if g.ndim > 1]
 
     def cosines(self) -> np.ndarray:
-        "Cosine of real and synthetic gradient, [snapshots, layers + 1]; the last is that of eq. (3), all at once."
+        "Cosine of real and synthetic gradient, [snapshots, layers + 1]; the last column is that of eq. (3)."
         def cosine(s, r): return float(F.cosine_similarity(s.flatten(), r.flatten(), dim=0, eps=1e-12))
         def row(s): return [*(cosine(s[i], self.real[i]) for i in self.layers), 1 - float(dc_loss(s, self.real))]
         return np.array([row(found) for found in self.synthetic])
@@ -84,11 +84,11 @@ def _shared_pool(photos, recipe):
 
 # %% ../nbs/tools/02_explore.ipynb #0000000e
 def gradient_film(
-    small: DistilledSet,  # with its trace
-    photos: Photos,       # from which it was made
-    group: int = 0,       # whose gradients
+    small: DistilledSet,  # a set with its trace
+    photos: Photos,       # the photos that it was made from
+    group: int = 0,       # number of the group
     net: torch.nn.Module | None = None,   # SR network; None for one of the recipe's pool
-    snapshots: int = 8,   # of the trace, spread over the logarithm of the step
+    snapshots: int = 8,   # how many of the trace, spread over the logarithm of the step
 ) -> GradientFilm:
     """The gradients behind a stored set. `UserError` if it has no trace, or if it was made without comparing gradients
     and no `net` is given."""
@@ -219,7 +219,7 @@ RUN_CHOICES = "init", "steps", "lr", "optimizer", "objective"   # the settings i
 class Bench:
     "Photos, networks and real gradients that many small runs share; `run` makes one of them."
     def __init__(self,
-        photos: Photos,          # few
+        photos: Photos,          # a few photos
         recipe: Recipe = QUICK,  # size, network, pool; `run` may change `RUN_CHOICES`
     ):
         if recipe.labels != "own":
@@ -296,8 +296,8 @@ def _controls(recipe):
 class RecipeExplorer:
     "Controls for a small distillation, its pictures while it runs, and a table of the runs; for a live notebook."
     def __init__(self,
-        photos: Photos,          # few
-        recipe: Recipe = QUICK,  # where the controls stand at first
+        photos: Photos,          # a few photos
+        recipe: Recipe = QUICK,  # the settings that the controls begin with
     ):
         self.photos, self.recipe, self.controls, self.lines = photos, recipe, _controls(recipe), []
         self.bench = self.view = self.player = self.display = self.thread = None
@@ -305,7 +305,7 @@ class RecipeExplorer:
         self.controls.halt.on_click(self.stop)
 
     def start(self, _: object = None):
-        "Begin a run with what the controls say, and return at once; a run that goes on is left alone."
+        "Begin a run with the settings of the controls, and return at once; while a run goes on, do nothing."
         if self.view: return
         c, self.view = self.controls, LiveView()
         chosen = dict(init=c.init.value, objective=c.objective.value, steps=c.steps.value, lr=c.lr.value)
@@ -354,11 +354,11 @@ class RecipeExplorer:
 # %% ../nbs/tools/02_explore.ipynb #0000002e
 @verb
 def explore(
-    photos: Photos,            # few
-    recipe: Recipe = QUICK,    # where the controls stand at first
+    photos: Photos,            # a few photos
+    recipe: Recipe = QUICK,    # the settings that the controls begin with
     live: bool | None = None,  # None: True in a live notebook
 ) -> RecipeExplorer | Html:
-    "The explorer for this place: `RecipeExplorer` in a live notebook, one run as HTML elsewhere."
+    "The explorer: `RecipeExplorer` in a live notebook, one run as HTML elsewhere."
     if live_here() if live is None else live: return RecipeExplorer(photos, recipe)
     bench = Bench(photos, recipe)
     record = Recorder(bench.names)

@@ -93,7 +93,7 @@ class Part:
         return sound and all(self.images(name) is not None for name in ("start", "before", "end"))
     @property
     def seconds(self) -> float:
-        "Seconds of the run in this process up to the last checkpoint of this part, over all calls."
+        "Seconds that the run took in this process, over all calls, up to the last checkpoint of this part."
         with contextlib.suppress(UserError):
             if isinstance(found := read_json(self.folder/"seconds.json").get("seconds"), float): return max(0., found)
         return 0.
@@ -242,12 +242,14 @@ def ipc_for_bytes(
     ipc = most_that_fit(int(room * (1 - SPARE * moves)), weigh)
     if not moves and min(sizes.values()) <= room: return ipc + (weigh(ipc + 1) < math.inf)
     if ipc: return ipc
-    least = f"one image for each of {len(groups)} groups" if moves and len(groups) > 1 else "one image"
-    ways = ["more", "a smaller --size", *["--grouping all"] * (moves and len(groups) > 1)]
+    each = moves and len(groups) > 1
+    least = f"one image for each of {len(groups)} groups" if each else "one image"
+    needed = weigh(1) if each else min(sizes.values())
+    ways = ["more", "a smaller --size", *["--grouping all"] * each]
     ways += ["--format webp"] * (recipe.format == "png")
     rest = f" leaves {room:,} bytes beside the teacher, which" if recipe.store == "teacher" else ""
     raise UserError(f"--bytes {recipe.bytes if rest else room}{rest} is less than {least} of {recipe.stored_size}² "
-                    f"({weigh(1):,} bytes as {recipe.format}{', and a tenth to spare' * moves}); give "
+                    f"({needed:,} bytes as {recipe.format}{', and a tenth to spare' * moves}); give "
                     f"{', '.join(ways[:-1])} or {ways[-1]}")
 
 # %% ../nbs/method/18_plan.ipynb #00000035

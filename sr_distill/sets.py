@@ -52,7 +52,7 @@ def _trace_reader(path):
     if zipfile.is_zipfile(path):
         archive = zipfile.ZipFile(path)
         if any(m.compress_type != zipfile.ZIP_STORED for m in archive.infolist()):
-            raise ValueError("compressed")   # a trace.zip never was, a zip bomb is
+            raise ValueError("compressed")   # a trace.zip is never compressed, a zip bomb is
         return archive.read
     def read(name):
         with safe_open(path, "np") as f: return f.get_tensor(name).tobytes()
@@ -63,7 +63,7 @@ def _frame_name(step): return f"{step:07d}.png"
 
 class Trace:
     "Snapshots of the synthetic images over a run, and the loss of every step; `UserError` when they cannot be read."
-    turns: list = ()   # the network of each step, if a set knows them
+    turns: list = ()   # the network of each step, if it is known
     def __init__(self,
         path: Path | str,  # a trace.safetensors, the trace.zip of an older set, or the folder of a run
     ):
@@ -113,7 +113,7 @@ class TraceFolder:
         losses: list[float],  # of every step, mean over the groups
         names: list[str],     # of the images
     ) -> Trace:
-        "Note steps and losses, and give the trace."
+        "Write steps, losses and names, and return the trace."
         write_json(self.folder/"trace.json", dict(steps=steps, losses=losses, names=names))
         return Trace(self.folder)
 
@@ -148,7 +148,7 @@ def on_disk(
 def summary(
     report: dict,  # `manifest["report"]`; {} for a set that was made by hand
 ) -> str:
-    "The report of a run in sentences: how far the images moved, and the matching loss on unseen networks."
+    "The report of a run in sentences: how far the images moved, and the matching loss in unseen networks."
     parts = (_said_of_program, _said_of_latents, _said_of_moves, odd_rate, _said_of_losses, _said_of_labels)
     return " ".join(sentence for part in parts for sentence in part(report))
 
@@ -178,16 +178,14 @@ def _said_of_losses(report):
 
 def _said_of_labels(report):
     if not (labels := report.get("labels")): return []
-    if stored := labels.get("stored"):
-        images = f", {labels['psnr']:.1f} dB from the images that were chosen or distilled" if "psnr" in labels else ""
-        return [f"The labels are what the stored teacher, {labels['model']['name']} of {stored:,} bytes, makes of LR "
-                f"images{images}."]
-    what = f"what a teacher, {labels['model']['name']}, made of their LR copies, {labels['psnr']:.1f} dB from them."
-    if "program" in report: return [f"The images are {what}"]
-    return [f"All this is said of the images as the steps left them; what is stored is {what}"]
+    name, stored = labels["model"]["name"], labels.get("stored")
+    near = f" The PSNR of the labels to the images is {labels['psnr']:.1f} dB." if "psnr" in labels else ""
+    if stored: return [f"A stored teacher, {name} of {stored:,} bytes, makes the labels from the LR images.{near}"]
+    before = "" if "program" in report else " These figures describe the images before that."
+    return [f"A teacher, {name}, then redrew the images from their LR copies.{before}{near}"]
 
 # %% ../nbs/method/17_sets.ipynb #264313a8
-STILL, THROWN = .5, 60   # grey levels: a mean change below the first or above the second is that of a wrong rate
+STILL, THROWN = .5, 60   # grey levels: a mean change below the first or above the second means a wrong rate
 
 def odd_rate(
     report: dict,  # `manifest["report"]`
@@ -206,11 +204,11 @@ def budget_of(manifest: dict) -> Budget:
     return Budget(**{k: v for k, v in manifest["budget"].items() if not k.endswith("_percent")})
 
 def remarks(manifest: dict) -> list[str]:
-    "Sentences on figures of a set's budget that look odd."
+    "Sentences that explain the figures of a set's budget."
     recipe = manifest["recipe"]
     return [*_said_of_bytes(manifest), *explain_budget(budget_of(manifest), recipe.get("budget"), recipe["ipc"])]
 
-COUNTED = ("images", "program", "teacher")   # of `PARTS`: what a budget in bytes is about
+COUNTED = ("images", "program", "teacher")   # the `PARTS` that a budget in bytes counts
 
 def _said_of_bytes(manifest):
     asked, stored = manifest["recipe"].get("bytes"), manifest.get("stored_bytes")
@@ -452,10 +450,10 @@ class DistilledSet:
     manifest: dict              # recipe, budget, sources, versions, report
     trace: Trace | None = None  # snapshots over the run
     folder: Path | None = None  # where it is stored
-    files: list[bytes] | None = None   # the images as they are stored, of a lossy format
-    program: Program | None = None   # of procedural space
-    teacher: nn.Module | None = None   # of a set that stores it; `images` are what it makes of `questions`
-    questions: np.ndarray | None = None   # uint8 [N,size/scale,size/scale,3], the LR images of such a set
+    files: list[bytes] | None = None   # the stored files, if their format is lossy
+    program: Program | None = None   # only in procedural space
+    teacher: nn.Module | None = None   # if the set stores it; `images` are its answers to `questions`
+    questions: np.ndarray | None = None   # uint8 [N,size/scale,size/scale,3], the LR images beside a teacher
 
     def __post_init__(self):
         if self.trace and self.manifest.get("recipe"): self.trace.turns = turns(self.recipe)
@@ -463,7 +461,7 @@ class DistilledSet:
     def __repr__(self) -> str: return f"DistilledSet({self.told}, {self.budget})"
     @property
     def told(self) -> str:
-        "What it holds, in a few words."
+        "What the set holds, in a few words."
         images = f"{len(self)} images of {self.images.shape[1]}²"
         if self.teacher: images += " by a stored teacher"
         if not self.program: return images
@@ -475,7 +473,7 @@ class DistilledSet:
         "The images as files hold them: HR, or LR beside a teacher."
         return self.images if self.questions is None else self.questions
     def shown(self, n: int = 12) -> np.ndarray:   # uint8 [at most n,size,size,3]
-        "The first of its images, and beside or in place of them some that its program draws at the same size."
+        "The first images; a set with a program also shows some that the program draws, at the same size."
         images = self.images[:n // 2 if self.program else n]
         if not self.program: return images
         drawn = ProgramPhotos(self.program, n - len(images), self.images.shape[1], "", self.teacher)
@@ -613,7 +611,7 @@ def taught_program(
 
 def _unfinished(folder):
     "What an interrupted run left in `folder`, in words; empty for anything else."
-    go_on = "the command that began it goes on"
+    go_on = "repeat the command that began it to continue"
     with contextlib.suppress(UserError):
         if (folder/".run/run.json").exists():
             done = [load_state(p)["done"] for p in folder.glob(".run/part-*/checkpoint.pt")]
@@ -629,7 +627,7 @@ def learnt_from(
     model: Path | str,  # the folder of a trained model
     photos: Photos,
 ) -> list[str]:         # names
-    "Which of `photos` the model has met: in training, or through its distilled set, if that is there and in order."
+    "Which of `photos` the model learnt from: directly, or through its distilled set, if that is still there."
     about, met = read_json(Path(model)/"config.json"), set()
     while isinstance(about, dict):
         met.update(_met(about.get("photos"), photos))
