@@ -62,7 +62,7 @@ class Rows:
 class Differences(Rows):
     "Differences between two sets, and from bicubic enlargement."
     def below_bicubic(self, name: str, model: str, test: str = "mean", metric: str = "psnr_rgb") -> bool:
-        "Whether `model`, trained on the set `name`, is worse than bicubic: a lead over it then means nothing."
+        "Whether `model`, trained on the set `name`, is worse than bicubic: then a lead over it means little."
         if name in (None, "bicubic"): return False
         mine, plain = (_mean_or_nan(self.values(n, model, test, metric).values()) for n in (name, "bicubic"))
         return mine > plain if metric_about(metric)["lower"] else mine < plain
@@ -83,14 +83,14 @@ def _deviation(values):
 def t_limit(
     n: int,     # paired seeds, 2 or more
 ) -> float:     # number of standard errors
-    "The limit for the mean of `n` differences, which chance exceeds once in twenty (Student's t, two-sided)."
+    "The limit that the mean of `n` differences exceeds by chance once in twenty (Student's t, two-sided)."
     from scipy.special import stdtrit
     return float(stdtrit(n - 1, .975))
 
 def finding(
     p: dict,   # a paired difference, from `Differences.paired`
 ) -> str:      # better, worse, no measurable difference, or not shown
-    "A paired difference in words: none is measurable within `t_limit`, and a single seed shows nothing."
+    "A paired difference in words: within `t_limit` it is not measurable, and a single seed shows nothing."
     if p["n"] < 2 or not math.isfinite(p["mean"]): return "not shown"
     if abs(p["mean"]) <= t_limit(p["n"]) * p["se"]: return "no measurable difference"
     return "better" if p["mean"] > 0 else "worse"

@@ -60,11 +60,11 @@ def make_set(
     study: Study,
     out: Path | str,          # folder of the study; sets are in `sets`
     name: str,                # name of the set
-    seed: int,                # of the training that needs the set
+    seed: int,                # of the training that uses the set
     device: str = "cpu",      # where it is distilled
     share: Share = Share(None, 0.),   # receives the progress of this set
 ) -> tuple:                   # `Photos` to train on, and a dict: folder, images, shares of pixels and bytes, seconds
-    "The training photos of a set, made if they are missing, and their cost."
+    "The photos to train on, made if they are missing, and their cost."
     photos, source = _photos_of(study)[0], study.sets[name]
     if source.folder: return _as_it_is(source.folder, photos, study.skip_bad)
     recipe, sets = source.for_seed(seed), make_folder(Path(out)/"sets")
@@ -126,10 +126,10 @@ def run_cell(
     study: Study,
     out: Path | str,          # folder of the study; models are in `models`
     cell: Cell,               # names of set and model, and a seed
-    device: str = "cpu",      # where it is made and trained
+    device: str = "cpu",      # where the set is made and the model trained
     share: Share = Share(None, 0.),   # receives the progress of this training
 ) -> list:                    # one row per test
-    "Make one set, train one model on it and evaluate it; finished stages in `out` are read."
+    "Make one set, train one model on it and evaluate the model; stages that `out` holds are read."
     photos, cost = make_set(study, out, cell.set, cell.seed, device)
     config = replace(study.models[cell.model].config, seed=cell.seed, sampling=study.sets[cell.set].sampling)
     key = cache_key(photos.fingerprint, config, *MODELS.code(config.model), *degradation_code(config.degradation))
@@ -183,7 +183,7 @@ _shared_progress = None   # in a worker: the progress that all processes share
 # %% ../nbs/tools/07_study.ipynb #0000001c
 @dataclass(eq=False)
 class Task:
-    "The work of one process at a time: making a set (`cell.model` is None), or a whole cell."
+    "One piece of work for a process: to make a set (`cell.model` is None), or to compute a cell."
     study: Study
     out: Path
     cell: Cell
@@ -193,7 +193,7 @@ class Task:
     progress: Progress = None   # None: the one that all processes share
 
     def carry_out(self) -> list | str:
-        "The rows of the cell, or none for a set; the reason as text if it failed."
+        "Do the work; the rows of the cell (an empty list for a set), or the reason of a failure as text."
         study, cell = self.study, self.cell
         torch.set_num_threads(1)
         try:
@@ -436,7 +436,7 @@ def run_study(
     study: Study,       # from `load_study` or `study_from`
     out: Path | str,    # folder for sets, models, scores and results
     jobs: int = 0,      # processes; 0: one per CPU core, or a single one on a GPU
-    minutes: float = 0, # no cell begins after that time; 0: no limit
+    minutes: float = 0, # no cell begins after so many minutes; 0: no limit
     device: str = "cpu",   # auto, cpu, cuda or mps
 ) -> Results:           # complete, or up to `minutes`
     "Compute all cells of a study; the same call continues it. `UserError` before the work, `RunError` during it."
@@ -516,11 +516,11 @@ def _log_cell(study, results, cell, rows, began):
 # %% ../nbs/tools/07_study.ipynb #bd39aad8
 @verb
 def study(
-    what: Study | dict | Path | str,  # a `Study`, its data, a TOML file, or the name of a study of the package
+    what: Study | dict | Path | str,  # a `Study`, a study file's content, its path, or a study of the package by name
     out: Path | str,                  # folder for sets, models, scores, results and report
     scale: str = "",                  # one of the scales in the file
     jobs: int = 0,                    # processes; 0: one per CPU core, or a single one on a GPU
-    minutes: float = 0,               # no cell begins after that time; 0: no limit
+    minutes: float = 0,               # no cell begins after so many minutes; 0: no limit
     device: str = "cpu",
 ) -> Results:                         # complete, or up to `minutes`
     "Carry out a study and write its tables and report to `out`; the same call continues it."

@@ -36,7 +36,7 @@ class TrainingSet:
     once: bool = False             # made once, with seed 0, for all seeds: the spread is then of training only
     models: str = ""               # a regular expression: only models with a match learn from it; empty for all
     labels: Recipe = None          # all photos only: the recipe of the teacher's labels; None for their own pixels
-    folder: str = ""               # images to train on unchanged: a folder, a distilled set, or a source by name
+    folder: str = ""               # images to train on as they are: a folder, a distilled set, or a source by name
 
     def for_seed(self, seed: int) -> Recipe | None:
         "The recipe that makes or labels the set for training `seed`; None for unchanged photos."
@@ -52,7 +52,7 @@ class TrainingSet:
                                       or r.space != "pixel" or r.labels == "teacher")
 
     def making(self, seed: int) -> tuple | None:
-        "Everything that the making of the set depends on, to compare two sets; None for unchanged photos."
+        "Whether only the labels are made, and the recipe; equal for equal sets. None for unchanged photos."
         recipe = self.for_seed(seed)
         return recipe and (self.recipe is None, recipe)
 
