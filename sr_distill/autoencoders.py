@@ -247,7 +247,7 @@ class SquareNet(nn.Module):
         n_in: int,    # channels of the input
         n_out: int,   # channels of the output
         width: int,   # channels of the correction
-        depth: int,   # layers between its first and its last
+        depth: int,   # layers between the first and the last of the correction
     ):
         super().__init__()
         self.linear, self.first = nn.Conv2d(n_in, n_out, 1), _conv3(n_in, width)

@@ -49,7 +49,7 @@ _all_ = ["DistilledSet", "Trace", "about_latents", "card", "describe", "learnt_f
 # %% ../nbs/method/19_distill.ipynb #00000018
 def make_optimizer(
     recipe: Recipe,    # optimizer and lr
-    parameters: list,  # of a space
+    parameters: list,  # parameters of a space
 ) -> torch.optim.Optimizer:
     "Adam, or the SGD of Dataset Condensation with momentum 0.5, over the parameters of a space."
     if recipe.optimizer == "sgd": return torch.optim.SGD(parameters, lr=recipe.lr, momentum=.5)
@@ -61,7 +61,7 @@ def rate(recipe: Recipe, step: int) -> float:
 
 # %% ../nbs/method/19_distill.ipynb #00000019
 class Run:
-    "The state of one distillation: images, optimiser, losses; `step` moves it, `state_dict` keeps it."
+    "The state of one distillation: images, optimiser, losses; `step` makes a step, `state_dict` returns the state."
     def __init__(self,
         space: PixelSpace | LatentSpace,         # renders the images; those of a group are next to each other
         recipe: Recipe,
@@ -190,11 +190,11 @@ READ_EVERY = 10   # steps between two looks at the loss
 
 def run_steps(
     run: Run,
-    part: Part,                          # of the run; checkpoints and snapshots lie in its folder
+    part: Part,                          # part of the run; its folder has checkpoints and snapshots
     options: RunOptions,
     callback: Callable | None = None,    # called with (step, loss or None, images or None); `.stopped` ends the run
 ):
-    "Move `run` to its last step; checkpoints, snapshots and the callback on the way."
+    "Make the remaining steps of `run`, with checkpoints, snapshots and calls of `callback`."
     steps, outer, every = run.recipe.steps, run.recipe.outer, options.checkpoint
     marks = snapshot_steps(steps, options.snapshots)
     make_folder(part.folder/"trace")

@@ -48,8 +48,8 @@ def filter_sheet(
 @dataclass
 class GradientFilm:
     "The gradient of synthetic images in one network over a run, beside the real one; also a callback of the loop."
-    net: torch.nn.Module   # on the CPU
-    real: list             # a tensor per parameter
+    net: torch.nn.Module   # SR network on the CPU
+    real: list             # real gradient, a tensor per parameter
     images: tuple = (0, 1)   # the group's images in a snapshot: from the first up to, not including, the second number
     steps: list = field(default_factory=list)
     synthetic: list = field(default_factory=list, repr=False)   # for each step a tensor per parameter
@@ -170,7 +170,7 @@ def _layer_pictures(film, i, cosines):
 
 # %% ../nbs/tools/02_explore.ipynb #00000017
 def gradient_viewer(
-    film: GradientFilm,  # with one snapshot or more
+    film: GradientFilm,  # a film with at least one snapshot
     title: str = "",     # shown above; plain text
 ) -> Html:
     "Real and synthetic gradient side by side, with a choice of layer and snapshot, as HTML that needs no kernel."
@@ -235,7 +235,7 @@ class Bench:
 
     def run(self,
         callback: Callable,  # called with (step, loss, images or None); `callback.stopped` ends the run
-        **changes: object,   # of the recipe: those of `RUN_CHOICES`
+        **changes: object,   # changes to the recipe, of `RUN_CHOICES`
     ) -> Run:
         "One run from the start, to its last step or until `callback.stopped` is true."
         if other := changes.keys() - set(RUN_CHOICES):

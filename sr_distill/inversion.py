@@ -28,7 +28,7 @@ from .recipe import Recipe, RunError, Settings, UserError, check_options, option
 
 # %% ../nbs/method/15_inversion.ipynb #00000008
 class Distance:
-    "MSE plus LPIPS of two batches in [0,1], one value per image; `note` names the backbone, or the reason for none."
+    "MSE plus LPIPS of two batches in [0,1], one value per image; `note` names the backbone, or says why there is none."
     def __init__(self,
         size: int,                           # side of the images
         net: str = "auto",                   # backbone of LPIPS as in `metrics.LPIPS`; `none`: MSE only
@@ -59,8 +59,8 @@ SHORT_LIST = 20   # classes that the MSE selects; `distance` decides between the
 @torch.no_grad()
 def choose_classes(
     images: np.ndarray,    # uint8 [N,s,s,3]
-    prior: Prior,          # with `classes`
-    distance: Distance,    # from `Distance(size)`
+    prior: Prior,          # a prior with classes
+    distance: Distance,    # for images of this size
     samples: int = 100,    # random latents for the mean of a class
     seed: int = 0,
 ) -> list[int]:            # N class numbers
@@ -116,7 +116,7 @@ def ramp(
 # %% ../nbs/method/15_inversion.ipynb #0000001a
 def toward(
     pivot: torch.Tensor,     # latents [n, ...]
-    other: torch.Tensor,     # of the same shape
+    other: torch.Tensor,     # latents of the same shape
     alpha: float,            # distance from the pivot
     layerwise: bool = False, # measure the distance for each layer's style [w_dim]; see `Prior.layerwise`
 ) -> torch.Tensor:
@@ -208,7 +208,7 @@ def _held(work, index):
 def inversion_loss(
     work: object,   # an `Inversion`
     index: torch.Tensor,   # numbers of the images in this step
-) -> Callable:             # of images [n,3,s,s] and their rows in `index`
+) -> Callable:             # a function of images [n,3,s,s] and their rows in `index`
     "The objective of the current stage of `work`."
     weight = work.config.locality if work.name == "tuning" else 0
     held = _held(work, index) if weight else None
@@ -229,7 +229,7 @@ class Inversion(Stages):
         images: np.ndarray,    # uint8 [N,s,s,3]
         prior: Prior,
         config: InvertConfig = InvertConfig(),
-        classes: list = None,  # N class numbers, if the prior has classes; None to choose
+        classes: list = None,  # N class numbers, if the prior has classes; None: by `choose_classes`
     ):
         self.images, self.prior, self.config = images, prior, config
         self.distance = Distance(images.shape[1], config.lpips, prior.like, config.mse)
@@ -374,7 +374,7 @@ def invert(
     images: np.ndarray,          # uint8 [N,s,s,3]
     prior: Prior,                # runs on its device, in its float type
     config: InvertConfig = InvertConfig(),
-    classes: list = None,        # N class numbers, if the prior has classes; None to choose
+    classes: list = None,        # N class numbers, if the prior has classes; None: by `choose_classes`
     folder: Path | str = None,   # for the checkpoint; the same call continues from it
     callback: Callable = None,   # called with (step, loss, None); `callback.stopped` saves and ends the run
 ) -> Inverted:

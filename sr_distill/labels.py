@@ -25,7 +25,7 @@ def get_teacher(
     photos: Photos | None,  # to learn from; None: only check a folder, or return the network untrained
     recipe: Recipe,         # labels, teacher_steps, scale and seed
     device: str = "cpu",
-) -> nn.Module | None:      # None where images keep their own pixels
+) -> nn.Module | None:      # None if the images keep their own pixels
     "The teacher of a recipe: an EDSR that is trained now, or the model in a folder (`UserError` if it does not fit)."
     if recipe.labels == "own": return None
     if recipe.labels != "teacher":
@@ -53,7 +53,7 @@ def enlarge(
 def redraw(
     images: Sequence[np.ndarray],  # uint8 [N,size,size,3]
     model: nn.Module,              # an SR model
-    degradation: str = "bicubic",  # of the LR copies, as in `data.degrade`
+    degradation: str = "bicubic",  # how the LR copies are made, as in `data.degrade`
     seed: int = 0,                 # seed of its random draws
 ) -> np.ndarray:                   # uint8 [N,size,size,3]
     "The LR copies of `images` as `model` enlarges them."

@@ -168,9 +168,9 @@ def with_features(
 @dataclass(frozen=True)
 class Rates:
     "Learning rates; 0 keeps a kind of parameter as it is."
-    latents: float = 0.03    # of the latents
-    features: float = 0.     # of the features of a layer
-    generator: float = 0.    # of the prior's weights
+    latents: float = 0.03    # rate of the latents
+    features: float = 0.     # rate of the features of a layer
+    generator: float = 0.    # rate of the prior's weights
 
 def _copy_to_tune(prior):
     prior = copy.deepcopy(prior).requires_grad_(False)

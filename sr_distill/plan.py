@@ -80,8 +80,8 @@ TRACE_IMAGES = 40   # most images in a trace: the first ones of the set
 class Part:
     "Some groups of a run, and the folder with their state."
     folder: Path   # start.npy, before.npy, checkpoint.pt, trace/, seconds.json, part.json and, at the end, end.npy
-    first: int     # group
-    last: int      # the group after the last one
+    first: int     # number of the first group
+    last: int      # number of the group after the last one
 
     @property
     def done(self) -> bool:
@@ -290,7 +290,7 @@ class Plan:
 
     @contextlib.contextmanager
     def held(self) -> Iterator["Plan"]:
-        "A block in which the folder belongs to this run, or `UserError`; the state is deleted at the end."
+        "A block in which the folder belongs to this run, else `UserError`; after the block the state is deleted."
         job = _folder_job(self)
         with job.held(self.team.first), precision(self.options.tf32):
             if self.team.first: _claim_folder(job, self)

@@ -110,8 +110,8 @@ class TraceFolder:
 
     def finish(self,
         steps: list[int],
-        losses: list[float],  # of every step, mean over the groups
-        names: list[str],     # of the images
+        losses: list[float],  # loss of every step, mean over the groups
+        names: list[str],     # names of the images
     ) -> Trace:
         "Write steps, losses and names, and return the trace."
         write_json(self.folder/"trace.json", dict(steps=steps, losses=losses, names=names))
@@ -409,9 +409,9 @@ def _checked_teacher(folder, manifest):
 FORMAT = "sr_distill set, version 1"
 
 def read_manifest(
-    folder: Path | str,  # of a stored set
+    folder: Path | str,  # folder of a stored set
 ) -> dict:
-    "The manifest of a stored set, with its structure checked; `UserError` otherwise."
+    "The manifest of a stored set, with its structure checked; `UserError` if that is wrong."
     path = Path(folder)/"manifest.json"
     manifest = read_json(path)
     kinds = dict(recipe=dict, budget=dict, sources=list, images=list)
@@ -595,13 +595,13 @@ def open_photos(
     return Photos.open(path, skip_bad, recursive)
 
 def program_of(
-    path: Path | str,   # of a distilled set, or of the file of a program
+    path: Path | str,   # folder of a distilled set, or file of a program
 ) -> Program:
     "The program at `path`; `UserError` when there is none."
     return taught_program(path)[0]
 
 def taught_program(
-    path: Path | str,   # of a distilled set, or of the file of a program
+    path: Path | str,   # folder of a distilled set, or file of a program
 ) -> tuple[Program, nn.Module | None]:
     "The program at `path`, and the teacher that redraws its images if the set stores one."
     if Path(path).is_file(): return Program.load(path), None

@@ -140,7 +140,7 @@ def modulated_conv(
 # %% ../nbs/method/12_stylegan.ipynb #0000001a
 def design_filter(
     taps: int,      # length; 1 means no filter
-    cutoff: float,  # end of the pass band, as a frequency
+    cutoff: float,  # frequency at which the gain is a half
     width: float,   # width of the transition, on both sides of the cutoff
     rate: float,    # sampling rate
 ) -> Tensor | None: # float32 [taps], sum 1; None for one tap
@@ -678,7 +678,7 @@ def _used(tensors: dict, c_dim: int) -> dict:
 def load_stylegan(
     path: Path | str,  # official .pkl, or .safetensors that `save_stylegan` wrote
 ) -> StyleGANXL:
-    "A StyleGAN-XL or StyleGAN3 generator from a file, without executing it; `UserError` if the file is anything else."
+    "A StyleGAN-XL or StyleGAN3 generator from a file, and no code in it is run; `UserError` for any other file."
     if Path(path).suffix != ".safetensors":
         g = read_pickle(path, "G_ema")
         try: config, tensors = _pickle_config(g), g.tensors()

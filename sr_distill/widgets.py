@@ -83,7 +83,7 @@ def relative_losses(
     losses: np.ndarray,  # [n,2], rows of step and loss; step 1 is the first of `turns`
     turns: list,         # the network of each step
 ) -> np.ndarray:         # [n]
-    "Each loss divided by the first one of the same network; 1 where that is 0."
+    "Each loss divided by the first one of the same network, or by 1 if that is 0."
     first = {}
     for step, loss in losses: first.setdefault(turns[int(step) - 1], loss or 1.)
     return np.array([loss / first[turns[int(step) - 1]] for step, loss in losses])
@@ -93,7 +93,7 @@ class LossCurve:
     "The matching loss over the steps as SVG, with a marker that can be put at any step."
     def __init__(self,
         losses: list,        # pairs (step, loss); those without a finite loss are left out
-        points: int = 200,   # of the curve, at most
+        points: int = 200,   # most points of the curve
         turns: list = (),    # the network of each step: the curve is then relative to each network's own start
     ):
         losses = np.asarray([(s, l) for s, l in losses if l is not None and np.isfinite(l)], float).reshape(-1, 2)
@@ -453,7 +453,7 @@ def before_after(
     notes: dict = {},   # label -> text below its crop, such as "28.71 dB"; plain text
     title: str = "",    # shown above; plain text
     crop: tuple | None = None,   # (top, left, height, width); None: the 64×64 in which the first two differ most
-    quality: int = 85,  # of the whole images; the crops are exact
+    quality: int = 85,  # quality of the whole images; the crops are exact
     truth: str = "",    # label of the original; images without a note are scored against it
 ) -> Html:
     "Two results under a wipe handle, their enlarged crop, and the crops of all in a row, in one piece of HTML."
@@ -613,7 +613,7 @@ def evolution(
 class Recorder:
     "A callback `record(step, loss, images)` that keeps losses and thumbnails of a run; after `stop` the run ends."
     def __init__(self,
-        names: list = (),   # of the images
+        names: list = (),   # names of the images
         side: int = 64,     # longer side of the kept thumbnails in pixels
     ):
         self.names, self.side, self.losses, self.kept, self.stopped = names, side, [], [], False
@@ -640,7 +640,7 @@ class Recorder:
 class LiveView(Recorder):
     "A `Recorder` that shows the run while it goes on."
     def __init__(self,
-        names: list = (),      # of the images
+        names: list = (),      # names of the images
         every: float = 0.25,   # seconds between two pictures, at least
         side: int = 64,        # longer side of the kept thumbnails in pixels
     ):
@@ -664,7 +664,7 @@ class LiveView(Recorder):
         self.button.disabled = True
 
     def run(self,
-        loop: Callable,   # called with the view; gives it to a run as callback
+        loop: Callable,   # a function of the view that gives it to a run as callback
     ) -> "LiveView":
         "Show the view with a Stop button, start `loop(view)` in a thread and return at once."
         self.screen.box.children += (self.button,)   # only here: a loop that blocks its cell would not hear it
