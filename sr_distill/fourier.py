@@ -19,14 +19,15 @@ class LocalFourier(nn.Module):
         sizes: Sequence[int] = (3, 5, 9),                # sides of the patches
         lengths: tuple[float, float] = (2., 40.),        # shortest and longest filter
         generator: torch.Generator | None = None,
+        channels: int = 3,             # of its input
     ):
         super().__init__()
         def filters(side):
-            w = torch.randn(features, 3, side, side, generator=generator)
+            w = torch.randn(features, channels, side, side, generator=generator)
             w -= w.mean((1, 2, 3), keepdim=True)
             low, high = map(math.log, lengths)
             length = torch.exp(low + (high - low) * torch.rand(features, 1, 1, 1, generator=generator))
-            conv = nn.Conv2d(3, features, side, bias=False).requires_grad_(False)
+            conv = nn.Conv2d(channels, features, side, bias=False).requires_grad_(False)
             conv.weight.copy_(w / w.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * length)
             return conv
         self.filters = nn.ModuleList(map(filters, sizes))

@@ -72,6 +72,9 @@ class Statistic(ABC):
     def network(self, recipe: Recipe, *names) -> nn.Module:
         "A network with random weights, of the kind that a recipe asks for; `names` choose the weights."
         return make_model(recipe.network, recipe.scale, generator=rng(recipe.seed, "network", *names))
+    def pooled(self, recipe: Recipe, photos: Photos, k: int, device: torch.device | str = "cpu") -> nn.Module:
+        "Network `k` of a fixed pool of such networks; override it where they have something to learn from `photos`."
+        return self.network(recipe, k)
     def shapes(self, net: nn.Module) -> list[torch.Size]:
         "The shapes of its tensors in `net`, which may not depend on the size of an image."
         p = next(net.parameters())
@@ -120,8 +123,9 @@ def magnitude(s: list, r: list) -> torch.Tensor:
     return layerwise(s, r) + sum((a - b).square().sum() / b.square().sum().clamp_min(1e-24) for a, b in pairs)
 
 @register_objective("features", statistic="features")
+@register_objective("teacher-features", statistic="teacher-features")
 def features(s: list, r: list) -> torch.Tensor:
-    "Plain squares, of patches of the HR images; Peng et al. (2025) match such features inside a trained network."
+    "Plain squares, of patches of the HR images, or inside a teacher as in Peng et al. (2025)."
     return sum((a - b).square().sum() for a, b in zip(s, r))
 
 def flatten(tensors: Iterable[torch.Tensor]) -> torch.Tensor:   # [P]
@@ -344,8 +348,9 @@ def network_pool(
     runs: int = 2,      # trajectories
 ) -> list[dict]:        # state dicts; empty for pool="fresh"
     "The fixed networks of a recipe: none, random ones, points along trajectories, or one trained model."
-    n = recipe.networks
-    if recipe.pool == "random" or not recipe.learns: return [fresh_network(recipe, k).state_dict() for k in range(n)]
+    n, statistic = recipe.networks, statistic_of(recipe.objective)
+    if recipe.pool == "random" or not recipe.learns:
+        return [statistic.pooled(recipe, photos, k, device).state_dict() for k in range(n)]
     if recipe.pool == "fresh": return []
     if recipe.pool == "trajectory":
         shares = {f"pool-{k}": n // runs + (k < n % runs) for k in range(runs)}

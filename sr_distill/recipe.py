@@ -312,10 +312,11 @@ _ranked    = "pixel", dict(ranked=True)   # the starts that go by a score, and c
 INITS      = Registry("start",
                       dict(noise="pixel", downscaled="pixel", random="pixel", hardest=_ranked, error=_ranked,
                            loss=_ranked, gradient=_ranked, diverse="pixel", srdd="pixel"))
-STATISTICS = Registry("statistic", dict(gradient="matching", features=("matching", dict(learns=False))))
+STATISTICS = Registry("statistic", {"gradient": "matching", "features": ("matching", dict(learns=False)),
+                                    "teacher-features": ("labels", dict(learns=False))})
 OBJECTIVES = Registry("objective", {name: ("matching", dict(statistic=what)) for name, what in
-                                    dict(whole="gradient", layerwise="gradient", magnitude="gradient",
-                                         features="features").items()})
+                                    {"whole": "gradient", "layerwise": "gradient", "magnitude": "gradient",
+                                     "features": "features", "teacher-features": "teacher-features"}.items()})
 MODELS     = Registry("model", {**{name: "models" for name in ("srcnn", "srcnn-955", "vdsr", "edsr")},
                                 **{f"spandrel:{name}": "nets" for name in ("Compact", "SPAN", "RCAN", "SwinIR-light",
                                                                            "OmniSR")}})
@@ -403,7 +404,8 @@ class Recipe(Settings):
                                     "cluster, or all", GROUPINGS)
     clusters: int  = option(40, "number of groups when --grouping is cluster", low=1)
     objective: str = option("layerwise", "what synthetic images share with real ones: the gradient they cause (whole, "
-                                         "layerwise, magnitude), or the distribution of their patches (features)",
+                                         "layerwise, magnitude), or the distribution of their patches (features) "
+                                         "or of a teacher's features (teacher-features)",
                                          OBJECTIVES)
     network: str   = option("srcnn", "SR network that the gradients are taken in", MODELS)
     pool: str      = option("trajectory", "networks to match in: fresh, random, trajectory, or the folder of a trained "
