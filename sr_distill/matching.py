@@ -300,7 +300,9 @@ def check_networks(
     "`UserError` for more networks than the short trainings have room for, or a pool of another kind of network."
     if not recipe.steps: return
     if held_out: _marks(held_out)
-    if not recipe.learns: return
+    if not recipe.learns:
+        fresh_network(recipe)   # says what is wrong with its teacher
+        return
     if recipe.degradation != "bicubic": check_takes_lr(recipe, f"--degradation {recipe.degradation}")
     fresh_network(recipe)   # says what is wrong with its name or settings
     if recipe.pool not in POOLS: _trained(recipe)

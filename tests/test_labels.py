@@ -184,3 +184,23 @@ def test_a_teacher_that_has_learnt_nothing_has_the_bytes_of_one_that_has():
     learnt = get_teacher(photos, recipe)
     assert learnt.config == get_teacher(None, recipe).config and learnt.state_dict().keys() == get_teacher(None, recipe).state_dict().keys()
     assert not torch.equal(learnt.head.weight, get_teacher(None, recipe).head.weight)
+
+
+# ---- features inside a teacher
+
+def test_the_teacher_that_is_matched_in_writes_the_labels(tmp_path):
+    recipe = Recipe(size=32, init="random", objective="teacher-features", networks=2, real=4, steps=3, labels="teacher", teacher_steps=2)
+    small = distill(PHOTOS, recipe, tmp_path / "set", RunOptions(held_out=0, snapshots=2))
+    start, moved = small.trace.frame(0), small.trace.frame(1)
+    assert (start != moved).any() and (small.images == labels.redraw(moved, get_teacher(PHOTOS, recipe))).all()
+    assert (distill(PHOTOS, recipe, tmp_path / "again", RunOptions(held_out=0)).images == small.images).all()
+
+def test_features_are_those_of_the_given_teacher(net, tmp_path):
+    recipe = Recipe(size=32, objective="teacher-features", networks=1, real=4, steps=1)
+    said = refusal(distill, PHOTOS, replace(recipe, labels=net), tmp_path / "set")
+    assert "looks into an EDSR" in said and not (tmp_path / "set").exists()
+    edsr = make_model("edsr", 2, 1, 4, generator=torch.Generator().manual_seed(5))
+    inside = labels.InsideTeacher().pooled(replace(recipe, labels=str(save_model(edsr, tmp_path / "edsr"))), PHOTOS, 0)
+    assert all(a.equal(b) for a, b in zip(inside.teacher.parameters(), edsr.parameters()))
+    crops = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+    assert abs(float(inside.inside(crops).std()) - 1) < 1   # in units of the spread over photos
