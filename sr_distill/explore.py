@@ -73,7 +73,8 @@ class GradientFilm:
 
 # %% ../nbs/tools/02_explore.ipynb #0000000d
 _shared_pools = {}   # networks to match in, for as long as this process lives
-POOL_OPTIONS = "network", "scale", "pool", "networks", "seed"   # what a pool depends on beside photos and statistic
+# what a pool depends on beside photos and statistic
+POOL_OPTIONS = "network", "scale", "pool", "networks", "seed", "labels", "teacher_steps"
 
 def _shared_pool(photos, recipe):
     "The weights of the networks that `recipe` matches in, made once for all runs on the same photos."

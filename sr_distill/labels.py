@@ -4,20 +4,23 @@
 
 # %% auto #0
 __all__ = ['get_teacher', 'enlarge', 'redraw', 'redraw_photos', 'half_precision', 'store_teacher', 'stored_bytes',
-           'teacher_bytes', 'enlarged']
+           'teacher_bytes', 'enlarged', 'TeacherFeatures', 'InsideTeacher']
 
 # %% ../nbs/method/16_labels.ipynb #00000003
 import copy, hashlib, tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-import numpy as np
+import numpy as np, torch
 from torch import nn
-from .core import atomic_write, file_sha256, json_sha256, make_folder, rng, state_sha256
-from .data import Photos, encode_png, make_lr, photo_cache
-from .models import load_model, make_model, save_model
+from .core import atomic_write, file_sha256, json_sha256, make_folder, rng, state_sha256, to_tensor
+from .data import Photos, downscale, encode_png, make_lr, photo_cache
+from .fourier import LocalFourier
+from .matching import Statistic
+from .models import EDSR, load_model, make_model, save_model
 from .parallel import in_parallel, precision
 from .procedural import answer
-from .recipe import Recipe, TrainConfig, UserError
+from .recipe import Recipe, TrainConfig, UserError, register_statistic
 from .train import helper_network, lr_settings
 
 # %% ../nbs/method/16_labels.ipynb #00000009
@@ -118,3 +121,60 @@ def enlarged(
     def make(): return enlarge(questions, model)
     def fits(a): return (a.shape, a.dtype) == (shape, np.uint8)
     return np.array(photo_cache().get(f"{key}.labels", make, fits))
+
+# %% ../nbs/method/16_labels.ipynb #5b608703
+class TeacherFeatures(nn.Module):
+    "Random local Fourier features of what an EDSR computes from LR images before it enlarges them."
+    def __init__(self,
+        teacher: nn.Module,        # an EDSR; anything else is a `UserError`
+        features: int = 128,       # number of frequencies for each size of patch
+        sizes: Sequence[int] = (1, 3),   # sides of the patches, in LR pixels
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        if not isinstance(teacher, EDSR):
+            raise UserError("--objective teacher-features looks into an EDSR, and the teacher is "
+                            f"{type(teacher).__name__}; give --labels teacher, or the folder of an EDSR")
+        self.teacher, self.scale = copy.deepcopy(teacher).requires_grad_(False), teacher.scale
+        self.fourier = LocalFourier(features, sizes, (.1, 4.), generator, teacher.config["width"])
+        self.register_buffer("unit", torch.ones(()))   # spread of the features over the photos
+
+    def forward(self, lr: torch.Tensor) -> list[torch.Tensor]:
+        "The projections of all patches of the features of `lr` [N,3,h,w]: [N,F,h',w'] for each size of patch."
+        return self.fourier(self.inside(lr))
+    def inside(self, lr: torch.Tensor) -> torch.Tensor:   # [N,width,h,w]
+        "The teacher's features of `lr`, in units of their spread."
+        x = self.teacher.head(lr - self.teacher.mean)
+        return (x + self.teacher.body(x)) / self.unit
+    def statistic(self, hr: torch.Tensor, lr: torch.Tensor | None = None) -> list[torch.Tensor]:
+        "Mean cosine and sine over all patches, [2F] for each size; without `lr` the LR images are bicubic copies."
+        return self.fourier.statistic(self.inside(downscale(hr, self.scale) if lr is None else lr))
+
+# %% ../nbs/method/16_labels.ipynb #7839e1f7
+@register_statistic("teacher-features", learns=False)
+class InsideTeacher(Statistic):
+    "Mean random features (`TeacherFeatures`) inside the teacher of the recipe's labels."
+    def of(self, net: nn.Module, hr: torch.Tensor, create_graph: bool = False,
+           lr: torch.Tensor | None = None) -> list[torch.Tensor]:
+        with torch.set_grad_enabled(create_graph): return net.statistic(hr, lr)
+    def network(self, recipe: Recipe, *names) -> nn.Module:
+        "With a teacher that has learnt nothing yet, unless `labels` is the folder of one."
+        return TeacherFeatures(get_teacher(None, _taught(recipe)),
+                               generator=rng(recipe.seed, "teacher-features", *names))
+    def pooled(self, recipe: Recipe, photos: Photos, k: int, device: torch.device | str = "cpu") -> nn.Module:
+        net = self.network(recipe, k)
+        net.teacher.load_state_dict(get_teacher(photos, _taught(recipe), str(device)).state_dict())
+        side = min(64, *map(min, photos.sizes)) // net.scale * net.scale
+        middles = torch.cat([_middle(photos[i], side) for i in range(min(16, len(photos)))])
+        with torch.no_grad(): net.unit.copy_(net.inside(downscale(middles, net.scale)).std())
+        return net
+    def shapes(self, net: nn.Module) -> list[torch.Size]:
+        return [torch.Size([2 * conv.out_channels]) for conv in net.fourier.filters]
+
+def _middle(u8, side):
+    (y, x) = ((length - side) // 2 for length in u8.shape[:2])
+    return to_tensor(u8[y:y+side, x:x+side])
+
+def _taught(recipe):
+    "The recipe with a teacher, where its images keep their own pixels."
+    return replace(recipe, labels="teacher", stored=True) if recipe.labels == "own" else recipe
