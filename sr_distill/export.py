@@ -65,9 +65,9 @@ def export_model(
     model: torch.nn.Module | Path | str,  # a trained model, its folder, or a file that `open_model` takes
     file: Path | str,
     to: str = "",            # onnx, basicsr, torchscript or safetensors; empty to go by the ending, one of `ENDINGS`
-    exporter: str = "auto",  # of ONNX: dynamo (needs onnxscript), torchscript, or auto for the newer one that is here
+    exporter: str = "auto",  # of ONNX: dynamo (needs onnxscript), torchscript, or auto: dynamo if it is installed
 ) -> Path:                   # the file
-    "Write `model` as one file for other programs; `UserError` for what the format or this installation cannot do."
+    "Write `model` as one file for other programs; `UserError` if the format cannot hold it or a package is missing."
     file, to = Path(file), to or ENDINGS.get(Path(file).suffix.lower(), "")
     if to not in ENDINGS.values():
         asked = f"--to {to}" if to else f"{file}"
@@ -178,10 +178,10 @@ def export_set(
     to: str = "folders",           # one of `SET_FORMATS`
     scale: int = 0,                # of the LR copies; 0 for the set's own, or 2
     format: str = "png",           # of the image files: png, webp (lossless) or avif (lossy)
-    images: int | None = None,     # of a set with a program: how many of its images, 64 if None
-    size: int | None = None,       # and their side in pixels, 256 if None
+    images: int | None = None,     # of a set with a program: how many images it draws, 64 if None
+    size: int | None = None,       # side of these in pixels, 256 if None
 ) -> Path:                         # the folder
-    "Write HR images and their LR copies as another program reads them; `UserError` for what cannot be done here."
+    "Write HR images and their LR copies in the layout of another program; `UserError` if that cannot be done."
     out = Path(out)
     if to not in SET_FORMATS:
         raise UserError(f"--to {to}: is no format for a training set; choose one of: {', '.join(SET_FORMATS)}")
@@ -403,9 +403,9 @@ SET_FORMATS: dict[str, Callable] = {
 def push_set(
     folder: Path | str,     # what `export_set` wrote, for `huggingface`
     repo: str,              # name on the hub, as "you/small-set"; made if it is not there
-    private: bool = False,  # others do not see it, if it is new
+    private: bool = False,  # make a new one private
 ) -> str:                   # its address
-    "Send a folder to the hub as a data set; `RunError` says why that failed, and the folder stays."
+    "Send a folder to the hub as a data set; `RunError` if that fails, and the folder stays."
     _need("the hub", "toolkits", "huggingface_hub")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise UserError(f"--push {repo}: is no name on the hub; write it like you/small-set")
