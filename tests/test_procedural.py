@@ -342,7 +342,7 @@ def quick(monkeypatch):
     "Fits that look at two small images."
     for name, value in (("WINDOWS", 6), ("IMAGES", 2), ("SIDE", 48)): monkeypatch.setattr(fitting, name, value)
 
-FIT, FEW = Recipe(space="procedural", steps=7), RunOptions(checkpoint=2, snapshots=3)
+FIT, FEW = Recipe(space="procedural", steps=7, fit="statistics"), RunOptions(checkpoint=2, snapshots=3)
 
 def test_a_stopped_fit_ends_like_an_undisturbed_one_on_any_number_of_threads(tmp_path, monkeypatch):
     quick(monkeypatch)
@@ -368,6 +368,28 @@ def test_a_damaged_fit_is_refused_or_begins_anew(damage, tmp_path, monkeypatch):
     try: made = distill(EMBEDDED, FIT, tmp_path / "set", FEW)
     except UserError as e: assert "checkpoint.pt" in str(e)
     else: assert made.program == distill(EMBEDDED, FIT, tmp_path / "other", FEW).program
+
+def test_a_fit_by_short_trainings(tmp_path, monkeypatch):
+    "The same bits on any number of threads and after a stop; small networks learn more from the program it ends with."
+    for name, value in (("TRIAL", fitting.TRIAL | dict(width=8, steps=30, batch=4)), ("JUDGES", 2), ("JUDGED", 48), ("DRAWN", dict(window=2, side=64))): monkeypatch.setattr(fitting, name, value)
+    recipe = replace(FIT, fit="training", steps=4)
+    def stop(step, *_): stop.stopped = step == 2
+    whole = distill(EMBEDDED, recipe, tmp_path / "whole", FEW)
+    with pytest.raises(RunError): distill(EMBEDDED, recipe, tmp_path / "parts", FEW, stop)
+    torch.set_num_threads(2)
+    try: parts = distill(EMBEDDED, recipe, tmp_path / "parts", FEW)
+    finally: torch.set_num_threads(1)
+    report = whole.manifest["report"]["fit"]
+    assert whole.program == parts.program and report == parts.manifest["report"]["fit"] and report["by"] == "training"
+    objective = fitting.training_objective(EMBEDDED)
+    assert whole.program == hand_written(EMBEDDED) or objective(whole.program) < objective(hand_written(EMBEDDED))
+    assert "did not ask" in (tmp_path / "whole/README.md").read_text() and report["before"] < -10   # dB, with the sign changed
+    assert fitting.training_objective(EMBEDDED, held_out=True)(whole.program) == report["after"]
+
+def test_what_a_fit_is_for_is_asked_of_programs_only():
+    assert "--fit" in refusal(Recipe, fit="statistics") and "procedural" in refusal(Recipe, fit="statistics")
+    assert "--fit" in refusal(Recipe, space="procedural", steps=0, fit="statistics")
+    assert "training, statistics" in refusal(Recipe, space="procedural", fit="luck")
 
 def test_any_objective_can_be_followed():
     fit = fitting.Fit(Program(), lambda program: abs(program.worlds[0].alpha - 2.5))
