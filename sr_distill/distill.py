@@ -21,7 +21,7 @@ from . import __version__
 from .core import (check_like, file_sha256, forget, load_state, log, make_folder, policy, read_json,
                              restore_optimizer, restoring, save_state, to_tensor, to_uint8, write_json)
 from .data import LOSSY, Photos, decode_bytes, encode_image
-from .fitting import Fit, statistics_objective
+from .fitting import Fit, statistics_objective, training_objective
 from .inversion import check_prior, make_space
 from .job import LogLines, saving
 from .labels import enlarged, get_teacher, half_precision, redraw, teacher_bytes
@@ -484,19 +484,25 @@ def _about_program(program):
     return dict(worlds=len(program.worlds), numbers=numbers, palettes=len(program.palettes))
 
 # %% ../nbs/method/19_distill.ipynb #269e656b
-HELD_OUT_IMAGE = 1000     # of a program: the first one that a fit is judged by; the search sees those from 0 on
+HELD_OUT_IMAGE = 1000     # of a program: the first one whose statistics judge a fit; the search sees those from 0 on
 FILMED, FILM_SIDE = 8, 96   # images of a program that its film shows, and their side in pixels
+
+def _fit_objective(plan, held_out):
+    "What a program is fitted to, or judged by afterwards: both by the same measure, on other photos or images."
+    photos, scale, seed = plan.photos, plan.recipe.scale, plan.recipe.seed
+    if plan.recipe.fit == "training": return training_objective(photos, scale, seed, held_out, plan.device)
+    return statistics_objective(photos, scale, seed, HELD_OUT_IMAGE if held_out else 0)
 
 def _fitted(plan, program, callback):
     "The program after the steps of the recipe, the film of them, and what the report says of both."
     recipe, part = plan.recipe, Part(plan.state/"part-program", 0, 0)
     if not recipe.steps: return program, None, {}
-    fit, before = Fit(program, statistics_objective(plan.photos, recipe.scale, recipe.seed), recipe.seed), program
+    fit, before = Fit(program, _fit_objective(plan, False), recipe.seed), program
     make_folder(part.folder/"trace")
     _go_on_fitting(fit, part, plan.marks)
     _fit_steps(plan, fit, part, callback)
-    judge = statistics_objective(plan.photos, recipe.scale, recipe.seed, HELD_OUT_IMAGE)
-    report = dict(fit=dict(steps=recipe.steps, before=judge(before), after=judge(fit.program)))
+    judge = _fit_objective(plan, True)
+    report = dict(fit=dict(by=recipe.fit, steps=recipe.steps, before=judge(before), after=judge(fit.program)))
     if not plan.marks: return fit.program, None, report
     film = TraceFolder(plan.state/"trace")
     for step in plan.marks: film.add(step, part.frame(step))
@@ -514,10 +520,12 @@ def _fit_steps(plan, fit, part, callback):
     def save(): save_state(part.folder/"checkpoint.pt", fit.state_dict())
     if not fit.done and (images := shown()) is not None and callback: callback(0, None, images)
     bar = tqdm(total=steps, initial=fit.done, desc="fit", unit="step", disable=None)
+    lines = LogLines("fit", steps, fit.done)
     with saving(save, plan.options.checkpoint, callback) as after, bar:
         while fit.done < steps:
             fit.step()
             bar.update()
+            if bar.disable: lines(fit.done, fit.best)
             images = shown()
             if callback: callback(fit.done, fit.best, images)
             after(fit.done, fit.done == steps)

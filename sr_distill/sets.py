@@ -157,6 +157,10 @@ def _said_of_program(report):
     said = [f"The program has {program['numbers']} numbers and {program['palettes']} palettes of 16 colours of the "
             "photos."]
     if not (fit := report.get("fit")): return said
+    if fit["by"] == "training":
+        return [*said, "Mean PSNR-RGB of small networks that learnt briefly from its images, on photos that the search "
+                f"did not ask: {-fit['before']:.2f} dB as written by hand, {-fit['after']:.2f} dB after {fit['steps']} "
+                "steps."]
     return [*said, f"Distance of its statistics from those of the photos, on unseen images: {fit['before']:.3g} as "
             f"written by hand, {fit['after']:.3g} after {fit['steps']} steps."]
 
