@@ -158,7 +158,7 @@ class InsideTeacher(Statistic):
            lr: torch.Tensor | None = None) -> list[torch.Tensor]:
         with torch.set_grad_enabled(create_graph): return net.statistic(hr, lr)
     def network(self, recipe: Recipe, *names) -> nn.Module:
-        "With a teacher that has learnt nothing yet, unless `labels` is the folder of one."
+        "A `TeacherFeatures` with an untrained teacher, unless `labels` names the folder of one."
         return TeacherFeatures(get_teacher(None, _taught(recipe)),
                                generator=rng(recipe.seed, "teacher-features", *names))
     def pooled(self, recipe: Recipe, photos: Photos, k: int, device: torch.device | str = "cpu") -> nn.Module:
