@@ -20,7 +20,7 @@ class Job:
     def __init__(self,
         out: Path | str,                     # the folder; made if it is missing
         identity: dict,                      # name → `Settings`, or a value that JSON can hold, such as a hash
-        words: dict | None = None,           # name → the error message if that value differs, with the remedy
+        words: dict | None = None,           # name in `identity` → the error message if its value differs
         but: Collection[str] = (),           # settings that may differ, such as how often to save
         checkpoint: str = "checkpoint.pt",   # name of the file or folder that stores the current step
     ):
@@ -37,7 +37,7 @@ class Job:
         return folder_lock(self.out) if here else contextlib.nullcontext(self.out)
 
     def check(self, found: dict) -> None:
-        "`UserError` with the first difference between this run and the identity `found`."
+        "`UserError` that names the first difference between this run and the identity `found`, if any."
         for name, mine in self.identity.items():
             if isinstance(mine, Settings):
                 if not isinstance(found.get(name), dict):
@@ -114,14 +114,14 @@ class LogLines:
     def __init__(self,
         name: str,      # name of the run, such as `train`, at the start of each line
         total: int,     # number of steps
-        done: int = 0,  # number of steps that an earlier start made
+        done: int = 0,  # number of steps that were done before this start
         clock: Callable[[], float] = time.monotonic,   # gives seconds
     ):
         self.name, self.total, self.begun, self.told, self.clock, self.loss = name, total, done, None, clock, None
         self.began = self.last = clock()
 
     def __call__(self, step: int, loss: float | None = None):
-        "Write a line if one is due; without `loss` it has the last one."
+        "Write a line if one is due; if you give no `loss`, with the last one that you gave."
         self.loss, now = self.loss if loss is None else loss, self.clock()
         left = duration((now - self.began) * (self.total - step) / max(1, step - self.begun))
         tenth, waited = 10 * step // self.total, now - self.last

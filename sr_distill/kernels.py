@@ -145,7 +145,7 @@ if triton:
 
 # %% ../nbs/engine/08_kernels.ipynb #00000012
 class FilteredReLU:
-    "Up-sampling, leaky ReLU, clamp and down-sampling as kernels; check `fits` first: it is false if they cannot."
+    "Up-sampling, leaky ReLU, clamp and down-sampling as kernels; if `fits` is false, they cannot do this layer."
     def __init__(self,
         up_filter: Tensor,         # [taps], sum 1
         up: int,                   # factor

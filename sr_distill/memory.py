@@ -24,7 +24,7 @@ def machine_memory() -> int:
     return total
 
 def memory_for(device: torch.device | str) -> int:
-    "Bytes that matching may use: half of a GPU's free memory, or each core's share of a quarter of the machine's."
+    "Bytes that matching may use: half of a GPU's free memory, or a quarter of the machine's, divided by the cores."
     way = policy(device)
     if way.free: return way.free(torch.device(device))[0] // 2
     return machine_memory() // 4 // (torch.get_num_threads() if way.cores else 1)

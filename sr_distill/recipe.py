@@ -65,7 +65,7 @@ def is_name(
 def code_sha256(
     entry: Any,   # a function or class, a `functools.partial` of one, or any object
 ) -> str:
-    "A hash of what `entry` computes: its text, or compiled code without one, its defaults, and what it captured."
+    "A hash of the text of `entry` (its compiled code if it has no text), its defaults and the values it captured."
     return hashlib.sha256(repr(_code_of(entry)).encode()).hexdigest()
 
 def _code_of(entry, deep=3):
@@ -96,8 +96,8 @@ class Registry(Mapping):
     "The names of one kind of thing, and the function, class or object that each stands for."
     def __init__(self,
         kind: str,       # what the names stand for, as "objective"; group of entry points: `sr_distill.objectives`
-        own: dict,       # name → module that registers it, or (module, what to know of it before the import)
-        takes: dict | None = None,  # what `register` may say of an entry, with defaults; None: anything
+        own: dict,       # name → module that registers it, or (module, properties to know before the import)
+        takes: dict | None = None,  # properties that `register` takes, with their defaults; None: any
     ):
         self.kind, self.takes = kind, takes
         self._own = {name: where if isinstance(where, tuple) else (where, {}) for name, where in own.items()}
@@ -106,7 +106,7 @@ class Registry(Mapping):
 
     def register(self,
         name: str,   # what settings and the command line call it
-        **about: object,   # what to know of it; the method `about` gives it back
+        **about: object,   # properties of the entry, which the method `about` returns
     ) -> Callable[[Entry], Entry]:   # a decorator, which returns what it decorates
         "Add an entry under `name`; a name that you registered before is replaced, `UserError` for one of this package."
         if not is_name(name):
@@ -123,7 +123,7 @@ class Registry(Mapping):
         return add
 
     def forget(self, name: str):
-        "Take back what you registered under `name`; names of this package stay."
+        "Remove the entry that you registered under `name`; names of this package stay."
         if name in self.added: self._entries.pop(name, None)
 
     def _is_own(self, name, entry):
@@ -135,11 +135,11 @@ class Registry(Mapping):
     def code(self,
         *names: str,
     ) -> list[str]:   # a hash for each of `names` that is known here and is not one of this package's
-        "What tells apart two entries of the same name, for keys and for the identity of a run."
+        "Hashes of your own entries' code, for cache keys and the identity of a run."
         return [code_sha256(self[name]) for name in names if name not in self._own and name in self]
 
     def about(self, name: str) -> dict:
-        "What is known of the entry `name`; for the package's own names that takes no import."
+        "The properties of the entry `name`; for the package's own names this needs no import."
         if name not in self._own: self[name]
         return self._about[name]
 
@@ -213,7 +213,7 @@ KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 def option_kind(
     f: Field,   # one of `dataclasses.fields`
 ) -> Any:
-    "The type of an option's values, which None is not: `int` of a field annotated `int | None`."
+    "The type of an option's values besides None: `int` for a field annotated `int | None`."
     return next((kind for kind in get_args(f.type) if kind is not type(None)), f.type)
 
 def _fits(value, kind):
@@ -228,10 +228,10 @@ def _stands(value, about, stored):
 
 def check_options(
     config: Any,           # a dataclass of `option`s
-    stored: bool = False,  # it was read from a file: names of an open registry may be those of somebody's own code
+    stored: bool = False,  # it was read from a file, so it may use names that were registered elsewhere
 ):
-    """Raise `UserError` for the first field of `config` whose value is of another kind, no valid choice or below its
-    bound. NumPy's numbers become Python's."""
+    """Raise `UserError` for the first field of `config` whose value has a wrong type, is no valid choice or lies below
+    its bound. NumPy's numbers become Python's."""
     for f in fields(config):
         value, choices, low = getattr(config, f.name), f.metadata["choices"], f.metadata["low"]
         flag, kind = "--" + f.name.replace("_", "-"), option_kind(f)
@@ -274,12 +274,12 @@ class Settings:
             return {**{f.name: f.default for f in fields(cls)}, **stored}   # written by a later version, or spoilt
 
     def key(self) -> dict:
-        "What names these settings in a hash: every option that is not at its default."
+        "The settings that go into a hash: the options in `ALWAYS`, and each other one that is not at its default."
         defaults = {f.name: f.default for f in fields(self)}
         return {k: v for k, v in self.to_dict().items() if k in self.ALWAYS or v != defaults[k]}
 
     def changes(self,
-        usual: "Settings",   # of the same class
+        usual: "Settings",   # other settings of the same class
     ) -> dict:
         "The settings that differ from `usual`, by name."
         return {k: v for k, v in self.to_dict().items() if v != getattr(usual, k)}
@@ -288,7 +288,7 @@ class Settings:
         stored: dict,         # another run's settings, by name
         but: Iterable = (),   # options that do not count
     ) -> str:
-        "The first option in which a stored run differs from this one, in words; empty where there is none."
+        "The first option in which a stored run differs from this one, in words; empty if there is none."
         mine, theirs = self.to_dict(), self.filled(stored)
         for k in [*mine, *(k for k in theirs if k not in mine)]:
             if k in but or (k in mine and theirs[k] == mine[k]): continue
@@ -337,11 +337,11 @@ register_model, register_prior, register_metric = MODELS.register, PRIORS.regist
 register_degradation = DEGRADATIONS.register
 
 def about_start(init: str) -> dict:
-    "What is known of the start `init`; nothing of a folder."
+    "The properties of the start `init`; an empty dict for a folder."
     return INITS.about(init) if init in INITS else {}
 
 def ranked_starts() -> list:
-    "The starts that go by a score, and can leave its top out."
+    "The starts that rank windows by a score; `trim` leaves out those with the highest scores."
     return [name for name in INITS if INITS.about(name).get("ranked")]
 
 DEVICE_HELP = ("where to compute: auto (CUDA where there is one), cpu, cuda or one of several as cuda:1, "
@@ -350,9 +350,9 @@ DEVICE_HELP = ("where to compute: auto (CUDA where there is one), cpu, cuda or o
 # %% ../nbs/engine/01_recipe.ipynb #66834597
 def degradation_steps(
     text: str,              # such as `bicubic`, or `blur:0.2-1.5+noise:0-10+jpeg:60-95`
-    stored: bool = False,   # it was read from a file: a step may be one of somebody's own
+    stored: bool = False,   # it was read from a file, so a step may have been registered elsewhere
 ) -> list[tuple]:           # name, least and largest amount of each step; None for a step without one
-    "The steps that a degradation names, in the order of the text; `UserError` for a text that is none."
+    "The steps that a degradation names, in the order of the text; `UserError` if the text is not valid."
     steps = [_degradation_step(text, part.strip(), stored) for part in text.split("+")]
     known = [name for name, *_ in steps if name in DEGRADATIONS]
     if len(reductions := [name for name in known if DEGRADATIONS.about(name)["at"] == "reduction"]) > 1:
@@ -370,7 +370,7 @@ def _degradation_step(text, part, stored):
     found = re.fullmatch(f"{number}(?:-{number})?", amount)
     low, high = (float(found[1]), float(found[2] or found[1])) if found else (1., 0.)
     if about["at"] != "reduction" and about["low"] <= low <= high <= about["high"]: return name, low, high
-    takes = f"such as {name}:{about['example']}" if about["example"] else f"as {name} alone"
+    takes = f"like {name}:{about['example']}" if about["example"] else f"as {name} alone"
     if about["example"]: takes += f", from {about['low']:g} to {about['high']:g}"
     raise UserError(f"--degradation {text!r}: {part!r} has no amount that it can take; write it {takes}")
 
@@ -383,7 +383,7 @@ UNITS = {"": 1, **{f"{p}{i}": k**n for n, p in enumerate("kmg", 1) for i, k in (
 def byte_count(
     size: int | str,   # as "350kB", "1.3 MB", "300KiB" or 350000
 ) -> int:
-    "How many bytes `size` is; `UserError` when it is no size, or less than one byte."
+    "The number of bytes of `size`; `UserError` if it is no size, or less than one byte."
     found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*([kmg]?i?)b?", str(size).strip().lower())
     if not found or found[2] not in UNITS or float(found[1]) * UNITS[found[2]] < 1:
         raise UserError(f"--bytes {str(size)[:40]!r} is no size; write it like 350kB, 1.3MB or 350000")
@@ -424,8 +424,8 @@ class Recipe(Settings):
                                    "(much smaller, but lossy)", STORAGE)
     quality: int   = option(75, "quality of avif files, from 1 to 100; a lower one leaves room for more images", low=1)
     real: int      = option(32, "real sub-images per group whose gradient is the target; 0 for all", low=0)
-    target: str    = option("uniform", "how these are drawn: uniform, error (in proportion to bicubic error) or hard "
-                                       "(the hardest 5 % without the top 0.2 %)", TARGETS)
+    target: str    = option("uniform", "how real sub-images are drawn: uniform, error (in proportion to bicubic error) "
+                                       "or hard (the hardest 5 % without the top 0.2 %)", TARGETS)
     steps: int     = option(300, "distillation steps; 0 keeps the start, that is the selected images, or in "
                                  "procedural space the program as it was written by hand", low=0)
     optimizer: str = option("adam", "optimiser of the images; sgd has momentum 0.5, as in DC", ("adam", "sgd"))
@@ -445,7 +445,7 @@ class Recipe(Settings):
     labels: str    = option("own", "who draws the stored images: own (they stay as distilled), teacher (an EDSR that "
                                    "learns from all the photos redraws them from their LR copies), or the folder of a "
                                    "trained model that redraws them")
-    teacher_steps: int = option(6000, "training steps of that teacher", low=1)
+    teacher_steps: int = option(6000, "training steps of the teacher of --labels teacher", low=1)
     store: str     = option("labels", "what the set keeps of a teacher: the images that it redrew (labels), or its "
                                       "weights and LR images, which it enlarges when you open the set, and the images "
                                       "of a program while you train (teacher)", STORES)
@@ -539,11 +539,11 @@ class Recipe(Settings):
         return STATISTICS.about(OBJECTIVES.about(self.objective).get("statistic", "gradient")).get("learns", True)
     @property
     def chooses(self) -> bool:
-        "Whether the set has images of the photos, beside a program or alone."
+        "Whether the set stores images, alone or beside a program."
         return self.space != "procedural" or self.share < 1
     @property
     def stored_size(self) -> int:
-        "Side of an image as the set stores it: beside its teacher it keeps LR images."
+        "Side of a stored image: a set that keeps its teacher stores LR images."
         return self.size // self.scale if self.store == "teacher" else self.size
     @property
     def stride(self) -> int:
@@ -564,12 +564,12 @@ LONG = 3000   # from this many training steps on a program draws half of each ba
 def recommended(
     budget: float | None = .7,   # per cent of the photos' pixels; None if `bytes` is given
     scale: int = 2,              # super-resolution factor
-    bytes: int | str | None = None,   # in the place of `budget`: what the images may take on the disk, such as 350kB
+    bytes: int | str | None = None,   # instead of `budget`: largest size of the images on the disk, such as 350kB
     each: bool = True,           # is there room for a window of each photo?
     training: int = LONG,        # training steps of the network that is going to learn from the set
-    **changes: Any,              # settings laid over it, such as `size`
+    **changes: Any,              # settings that replace its own, such as `size`
 ) -> Recipe:
-    """The recipe that the package advises, chosen without a step: the hardest windows of every photo; where the budget
+    """The recipe that the package advises, without distillation steps: the hardest windows of each photo; if the budget
     is too small for that, as many photos as fit, shrunk. A budget of `bytes` stores them as AVIF, so that several times
     as many fit, and for a long `training` a program beside them draws half of each batch."""
     start = dict(init="hardest", grouping="image") if each else dict(init="downscaled", grouping="all")
@@ -642,7 +642,7 @@ class TrainConfig(Settings):
 
     @classmethod
     def for_model(cls, model: str, **changes: Any) -> "TrainConfig":
-        "The settings that train `model` well, with `changes` laid over them."
+        "The settings that train `model` well, with `changes` in place of some of them."
         good = dict(GOOD_SETTINGS.get(model) or (MODELS.about(model).get("training", {}) if model in MODELS else {}))
         if model == "vdsr": good["lr"] = _vdsr_rate(changes.get("depth") or 20, changes.get("width") or 64)
         return cls(**{"model": model, **good, **changes})
@@ -660,7 +660,7 @@ def _vdsr_rate(depth, width): return min(3e-3, round(.256 / (depth * width), 5))
 # %% ../nbs/engine/01_recipe.ipynb #cb926cee
 @dataclass(frozen=True)
 class CompareOptions(Settings):
-    "What `compare` puts beside all the photos, and how it is carried out."
+    "The sets that `compare` compares with all the photos, and how it is carried out."
     budget: float | None = option(None, "per cent of the photos' pixels that each small set may take; 0.7 if "
                                         "not given, or what one window of each photo takes if that is more")
     bytes: int | str | None = option(None, "what the images of each small set may take on the disk, such as "

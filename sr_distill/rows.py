@@ -62,7 +62,7 @@ def _check_room(folder, nbytes):
     if shutil.disk_usage(folder).free >= 1.05 * nbytes: return
     raise UserError(f"{folder}: the gradient bank needs {nbytes / 1e9:.3g} GB and the disk has less; "
                     "set SR_DISTILL_CACHE to a folder with more room, lower --networks, "
-                    "or let fewer groups answer for the photos (--grouping cluster --clusters N)")
+                    "or make fewer groups (--grouping cluster --clusters N)")
 
 def _open_map(path, dtype, shape):
     "A memory-mapped array on disk, and whether it is new; a damaged file or one of another shape is made again."

@@ -44,7 +44,7 @@ class Name:
 @dataclass(eq=False)
 class Call:
     "A call that a pickle asks for, which is never made; with the state, items and values that the pickle then sets."
-    name: str     # of the function or class, as `function_name` finds it
+    name: str     # of the function or class, from `function_name`
     args: tuple
     state: object = None
     items: dict = field(default_factory=dict)
