@@ -312,7 +312,7 @@ STORAGE    = ("png", "webp", "avif")
 _ranked    = "pixel", dict(ranked=True)   # the starts that go by a score, and can leave its top out
 INITS      = Registry("start",
                       dict(noise="pixel", downscaled="pixel", random="pixel", hardest=_ranked, error=_ranked,
-                           loss=_ranked, gradient=_ranked, diverse="pixel", srdd="pixel"))
+                           loss=_ranked, gradient=_ranked, diverse="pixel", srdd="pixel", diverseg="pixel"))
 STATISTICS = Registry("statistic", {"gradient": "matching", "features": ("matching", dict(learns=False)),
                                     "teacher-features": ("labels", dict(learns=False))})
 OBJECTIVES = Registry("objective", {name: ("matching", dict(statistic=what)) for name, what in
