@@ -383,7 +383,7 @@ def _upscale(model, source, out, scale, ensemble, tile, ending, device, recursiv
 @click.argument("source", metavar="MODEL|SET")
 @click.argument("file", metavar="OUT")
 @click.option("--to", default="", help="of a model: onnx, basicsr, torchscript or safetensors; without it OUT's ending "
-              "says it. Of a set: folders, basicsr, lmdb, huggingface, neosr or trainer-redux  [folders]")
+              "says it. Of a set: folders, basicsr, lmdb, huggingface, parquet, neosr or trainer-redux  [folders]")
 @click.option("--exporter", type=click.Choice(["auto", "dynamo", "torchscript"]), default="auto",
               help="of ONNX  [auto: the newer one that is here]")
 @click.option("--scale", type=click.Choice([str(s) for s in SCALES]),
@@ -397,8 +397,8 @@ def _export(source, file, to, exporter, scale, format, images, size, push, debug
     set or any photos, as a folder of pairs that toolkits train on. A set with a program has no end: as many images as
     you say are drawn from it."""
     _alone()
-    if push and to not in ("", "huggingface"):
-        raise UserError(f"--push sends what --to huggingface writes, not --to {to}; leave --to out")
+    if push and to not in ("", "huggingface", "parquet"):
+        raise UserError(f"--push sends what --to huggingface or parquet writes, not --to {to}; leave --to out")
     weights = source == "bicubic" or source.lower().endswith((".pth", ".pt", ".safetensors"))
     if weights or os.path.exists(os.path.join(source, "model.safetensors")):
         if images or size:

@@ -97,7 +97,7 @@ def chosen(tmp_path_factory):
     return distill(Photos.open("embedded"), Recipe(init="random", size=64, steps=0, ipc=1), tmp_path_factory.mktemp("small") / "set")
 
 
-@pytest.mark.parametrize("to", [k for k in SET_FORMATS if k not in ("lmdb", "huggingface")])
+@pytest.mark.parametrize("to", [k for k in SET_FORMATS if k not in ("lmdb", "huggingface", "parquet")])
 def test_folders_hold_pairs(chosen, to, tmp_path):
     out = export_set(chosen.folder, tmp_path / "out", to, format="webp" if to == "folders" else "png")
     lines = (out / "meta_info.txt").read_text().splitlines()
@@ -127,8 +127,9 @@ def test_any_photos_can_be_exported(chosen, small_photos, tmp_path, capsys):
 
 def test_what_a_toolkit_needs_is_named(chosen, tmp_path, monkeypatch):
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in ("lmdb", "huggingface_hub") else real(name, *a))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in ("lmdb", "pyarrow", "huggingface_hub") else real(name, *a))
     with pytest.raises(UserError, match=r"needs lmdb: pip install 'sr_distill\[toolkits\]'"): export_set(chosen.folder, tmp_path / "x", "lmdb")
+    with pytest.raises(UserError, match=r"needs pyarrow: pip install 'sr_distill\[toolkits\]'"): export_set(chosen.folder, tmp_path / "x", "parquet")
     with pytest.raises(UserError, match="needs huggingface_hub"): push_set(tmp_path, "a/b")
     assert not [*tmp_path.iterdir()]
 
@@ -174,6 +175,21 @@ def test_hugging_face_shows_pairs(chosen, how, tmp_path):
     found = datasets.load_dataset(**where, cache_dir=str(tmp_path / "cache"))["train"]
     assert list(found.features) == ["hr", "lr"] and len(found) == len(chosen)
     assert (np.stack([np.asarray(row["hr"]) for row in found]) == chosen.images).all() and np.asarray(found[0]["lr"]).shape == (32, 32, 3)
+
+@needs("datasets")
+@pytest.mark.parametrize("format", ["png", "webp"])
+def test_a_parquet_file_is_read_by_its_card(chosen, format, tmp_path):
+    import datasets
+    import pyarrow.parquet
+    out = export_set(chosen.folder, tmp_path / "pairs", "parquet", format=format)
+    assert sorted(p.name for p in out.rglob("*")) == ["README.md", "data", "train-00000-of-00001.parquet"]
+    found = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))["train"]
+    assert found.features == datasets.Features(hr=datasets.Image(), lr=datasets.Image()) and len(found) == len(chosen)
+    assert (np.stack([np.asarray(row["hr"]) for row in found]) == chosen.images).all()
+    assert all((np.asarray(row["lr"]) == make_lr(image, 2)).all() for row, image in zip(found, chosen.images))
+    plain = pyarrow.parquet.read_table(out / "data/train-00000-of-00001.parquet")   # its schema alone says that these are images
+    assert datasets.Features.from_arrow_schema(plain.schema) == found.features
+    assert plain["hr"][0].as_py()["path"] == f"{chosen.names[0]}.{format}"
 
 def test_a_ready_set_takes_its_credits_along(tmp_path):
     card = (export_set("ready:50kB", tmp_path / "out", "huggingface") / "README.md").read_text(encoding="utf-8")
