@@ -365,17 +365,28 @@ configs:
 - config_name: default
   data_files:
   - split: train
-    path: [train/metadata.csv, "train/hr/*", "train/lr/*"]
+    path: {path}
 ---
 # {name}
 
 {n} HR images and their LR copies ×{scale}, columns `hr` and `lr`, written by sr_distill.
 
     from datasets import load_dataset
-    pairs = load_dataset("imagefolder", data_dir="this folder", split="train")
+    pairs = load_dataset("this folder", split="train")
 
 {said}
 """
+
+def _write_card(out, pairs, how, path):
+    "The README that tells the hub which files hold the pairs, whose they are and what may be done with them."
+    free, sources = how["about"].get("credits"), how["about"].get("sources", [])
+    said = f"Made from {len(sources)} photos; their licences carry over." if sources else ""
+    if free:
+        credits = ", ".join(f"{c['original']} ({c['source']})" for c in free)
+        said = f"The photos are in the public domain: {credits}."
+    card = _HUB_CARD.format(name=how["out"].name, n=len(pairs), scale=how["scale"], said=said, path=path,
+                            licence="license: cc0-1.0\n" if free else "")
+    atomic_write(out/"README.md", card)
 
 def _to_huggingface(out, pairs, how):
     "An image folder with two columns, as the hub's viewer shows it, and its card."
@@ -384,24 +395,34 @@ def _to_huggingface(out, pairs, how):
     rows, text = [[f"{part}/{name}.{how['format']}" for part in ("hr", "lr")] for name, *_ in pairs], io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([["hr_file_name", "lr_file_name"], *rows])
     atomic_write(out/"train/metadata.csv", text.getvalue())
-    free, sources = how["about"].get("credits"), how["about"].get("sources", [])
-    said = f"Made from {len(sources)} photos; their licences carry over." if sources else ""
-    if free:
-        credits = ", ".join(f"{c['original']} ({c['source']})" for c in free)
-        said = f"The photos are in the public domain: {credits}."
-    card = _HUB_CARD.format(name=how["out"].name, n=len(pairs), scale=how["scale"], said=said,
-                            licence="license: cc0-1.0\n" if free else "")
-    atomic_write(out/"README.md", card)
+    _write_card(out, pairs, how, '[train/metadata.csv, "train/hr/*", "train/lr/*"]')
+
+# %% ../nbs/tools/10_export.ipynb #17a825f6
+def _to_parquet(out, pairs, how):
+    "One Parquet file with the image files inside, columns `hr` and `lr`, and its card."
+    _need("Parquet", "toolkits", "pyarrow")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    columns, kind = ("hr", "lr"), pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    features = {"info": {"features": {k: {"_type": "Image"} for k in columns}}}   # so the columns are shown as images
+    schema = pa.schema([(k, kind) for k in columns], {"huggingface": json.dumps(features)})
+    def cell(name, image): return {"bytes": encode_image(image, how["format"]), "path": f"{name}.{how['format']}"}
+    rows = [{k: cell(name, image) for k, image in zip(columns, sides)} for name, *sides in pairs]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, row_group_size=100, compression="none")
+    make_folder(out/"data")
+    atomic_write(out/"data/train-00000-of-00001.parquet", buffer.getvalue())
+    _write_card(out, pairs, how, "data/train-*")
 
 SET_FORMATS: dict[str, Callable] = {
     "folders": _folders, "basicsr": _with_config(_BASICSR, "train.yml"), "lmdb": _to_lmdb,
-    "huggingface": _to_huggingface, "neosr": _with_config(_NEOSR, "train.toml"),
-    "trainer-redux": _with_config(_REDUX, "train.yml"),
+    "huggingface": _to_huggingface, "parquet": _to_parquet,
+    "neosr": _with_config(_NEOSR, "train.toml"), "trainer-redux": _with_config(_REDUX, "train.yml"),
 }
 
 # %% ../nbs/tools/10_export.ipynb #457c0c41
 def push_set(
-    folder: Path | str,     # what `export_set` wrote, for `huggingface`
+    folder: Path | str,     # what `export_set` wrote, for `huggingface` or `parquet`
     repo: str,              # name on the hub, as "you/small-set"; made if it is not there
     private: bool = False,  # make a new one private
 ) -> str:                   # its address
