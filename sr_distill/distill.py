@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from . import __version__
 from .core import (check_like, file_sha256, forget, load_state, log, make_folder, policy, read_json,
                              restore_optimizer, restoring, save_state, to_tensor, to_uint8, write_json)
+from .codec import bits_gradient, coded, through_files
 from .data import LOSSY, Photos, decode_bytes, encode_image
 from .fitting import Fit, statistics_objective, training_objective
 from .inversion import check_prior, make_space
@@ -90,7 +91,7 @@ class Run:
         self.optimizer.step()                                                         # 𝒮 moves
         self.space.project()
         if self.recipe.inner and (self.done + 1) % self.recipe.outer:                 # θ learns from 𝒮
-            self.source.finish(self.done, self.space.render(slice(None)))
+            self.source.finish(self.done, self._seen(self.space.render(slice(None))))
         self.done += 1
 
     def images(self) -> np.ndarray:
@@ -121,11 +122,19 @@ class Run:
         return lambda images, at: made(range(first + at, first + at + len(images)), images)
 
     def _match(self, net, images, targets, low):
-        "`match`; out of memory halves the chunk and tries again."
+        "`match` and the bits of the images; out of memory halves the chunk and tries again."
+        weight, quality, seen = self.recipe.bit_weight, self.recipe.quality, self._seen(images)
         while True:
-            try: return match(net, images, targets, self.recipe.objective, self.chunk, low)
+            try:
+                distance, pull = match(net, seen, targets, self.recipe.objective, self.chunk, low)
+                bits = weight and weight / images.shape[1] * bits_gradient(images, quality)   # λ · ∂R/∂𝒮
+                return distance, pull + bits if weight else pull
             except torch.cuda.OutOfMemoryError: pass   # mended below, where the failed call's tensors are gone
             _halve(self)
+
+    def _seen(self, images):
+        "Images as a receiver of a lossy format has them, if their bits are part of the loss."
+        return coded(images, self.recipe.quality) if self.recipe.bit_weight else images
 
 # %% ../nbs/method/19_distill.ipynb #9f8da3a6
 def _state(run):
@@ -352,6 +361,9 @@ def _assemble(plan, prior, teacher, began):
     latents, about = _latents(plan.parts, prior, np.stack(start)) if prior else (None, None)
     changed: dict = {}
     made = _made(plan, np.stack(end), teacher, changed)
+    if plan.recipe.bit_weight:   # judged as a receiver has them
+        (before, dear), (end, cheap) = (through_files(images, plan.recipe) for images in (before, end))
+        changed["bits"] = dict(before=dear, after=cheap)
     report = {**_report(plan, before, end, began), **changed}
     if about: report["latent"] = about
     if latents: latents.save(plan.out/"latents.safetensors", 16)

@@ -423,6 +423,8 @@ class Recipe(Settings):
     format: str    = option("png", "how the images are stored: png, webp (lossless, about a quarter smaller) or avif "
                                    "(much smaller, but lossy)", STORAGE)
     quality: int   = option(75, "quality of avif files, from 1 to 100; a lower one leaves room for more images", low=1)
+    bit_weight: float = option(0.0, "pixel space, avif: weight of the bits per pixel beside the matching loss, so that "
+                                    "distilled images take fewer bytes; 0 leaves them out", low=0)
     real: int      = option(32, "real sub-images per group whose gradient is the target; 0 for all", low=0)
     target: str    = option("uniform", "how real sub-images are drawn: uniform, error (in proportion to bicubic error) "
                                        "or hard (the hardest 5 % without the top 0.2 %)", TARGETS)
@@ -512,6 +514,11 @@ class Recipe(Settings):
                  *((f, self.space != "procedural", "is for procedural space only", "give --space procedural")
                    for f in ("share", "fit")),
                  ("fit", not self.steps, "means nothing to a program that stays as written by hand", "give --steps"),
+                 ("bit_weight", self.format != "avif", f"needs a format with a quality, not --format {self.format}",
+                  "give --format avif"),
+                 ("bit_weight", self.space != "pixel", "is for pixel space only", "give --space pixel"),
+                 ("bit_weight", not self.steps, "moves nothing with --steps 0", "give more --steps"),
+                 ("bit_weight", self.labels != "own", "is lost on images that a teacher redraws", "give --labels own"),
                  *((name, self.space == "procedural", "is for matching gradients, which a program does not",
                     "give --space pixel") for name in MATCHING),
                  *((name, alone, "is for stored images, and a program alone stores none", "give a --share below 1")

@@ -149,7 +149,8 @@ def summary(
     report: dict,  # `manifest["report"]`; {} for a set that was made by hand
 ) -> str:
     "The report of a run in sentences: how far the images moved, and the matching loss in unseen networks."
-    parts = (_said_of_program, _said_of_latents, _said_of_moves, odd_rate, _said_of_losses, _said_of_labels)
+    parts = (_said_of_program, _said_of_latents, _said_of_moves, _said_of_bits, odd_rate, _said_of_losses,
+             _said_of_labels)
     return " ".join(sentence for part in parts for sentence in part(report))
 
 def _said_of_program(report):
@@ -173,6 +174,12 @@ def _said_of_moves(report):
     if "moved" not in report: return []
     share, mean = report["moved"]["share"], report["moved"]["mean"]
     return [f"Distillation changed {share:.0%} of the 8-bit values, by {mean:.1f} grey levels on average."]
+
+def _said_of_bits(report):
+    if not (bits := report.get("bits")): return []
+    (estimate, first), (less, last) = ((bits[k]["estimated"], bits[k]["files"]) for k in ("before", "after"))
+    return [f"All distilled images took {first:,} bytes as files before the steps and {last:,} after ({estimate:,} and "
+            f"{less:,} by the estimate in the loss)."]
 
 def _said_of_losses(report):
     loss = report.get("matching_loss") or {}
