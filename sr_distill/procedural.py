@@ -712,6 +712,7 @@ class Endless(ProgramPhotos):
 class EndlessSampler(PatchSampler):
     "Batches of LR and HR patches from an `Endless`; batch `t` is a function of the program, the seed and `t`."
     AHEAD = 2   # images drawn before they are needed
+    SOON = 50   # batches whose images a run makes before its first step
 
     def __init__(self,
         source: Endless,
@@ -738,6 +739,12 @@ class EndlessSampler(PatchSampler):
         n, first = self.drawn(t + 1) - self.drawn(t), self.drawn(t) // self.source.per_image
         most = torch.tensor([len(self.source), places, places, 8], dtype=torch.float64)
         return (torch.rand(n, 4, generator=generator, dtype=torch.float64) * most).long().numpy() + [first, 0, 0, 0]
+
+    def first(self, t: int) -> list[int]:
+        "The images that the next `SOON` batches take from the window of batch `t`."
+        end = self.drawn(t) // self.source.per_image + len(self.source)
+        soon = (self.draw(s)[:, 0].tolist() for s in range(t, min(t + self.SOON, self.config.steps)))
+        return sorted({k for batch in soon for k in batch if k < end})
 
     def photo(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         "LR and HR of image `k`, a uint8 array [h,w,3] each; a teacher answers where the training computes."
@@ -807,6 +814,10 @@ class MixedSampler(PatchSampler):
     def keep(self, t: int, device: str | torch.device = "cpu") -> None:
         "Have the program's images of batch `t` drawn."
         self.leaves.keep(t, device)
+
+    def first(self, t: int) -> list[int]:
+        "The images of the program that the next batches take."
+        return self.leaves.first(t)
 
     def photo(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         "LR and HR of image `k`, a uint8 array [h,w,3] each."

@@ -94,6 +94,9 @@ class PatchSampler(PatchPlaces):
 
     def keep(self, t: int, device: str | torch.device = "cpu") -> None:
         "Called before batch `t` is cut for `device`. A program draws its images here; photos have nothing to do."
+    def first(self, t: int) -> list[int]:
+        "The images that a run must make before it can begin at batch `t` at full speed; none of photos."
+        return []
 
     def __call__(self,
         t: int,                               # which batch
@@ -329,11 +332,20 @@ def _bar(trainer):
     return tqdm(total=trainer.config.steps, initial=trainer.step, desc="train", unit="step", leave=False, delay=1,
                 disable=None if trainer.team.first else True)
 
+def _make_first(trainer, sampler, callback):
+    "Make a program's first images before the clock of the estimate starts, since no later step takes as long."
+    if not (numbers := sampler.first(trainer.step)): return
+    if trainer.team.first and not callback:
+        log.info("train: making the %d images that the first steps need; later steps need few new ones", len(numbers))
+    sampler.keep(trainer.step, trainer.device)
+    for k in numbers: sampler.photo(k)
+
 def _loop(trainer, sampler, val=None, callback=None, out=None, save=lambda: None):
     "From the trainer's step to the last one."
     config, begun = trainer.config, time.perf_counter() - trainer.seconds
     def cut(t): return sampler(t, trainer.device, trainer.share)
     again = "start the same run again to go on" if out else "without a folder `out` nothing is kept"
+    _make_first(trainer, sampler, callback)
     lines = LogLines("train", config.steps, trainer.step)
     if callback: lines.FIRST = lines.OFTEN = lines.SELDOM   # it shows the run itself, as a study does
     with saving(save, config.checkpoint, callback, again) as after, _bar(trainer) as bar:

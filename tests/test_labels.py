@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sr_distill import labels, procedural, sets
+from sr_distill import job, labels, procedural, sets, train as training
 from sr_distill.cli import main
 from sr_distill.data import Photos, make_lr
 from sr_distill.distill import DistilledSet, describe, distill, open_photos, set_bytes
@@ -95,6 +95,15 @@ def test_threads_and_the_order_of_batches_change_no_label(net):
     for t in range(12): sampler(t)
     assert set(sampler.answers) <= set(sampler.images)   # what has left the window is forgotten
     assert torch.equal(sampler(7)[1], found[0][0][1])    # a step back
+
+def test_labels_are_made_before_the_estimate_begins(net, monkeypatch, caplog):
+    "They take many times as long as a step, which the first estimate would count for every step."
+    source, asked, begun = Endless(Program(), 3, 48, 16, teacher=load_model(net)), [], []
+    monkeypatch.setattr(procedural, "answer", lambda model, lr, k: asked.append(k) or answer(model, lr, k))
+    monkeypatch.setattr(training, "LogLines", lambda *a: begun.append(list(asked)) or job.LogLines(*a))
+    with caplog.at_level("INFO"): train(make_model("srcnn", 2), source, CONFIG, device="cpu")
+    assert begun == [[0, 1, 2]] and "making the 3 images that the first steps need" in caplog.text
+    assert asked == [*range(3 + source.sampler(CONFIG).drawn(5) // 16)]   # no label is made twice
 
 def test_a_teacher_answers_where_the_training_computes(net, monkeypatch):
     teacher, places = load_model(net), []

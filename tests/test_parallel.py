@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from packaging.version import Version
+from PIL import Image
 from safetensors.torch import load_file
 
 from sr_distill import core
@@ -19,6 +20,7 @@ from sr_distill.recipe import TrainConfig, UserError
 from sr_distill.train import Trainer
 
 DISTIL = ["--size", "24", "--networks", "2", "--real", "4", "--device", "cpu", "--checkpoint", "2", "--held-out", "0", "--ipc", "2", "--init", "random"]
+ROUGH = "blur:0.5-1.5+noise:2-10+jpeg:40-90"
 EDSR = ["--model", "edsr", "--depth", 2, "--width", 8, "--batch", 4, "--patch", 24, "--device", "cpu"]
 
 
@@ -55,6 +57,28 @@ def test_two_processes_give_the_set_that_one_gives(folder, tmp_path):
     assert not (tmp_path / "two/.run").exists()
 
 
+SMALL = """
+import functools, runpy, sys
+from sr_distill import autoencoders, priors
+small = autoencoders.SmallConfig(channels=8, width=8, depth=1, steps=20, batch=2, crops=12)
+priors.embedded_prior = functools.partial(autoencoders.embedded_prior, config=small)
+sys.argv[0] = "sr_distill"
+runpy.run_module("sr_distill", run_name="__main__")
+"""
+
+def test_two_processes_share_latents_under_a_degradation(folder, tmp_path):
+    "Blur, noise, JPEG and an eightfold reduction are drawn for an image of the whole set, whichever process matches it."
+    (tmp_path / "small.py").write_text(SMALL)
+    for photo in folder.iterdir():   # the prior learns from crops of 64²
+        with Image.open(photo) as image: image.resize((72, 72)).save(photo)
+    hard = ["--space", "latent", "--size", 32, "--invert", 3, "--scale", 8, "--degradation", ROUGH, "--networks", 1, "--real", 2,
+            "--steps", 3, "--init", "random", "--pool", "random", "--ipc", 2, "--held-out", 0, "--device", "cpu"]
+    for n in (1, 2): done(n, tmp_path / f"cache{n}", "distill", folder, tmp_path / str(n), *hard, start=[tmp_path / "small.py"])
+    one, two = files(tmp_path / "1"), files(tmp_path / "2")
+    assert one == two and "latents.safetensors" in one and len(one) > 8
+    assert core.read_json(tmp_path / "2/manifest.json")["report"]["processes"] == 2
+
+
 KILLED = """
 import os, runpy, signal, sys
 from sr_distill import distill
@@ -82,7 +106,7 @@ def test_a_process_that_dies_loses_its_unfinished_steps_only(folder, tmp_path):
 
 def test_training_shares_the_batch(folder, tmp_path):
     "The model of two processes is that of one to 1e-5, and each writes one history."
-    args = [*EDSR, "--steps", 40, "--val", folder, "--checkpoint", 15, "--ema", .9]
+    args = [*EDSR, "--steps", 40, "--val", folder, "--checkpoint", 15, "--ema", .9, "--degradation", ROUGH]
     done(1, tmp_path / "cache", "train", folder, tmp_path / "one", *args)
     done(2, tmp_path / "cache", "train", folder, tmp_path / "two", *args)
     one, two = (torch.cat([v.flatten() for v in load_file(tmp_path / name / "model.safetensors").values()]) for name in ("one", "two"))
