@@ -201,8 +201,8 @@ def drawn(
 @drawn(images=500)
 @common
 def _render(set_, out, images, size, debug):
-    """Let the program of SET draw images, and write them into OUT as PNG files for other toolkits. SET is the
-    recommended set, a set made with `--space procedural`, or the file of a program."""
+    """Let the program of SET draw images, and write them into OUT as PNG files for other toolkits. SET is a set
+    that `distill` made without options or with `--space procedural`, or the file of a program."""
     _alone()
     from sr_distill.procedural import render_images
     from sr_distill.sets import taught_program
@@ -285,7 +285,7 @@ def _evaluate(models, hr_dir, scale, degradation, lr_dir, lr_name, crop_hr, lpip
 @click.option("--jobs", type=int, default=0,
               help="processes; 0 for one per CPU core, or a single one where a GPU computes  [0]")
 @click.option("--minutes", type=float, default=0,
-              help="start nothing new after so many minutes; give the same command to continue")
+              help="start no new set or training after so many minutes; give the same command to continue")
 @click.option("--set", "folders", multiple=True, metavar="FOLDER",
               help="one more training set: a folder of images or a distilled set; may be given several times")
 @click.option("--device", default="cpu", help=f"{DEVICE_HELP}  [cpu]")
@@ -311,7 +311,7 @@ def _study(file, out, scale, jobs, minutes, folders, device, skip_bad, debug):
 @click.argument("photos")
 @click.argument("out", default="compare-out")
 @click.option("--held-out", metavar="PHOTOS", default="",
-              help="photos to judge by; without it a fifth of PHOTOS is taken away for that, ten at most")
+              help="photos to test on; without it a fifth of PHOTOS is set aside for this, ten at most")
 @flags(CompareOptions)
 @flags(TrainConfig, skip=("sampling", "validate", "checkpoint"),
        usual=dict(model="a small edsr: --depth 4 --width 32 --steps 1200 --batch 16"))
@@ -337,13 +337,13 @@ def _compare(photos, out, held_out, toml, debug, **given):
 @cli.command("plan")
 @click.argument("photos")
 @click.option("--model", type=click.Choice([*MODELS]), help="SR model  [a small edsr: --depth 4 --width 32]")
-@click.option("--depth", type=int, help="its layers or residual blocks")
-@click.option("--width", type=int, help="its channels per layer")
+@click.option("--depth", type=int, help="layers or residual blocks of the model")
+@click.option("--width", type=int, help="channels per layer of the model")
 @click.option("--scale", type=click.Choice([str(s) for s in SCALES]), help="super-resolution factor  [2]")
 @click.option("--steps", "--for-steps", "steps", type=int, help="training steps  [1200, or by model]")
 @click.option("--budget", type=float,
               help="per cent of the pixels that the set may take  [the largest that was measured]")
-@click.option("--bytes", help="or what its images may take on the disk, such as 350kB")
+@click.option("--bytes", help="instead of --budget: size of the images on the disk, such as 350kB")
 @skip_bad
 @recursive
 @common
@@ -363,9 +363,12 @@ def _plan(photos, budget, bytes, skip_bad, recursive, debug, **given):
 @click.argument("model")
 @click.argument("source", metavar="PICTURES")
 @click.argument("out")
-@click.option("--scale", type=click.Choice([str(s) for s in SCALES]), help="of bicubic; a model has its own  [2]")
-@click.option("--ensemble", is_flag=True, help="average over all eight flips and rotations, in eight times the time")
-@click.option("--tile", type=int, default=512, help="largest side of a tile of the result, for less memory  [512]")
+@click.option("--scale", type=click.Choice([str(s) for s in SCALES]),
+              help="factor of bicubic enlargement; a model has its own  [2]")
+@click.option("--ensemble", is_flag=True,
+              help="average the results for all eight flips and rotations; takes eight times as long")
+@click.option("--tile", type=int, default=512,
+              help="largest side of a tile of the result; smaller tiles need less memory  [512]")
 @click.option("--ending", default=".png", help="format of the results in a folder  [.png]")
 @click.option("--device", default="auto", help=f"{DEVICE_HELP}  [auto]")
 @recursive
@@ -387,10 +390,10 @@ def _upscale(model, source, out, scale, ensemble, tile, ending, device, recursiv
 @click.option("--to", default="", help="of a model: onnx, basicsr, torchscript or safetensors; without it OUT's ending "
               "says it. Of a set: folders, basicsr, lmdb, huggingface, parquet, neosr or trainer-redux  [folders]")
 @click.option("--exporter", type=click.Choice(["auto", "dynamo", "torchscript"]), default="auto",
-              help="of ONNX  [auto: the newer one that is here]")
+              help="PyTorch's exporter for ONNX  [auto: the newer one that is installed]")
 @click.option("--scale", type=click.Choice([str(s) for s in SCALES]),
-              help="of a set's LR copies  [the set's own, or 2]")
-@click.option("--format", default="png", help="of a set's images: png, webp or avif  [png]")
+              help="factor of a set's LR copies  [the set's own, or 2]")
+@click.option("--format", default="png", help="format of a set's images: png, webp or avif  [png]")
 @drawn(images=64)
 @click.option("--push", metavar="NAME/REPO", help="also send the set to the Hugging Face hub")
 @common
@@ -418,8 +421,8 @@ def _export(source, file, to, exporter, scale, format, images, size, push, debug
 # %% ../nbs/tools/11_cli.ipynb #00000010
 @cli.command("inspect")
 @click.argument("path")
-@click.option("--page", metavar="FILE.html", help="of a distilled set: write a page with its images over the "
-              "distillation steps and its loss curve")
+@click.option("--page", metavar="FILE.html", help="also write a page that shows the images of a distilled set over the "
+              "distillation steps, and the loss curve")
 @recursive
 @common
 def _inspect(path, page, recursive, debug):
