@@ -4,24 +4,25 @@
 
 # %% auto #0
 __all__ = ['get_teacher', 'enlarge', 'redraw', 'redraw_photos', 'half_precision', 'store_teacher', 'stored_bytes',
-           'teacher_bytes', 'enlarged', 'TeacherFeatures', 'InsideTeacher']
+           'teacher_bytes', 'enlarged', 'Asked', 'AskedSampler', 'TeacherFeatures', 'InsideTeacher']
 
 # %% ../nbs/method/16_labels.ipynb #00000003
-import copy, hashlib, tempfile
+import copy, functools, hashlib, tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
 from torch import nn
-from .core import atomic_write, file_sha256, json_sha256, make_folder, rng, state_sha256, to_tensor
-from .data import Photos, downscale, encode_png, make_lr, photo_cache
+from .core import atomic_write, file_sha256, json_sha256, make_folder, rng, state_sha256
+from .core import to_tensor, to_uint8
+from .data import Photos, downscale, encode_png, make_lr, photo_cache, resize
 from .fourier import LocalFourier
 from .matching import Statistic
 from .models import EDSR, load_model, make_model, save_model
 from .parallel import in_parallel, precision
 from .procedural import answer
 from .recipe import Recipe, TrainConfig, UserError, register_statistic
-from .train import helper_network, lr_settings
+from .train import PatchSampler, helper_network, lr_settings
 
 # %% ../nbs/method/16_labels.ipynb #00000009
 def get_teacher(
@@ -121,6 +122,62 @@ def enlarged(
     def make(): return enlarge(questions, model)
     def fits(a): return (a.shape, a.dtype) == (shape, np.uint8)
     return np.array(photo_cache().get(f"{key}.labels", make, fits))
+
+# %% ../nbs/method/16_labels.ipynb #b97d1fc9
+class Asked(Photos):
+    "The stored questions of a set with their answers, and the same questions smaller, answered when they are needed."
+    SIZES = 8   # most sizes of a question
+    def __init__(self,
+        images: Photos,       # of one size, with their LR images, the questions
+        teacher: nn.Module,   # an SR model
+        least: float,         # share of the side that a question keeps at least, up to 1
+    ):
+        scale, side = teacher.scale, images.sizes[0][0] // teacher.scale
+        self.stored, shares = images, np.geomspace(1, least, self.SIZES)
+        self.sides = sorted({side, *(max(1, round(side * share)) for share in shares)}, reverse=True)
+        reduced = functools.lru_cache(4096)(
+            lambda i, n: to_uint8(resize(to_tensor(images.lr(i, scale)), (n, n)).clamp(0, 1))[0])
+        answered = functools.lru_cache(4096)(lambda i, n: answer(teacher, reduced(i, n), i + n))
+        mark = state_sha256(teacher.state_dict())
+        smaller = [_Question(i, n, scale, images, mark, answered, reduced) for n in self.sides[1:]
+                   for i in range(len(images))]
+        super().__init__([*images._photos, *smaller], images.source)
+
+    told = property(lambda self: f"{len(self.stored)} questions at {len(self.sides)} sizes")
+    def at_least(self, size: int, option: str = "--size") -> "Asked":
+        "The questions themselves; `UserError` when an answer is smaller than `size` even at the stored size."
+        self.stored.at_least(size, option)
+        return self
+    def sampler(self, config: TrainConfig) -> "AskedSampler":
+        "Batches for a training with `config`."
+        return AskedSampler(self, config)
+
+class _Question:
+    "A stored question at another size, as `Photos` holds it."
+    file = None
+    def __init__(self, i, side, scale, images, mark, answered, reduced):
+        self.name, self.shape = f"{images.names[i]}-{side}", (scale * side, scale * side, 3)
+        self.sha256 = json_sha256([images.sha256[i], side, mark])
+        self.pixels, self.lr = functools.partial(answered, i, side), lambda scale: reduced(i, side)
+
+class AskedSampler(PatchSampler):
+    "Batches of LR and HR patches from `Asked`: each patch from a question and a size drawn alike."
+    def __init__(self, source: Asked, config: TrainConfig):
+        if config.sampling != "uniform":
+            raise UserError(f"--sampling {config.sampling} is for images of one size; give --sampling uniform, or make "
+                            "the set without --views")
+        super().__init__(source.stored, config)
+        self.sides = [side for side in source.sides if side >= self.side]
+        self.photo = functools.lru_cache(64)(lambda i: (np.asarray(source.lr(i, config.scale)), np.asarray(source[i])))
+
+    def draw(self, t: int) -> np.ndarray:   # int [B,4]: number of question and size, row and column in LR pixels, symmetry
+        "Where the patches of batch `t` come from."
+        n, generator = self.config.batch, rng(self.config.seed, "patches", t)
+        u = torch.rand(n, 5, generator=generator, dtype=torch.float64).numpy()
+        size = (u[:, 1] * len(self.sides)).astype(int)
+        places = np.array(self.sides)[size] - self.side + 1
+        image = (u[:, 0] * len(self.photos)).astype(int) + size * len(self.photos)
+        return np.stack([image, *((u[:, k] * most).astype(int) for k, most in ((2, places), (3, places), (4, 8)))], 1)
 
 # %% ../nbs/method/16_labels.ipynb #5b608703
 class TeacherFeatures(nn.Module):

@@ -195,6 +195,20 @@ def test_a_teacher_that_has_learnt_nothing_has_the_bytes_of_one_that_has():
     assert not torch.equal(learnt.head.weight, get_teacher(None, recipe).head.weight)
 
 
+# ---- questions at other sizes
+
+def test_views_take_no_bytes_and_only_training_sees_them(net, tmp_path):
+    recipe = Recipe(**KEEPS, **KINDS["half"], labels=net)
+    plain, views = (distill(PHOTOS, r, tmp_path / str(r.views)) for r in (recipe, replace(recipe, views=.5)))
+    assert plain.budget == views.budget and (plain.images == views.images).all() and Recipe().views == 1
+    assert len(views.photos.images) > len(plain.photos.images) == 3 and "questions at" in views.photos.told
+    assert len({p.photos.fingerprint for p in (plain, views)}) == 2
+    assert all(equal([a], [b]) for a, b in zip(batches(views.photos), batches(views.photos)))
+    numbers = -1 - np.concatenate([views.photos.sampler(CONFIG).draw(t)[2:, 0] for t in range(20)])
+    assert numbers.max() >= 3 and numbers.min() >= 0   # of the stored questions and of smaller ones
+    assert "--store teacher" in refusal(Recipe, views=.5) and "no share of a side" in refusal(replace, recipe, views=0.)
+
+
 # ---- features inside a teacher
 
 def test_the_teacher_that_is_matched_in_writes_the_labels(tmp_path):
