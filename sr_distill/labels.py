@@ -170,7 +170,7 @@ class AskedSampler(PatchSampler):
         self.sides = [side for side in source.sides if side >= self.side]
         self.photo = functools.lru_cache(64)(lambda i: (np.asarray(source.lr(i, config.scale)), np.asarray(source[i])))
 
-    def draw(self, t: int) -> np.ndarray:   # int [B,4]: number of question and size, row and column in LR pixels, symmetry
+    def draw(self, t: int) -> np.ndarray:   # int [B,4]: question and size, row and column in LR pixels, symmetry
         "Where the patches of batch `t` come from."
         n, generator = self.config.batch, rng(self.config.seed, "patches", t)
         u = torch.rand(n, 5, generator=generator, dtype=torch.float64).numpy()
