@@ -783,7 +783,8 @@ class Mixture(Photos):
     @property
     def told(self) -> str:
         "What a training learns from, in words."
-        return f"{len(self.images)} images, and for {self.share:.0%} of each batch {self.leaves.told}"
+        images = getattr(self.images, "told", f"{len(self.images)} images")
+        return f"{images}, and for {self.share:.0%} of each batch {self.leaves.told}"
     def at_least(self,
         size: int,                # pixels
         option: str = "--size",   # the option that gave `size`, for messages
@@ -803,7 +804,8 @@ class MixedSampler(PatchSampler):
     def __init__(self, source: Mixture, config: TrainConfig):
         self.config, self.side = config, config.patch // config.scale
         self.leaves = EndlessSampler(source.leaves, replace(config, sampling="uniform"), source.share)
-        self.images = PatchSampler(source.images, config)
+        own = getattr(source.images, "sampler", None)
+        self.images = own(config) if own else PatchSampler(source.images, config)
 
     def draw(self, t: int) -> np.ndarray:   # int [B,4]: image, row and column in LR pixels, symmetry
         "Where the patches of batch `t` come from: image k of the program, or -1 - k for the chosen image k."

@@ -451,6 +451,9 @@ class Recipe(Settings):
     store: str     = option("labels", "what the set keeps of a teacher: the images that it redrew (labels), or its "
                                       "weights and LR images, which it enlarges when you open the set, and the images "
                                       "of a program while you train (teacher)", STORES)
+    views: float   = option(1.0, "a set that stores its teacher: also ask it in training about the stored LR images "
+                                 "reduced to this share of their side or more, such as 0.75; 1 for only as stored",
+                            low=0)
     seed: int      = option(0, "fixes every random choice", low=0)
     share: float   = option(1.0, "procedural space: share of every training batch that the program draws; below 1 the "
                                  "set also stores images chosen by --init, for the rest of the batch", low=0)
@@ -474,6 +477,8 @@ class Recipe(Settings):
         if self.quality > 100: raise UserError(f"--quality {self.quality} is too large; give at most 100")
         if not 0 < self.share <= 1:
             raise UserError(f"--share {self.share} is no share of a batch; give a number above 0 and up to 1")
+        if not 0 < self.views <= 1:
+            raise UserError(f"--views {self.views} is no share of a side; give a number above 0 and up to 1")
         if self.size % self.scale:
             raise UserError(f"--size {self.size} is not a multiple of --scale {self.scale}; give a multiple")
         if self.budget is not None and not 0 < self.budget <= 100:
@@ -528,6 +533,7 @@ class Recipe(Settings):
                   f"choose one of: {', '.join(ranked_starts())}"),
                  ("teacher_steps", self.labels != "teacher", f"means nothing to --labels {self.labels}",
                   "give --labels teacher"),
+                 ("views", self.store != "teacher", f"means nothing to --store {self.store}", "give --store teacher"),
                  ("store", self.labels == "own", "means nothing to --labels own", "give --labels teacher")]
         for name, idle, why, instead in rules:
             usual = self.usual_rate if name == "lr" else type(self).__dataclass_fields__[name].default
@@ -561,7 +567,8 @@ class Recipe(Settings):
 
 # options that mean nothing to a program, and those that mean something only beside stored images
 MATCHING = ("objective", "network", "pool", "outer", "inner", "real", "target", "optimizer", "lr", "schedule")
-CHOOSING = ("bytes", "budget", "init", "trim", "grouping", "size", "ipc", "format", "labels")
+CHOOSING = ("bytes", "budget", "init", "trim", "grouping", "size", "ipc", "format", "labels",
+            "views")
 # by optimiser, or optimiser and objective; measured on ten photos
 RATES = {"adam": .01, "sgd": .1, ("sgd", "whole"): 10.}
 

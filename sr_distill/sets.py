@@ -20,7 +20,7 @@ from .core import (atomic_path, atomic_write, check_like, data_uri, file_sha256,
                              make_folder, read_json, restoring, rng, write_json)
 from .data import (LOSSY, Photos, check_format, decode_bytes, decode_image, encode_image, encode_png, make_lr,
                              ready_folder)
-from .labels import enlarged, store_teacher
+from .labels import Asked, enlarged, store_teacher
 from .matching import turns
 from .models import count_parameters, load_model
 from .patches import Budget, explain_budget, explain_bytes
@@ -500,6 +500,7 @@ class DistilledSet:
         images = Photos.from_arrays(self.names, list(self.images), source)
         if self.questions is not None:
             images = images.with_lr(Photos.from_arrays(self.names, list(self.questions)), self.recipe.scale, source)
+            if self.recipe.views < 1 and len(images): images = Asked(images, self.teacher, self.recipe.views)
         if not self.program: return images
         leaves = Endless(self.program, source=source, teacher=self.teacher)
         return Mixture(images, leaves, self.recipe.share) if len(images) else leaves
