@@ -121,7 +121,7 @@ def changed(
     program: Program,
     generator: torch.Generator,   # decides what changes
     size: float,                  # standard deviation of a change, as a share of a number's range
-) -> Program | None:              # None where the numbers do not go together
+) -> Program | None:              # None if the new numbers do not go together
     "The program with a few numbers changed at random."
     known = [f for f in fields(World) if f.name != "weight" or len(program.worlds) > 1]
     def one(world):
@@ -138,7 +138,7 @@ def changed(
 
 # %% ../nbs/method/10a_fitting.ipynb #8e390488
 class Fit:
-    "A program on its way: each `step` tries a change and keeps it if the objective falls; `state_dict` keeps it all."
+    "A search under way: each `step` tries a change and keeps it if the objective falls; `state_dict` keeps it all."
     def __init__(self,
         program: Program,         # where to begin
         objective: Callable[[Program], float],   # lower is better

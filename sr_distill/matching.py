@@ -54,7 +54,7 @@ def gradient(
 
 # %% ../nbs/method/08_matching.ipynb #0000000b
 class Statistic(ABC):
-    """What of a batch of images is compared, in which networks. The statistic of two equal batches taken together must
+    """What matching compares of a batch of images, and in which networks. The statistic of two batches of one size must
     be the mean of their two statistics."""
     name = ""   # in `STATISTICS`, once `get_statistic` made it
 
@@ -63,7 +63,7 @@ class Statistic(ABC):
         """The statistic of `hr` [N,3,H,W] in [0,1] in `net`; `create_graph`: it can be differentiated in `hr`. With a
         fourth parameter `lr`, the LR images of `hr`, it can be matched under a degradation and for given pairs."""
     def given(self, net: nn.Module, hr: torch.Tensor, lr: torch.Tensor | None, create_graph: bool = False) -> list:
-        "The statistic of `hr`, with LR images where there are other ones than bicubic copies."
+        "The statistic of `hr`; `lr` holds its LR images if these are not bicubic copies."
         return self.of(net, hr, create_graph) if lr is None else self.of(net, hr, create_graph, lr)
     @property
     def takes_lr(self) -> bool:
@@ -80,7 +80,7 @@ class Statistic(ABC):
         p = next(net.parameters())
         return [t.shape for t in self.of(net, p.new_zeros(1, 3, 48, 48))]
     def one_pass(self, net: nn.Module) -> bool:
-        "Whether `group_gradients` gives it for many groups at once."
+        "Whether `group_gradients` computes it for many groups at once."
         return False
 
 # %% ../nbs/method/08_matching.ipynb #123f806c

@@ -332,7 +332,7 @@ def explain_budget(
 # %% ../nbs/method/02_patches.ipynb #176e020b
 def most_that_fit(
     limit: int,        # bytes
-    weigh: Callable,   # number of images per group → bytes of all those images; infinite where there are not so many
+    weigh: Callable,   # number of images per group → bytes of all those images; infinity if there are fewer images
 ) -> int:              # images per group
     "The largest number of images per group that take at most `limit` bytes; 0 if one does not fit."
     low, guess, known = 0, 1, {0: 0}
@@ -350,11 +350,11 @@ def most_that_fit(
 # %% ../nbs/method/02_patches.ipynb #2c27d3b4
 def explain_bytes(
     asked: int,         # `--bytes`
-    got: int,           # bytes of what counts
+    got: int,           # bytes that they take
     images: int,        # in the set
     format: str,        # that they are stored in
     left_out: int = 0,  # images that had no room
-    what: str = "images",   # counts
+    what: str = "images",   # what takes these bytes, as the sentence calls it
 ) -> str:
     "One sentence on a budget in bytes."
     n, over = f"{images} image{'s' * (images != 1)}", "" if got <= asked else ", more than you asked for"
@@ -366,7 +366,7 @@ def planned_ipc(
     n_groups: int,     # groups
     real_pixels: int,  # pixels of all real photos
 ) -> int:              # images per group
-    "The images per group that the budget of `recipe` allows; in bytes an estimate, at three bytes for two pixels."
+    "The images per group that the budget of `recipe` allows; in bytes an estimate, at 1.5 bytes per pixel."
     if recipe.budget: return ipc_for_budget(recipe.budget, n_groups, recipe.stored_size, real_pixels)
     if recipe.bytes: return max(1, int(recipe.bytes / (1.5 * n_groups * recipe.stored_size**2)))
     return recipe.ipc

@@ -40,7 +40,7 @@ class PixelSpace:
     def load_state_dict(self, state: dict): self.pixels.copy_(state["pixels"])
 
     def parameters(self) -> list[torch.Tensor]:
-        "The images, a block of them to a tensor, with their gradients."
+        "The images in blocks, one tensor each, with their gradients."
         blocks = list(self.pixels.split(self.BLOCK))
         for block, grad in zip(blocks, self.grad.split(self.BLOCK)): block.grad = grad
         return blocks
