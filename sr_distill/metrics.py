@@ -249,7 +249,7 @@ def to_json(row: dict) -> dict:
     return {k: "inf" if v == math.inf else v for k, v in row.items()}
 
 def from_json(row: dict) -> dict:
-    "The row again."
+    "The row that `to_json` was given."
     return {k: math.inf if v == "inf" and k in METRICS else v for k, v in row.items()}
 
 # %% ../nbs/method/05_metrics.ipynb #bfe1a27d
@@ -312,7 +312,7 @@ class Evaluation:
 
     @property
     def below(self) -> float:
-        "How many dB the model is below bicubic, in PSNR-Y or PSNR-RGB, whichever is worse; 0 where it is not."
+        "How many dB the model is below bicubic, in PSNR-Y or PSNR-RGB, whichever is worse; 0 if it is not below."
         gains = (self.gain.get(k) for k in ("psnr_y", "psnr_rgb"))
         return max([0., *(-gain for gain in gains if gain is not None)])
 

@@ -634,7 +634,7 @@ def answer(
     lr: np.ndarray,           # uint8 [h,w,3]
     k: int = 0,               # which of the eight flips and rotations; any number, of which the remainder counts
 ) -> np.ndarray:              # uint8 [scale·h,scale·w,3]
-    "What `model` makes of `lr`, asked about it flipped or rotated and turned back: clamped and rounded."
+    "What `model` makes of `lr` in flip or rotation `k`, turned back, clamped and rounded."
     turned = upscale_image(model, np.ascontiguousarray(symmetry(lr, k % 8)), model.scale)
     return np.ascontiguousarray(symmetry(turned, INVERSE[k % 8]))
 

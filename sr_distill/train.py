@@ -41,7 +41,7 @@ class PatchPlaces:
         if config.sampling == "error": self._weigh()
 
     def draw(self, t: int) -> np.ndarray:   # int [B,4]: photo, row and column in LR pixels, symmetry
-        "Where the patches of batch `t` come from. With `sampling` error a position is the likelier the harder it is."
+        "Where the patches of batch `t` come from. With `sampling` error harder positions are likelier."
         generator, n = rng(self.config.seed, "patches", t), self.config.batch
         pick = self._hard if self.config.sampling == "error" else self._anywhere
         photo, row, column = pick(n, generator)
@@ -95,7 +95,7 @@ class PatchSampler(PatchPlaces):
     def keep(self, t: int, device: str | torch.device = "cpu") -> None:
         "Called before batch `t` is cut for `device`. A program draws its images here; photos have nothing to do."
     def first(self, t: int) -> list[int]:
-        "The images that a run must make before it can begin at batch `t` at full speed; none of photos."
+        "The images that a run must make before it can begin at batch `t` at full speed; photos need none."
         return []
 
     def __call__(self,
@@ -217,7 +217,7 @@ class Trainer:
         return self.average or self.model
 
     def check(self):
-        "`UserError` when the device cannot make the steps; a finished run is read on any."
+        "`UserError` when the device cannot make the steps; a finished run is read on any device."
         if self.config.amp and self.device.type != "cuda":
             raise UserError(f"--amp works on CUDA only and this run is on {self.device.type}; "
                             "leave it out or give --device cuda")
