@@ -106,7 +106,8 @@ def check_starts(groups: Groups, recipe: Recipe):
     if recipe.init not in INITS: return _check_own(recipe, len(groups))
     about = about_start(recipe.init)
     if not about.get("cuts") and not about.get("ranked"): return
-    apart = about.get("ranked") and recipe.grouping != "cluster"   # these take windows that do not overlap
+    drawn = about.get("drawn") or recipe.grouping == "cluster"
+    apart = about.get("ranked") and not drawn   # these take windows that do not overlap
     def side_by_side(g):
         sizes = [groups.photos.sizes[p] for p in groups.photos_of(g)]
         return sum((h // recipe.size) * (w // recipe.size) for h, w in sizes)

@@ -310,8 +310,9 @@ FITS       = ("training", "statistics")
 STORAGE    = ("png", "webp", "avif")
 
 _ranked    = "pixel", dict(ranked=True)   # the starts that go by a score, and can leave its top out
+_drawn     = "pixel", dict(ranked=True, drawn=True)   # one that draws by it, so that its windows may overlap
 INITS      = Registry("start",
-                      dict(noise="pixel", downscaled="pixel", random="pixel", hardest=_ranked, error=_ranked,
+                      dict(noise="pixel", downscaled="pixel", random="pixel", hardest=_ranked, error=_drawn,
                            loss=_ranked, gradient=_ranked, diverse="pixel", srdd="pixel", diverseg="pixel"))
 STATISTICS = Registry("statistic", {"gradient": "matching", "features": ("matching", dict(learns=False)),
                                     "teacher-features": ("labels", dict(learns=False))})
