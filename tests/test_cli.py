@@ -51,7 +51,7 @@ def test_every_command_has_help(call, command): assert call(command, "--help")[0
 
 def test_labels_by_a_teacher(call, photos):
     teach = [*TINY, "--labels", "teacher", "--teacher-steps", "3"]
-    assert call("distill", photos, "set", *teach)[0] == 0 and "what a teacher, edsr, made" in open("set/README.md").read()
+    assert call("distill", photos, "set", *teach)[0] == 0 and "A teacher, edsr, then redrew" in open("set/README.md").read()
     assert call("train", "set", "model", "--model", "edsr", "--depth", 1, "--width", 8, "--steps", 3, "--patch", 16, "--batch", 2, "--device", "cpu")[0] == 0
     assert call("distill", photos, "next", *TINY, "--labels", "model")[0] == 0                # a student teaches
     refused(call("distill", photos, "other", *TINY, "--labels", "nowhere"), "nowhere", "no such folder")

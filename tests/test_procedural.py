@@ -245,7 +245,7 @@ def test_a_budget_in_bytes_is_that_of_program_and_images(options, tmp_path):
 def test_the_labels_of_a_teacher_are_those_of_the_images(tmp_path):
     labelled = replace(HALF, labels="teacher", teacher_steps=2)
     made, own = distill(EMBEDDED, labelled, tmp_path / "labelled"), distill(EMBEDDED, HALF, tmp_path / "own")
-    assert made.program == own.program and (made.images != own.images).any() and "a teacher" in (tmp_path / "labelled/README.md").read_text()
+    assert made.program == own.program and (made.images != own.images).any() and "A teacher, edsr, then redrew" in (tmp_path / "labelled/README.md").read_text()
 
 def test_export_says_how_many_images_the_program_draws_and_lets_you_choose(tmp_path, caplog, capsys):
     caplog.set_level("INFO")
