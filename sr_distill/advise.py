@@ -346,7 +346,8 @@ def advise(
     found = fitting(asked)
     plain = next((c for c in found if c.recipe.labels == "own"), None)
     if not found: odd.append(f"sets of so few pixels ({_sizes_in_words(curves)})")
-    alike = sorted((c for c in fitting(usual) if _way(c.recipe) == _way(usual)), key=lambda c: c.images)
+    alike = sorted((c for c in fitting(usual) if _way(c.recipe) == _way(usual)
+                    and c.sampling == "uniform"), key=lambda c: c.images)   # as `train` draws unless told otherwise
     gain = alike[-1].gain if alike and not odd else None
     if not size and alike and _way(found[0].recipe) == _way(usual): asked, found = usual, alike[-1:]   # of its own size
     length = min(curves, key=lambda c: abs(math.log(c.config.steps / steps)))
