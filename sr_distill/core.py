@@ -69,6 +69,7 @@ class Policy:
     pinned: bool = False      # host memory is page-locked, so copies to the device run in the background
     fused: bool = False       # PyTorch's fused optimiser
     record: object = None     # (loss, samples) -> the loss as a recorded graph; None without graphs
+    half: torch.dtype | None = None   # the 16-bit format of mixed precision; None: no mixed precision
     real_at_once: int = 1     # real sub-images in one pass
     rows_at_once: int = 4     # rows of a gradient bank between two waits for the device
     graph_factor: float = 3   # bytes that a double backward pass holds, per byte of layer outputs
@@ -85,11 +86,11 @@ def _cuda_graph(loss, samples):
 
 # %% ../nbs/engine/02_core.ipynb #bda6cba9
 POLICIES = {
-    "cpu": Policy(),
+    "cpu": Policy(half=torch.bfloat16),
     "mps": Policy(cores=False, one_pass=True, real_at_once=32, graph_factor=8),
     "cuda": Policy(
         cores=False, one_pass=True, resident=True, pinned=True, fused=True, record=_cuda_graph,
-        real_at_once=32, rows_at_once=64, graph_factor=8,
+        half=torch.float16, real_at_once=32, rows_at_once=64, graph_factor=8,
         free=lambda device: torch.cuda.mem_get_info(device), forget=lambda: torch.cuda.empty_cache()),
 }
 

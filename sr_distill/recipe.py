@@ -643,7 +643,7 @@ class TrainConfig(Settings):
     schedule: str  = option("onecycle", "learning rate over the steps", ("onecycle", "cosine", "constant"))
     clip: float    = option(0.0, "largest norm of the gradient, 0 for no limit", low=0)
     ema: float     = option(0.0, "decay of an exponential moving average of the weights, 0 for none", low=0)
-    amp: bool      = option(False, "mixed precision, CUDA only")
+    amp: bool      = option(False, "mixed precision: float16 on CUDA, bfloat16 on the CPU")
     validate: int  = option(0, "validate every N steps, 0 for the end only", low=0)
     checkpoint: int = option(500, "save a checkpoint every N steps", low=1)
     seed: int      = option(0, "fixes every random choice", low=0)

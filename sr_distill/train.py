@@ -148,7 +148,8 @@ class _Loss(torch.nn.Module):
         super().__init__()
         self.model, self.amp, self.compare = model, config.amp, F.l1_loss if config.loss == "l1" else F.mse_loss
     def forward(self, lr, hr):
-        with torch.autocast(lr.device.type, enabled=self.amp): return self.compare(self.model(lr), hr)
+        half: Any = policy(lr.device).half
+        with torch.autocast(lr.device.type, half, self.amp): return self.compare(self.model(lr), hr)
 
 def _recorded(loss, config, device):
     "Loss and gradient as CUDA graphs for batches of this shape."
@@ -206,7 +207,8 @@ class Trainer:
         self.step, self.history, self.losses, self.seconds = 0, [], [], 0.
         self.average = copy.deepcopy(self.model) if config.ema else None
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, fused=policy(self.device).fused)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp)
+        scaled = config.amp and policy(self.device).half == torch.float16   # bfloat16 reaches as far as float32
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         network = self.model if team.size == 1 else torch.nn.parallel.DistributedDataParallel(self.model)
         self.loss, record = _Loss(network, config), policy(self.device).record and team.size == 1 and not config.amp
         if record: self.loss = _recorded(self.loss, config, self.device)
@@ -218,9 +220,9 @@ class Trainer:
 
     def check(self):
         "`UserError` when the device cannot make the steps; a finished run is read on any device."
-        if self.config.amp and self.device.type != "cuda":
-            raise UserError(f"--amp works on CUDA only and this run is on {self.device.type}; "
-                            "leave it out or give --device cuda")
+        if self.config.amp and not policy(self.device).half:
+            raise UserError(f"--amp works on CUDA and on the CPU, and this run is on {self.device.type}; "
+                            "leave it out or give --device cpu")
         if not self.config.lr: raise UserError("--lr 0 moves no weights; give a rate above 0")
 
     def update(self,

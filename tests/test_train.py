@@ -14,7 +14,7 @@ import torch
 
 import sr_distill.core
 import sr_distill.train as room
-from sr_distill.core import read_json, rng, to_uint8, write_json
+from sr_distill.core import POLICIES, read_json, rng, to_uint8, write_json
 from sr_distill.data import Photos, make_lr
 from sr_distill.metrics import evaluate
 from sr_distill.models import init_weights, load_model, make_model, load_into
@@ -380,8 +380,23 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, checkpoint):
     with pytest.raises(RunError, match="no checkpoint"): train(model(), photos(), config)
 
 
-def test_half_precision_needs_cuda_and_scales_must_agree():
-    with pytest.raises(UserError, match="--amp"): train(model(), photos(), TrainConfig(amp=True), device="cpu")
+def test_mixed_precision_on_the_cpu_goes_on_where_it_stopped(tmp_path):
+    config = TrainConfig(**{**RUN, "validate": 0, "amp": True})
+    done = train(model(), photos(), config, device="cpu")
+    assert not weights(done.model).equal(weights(train(model(), photos(), replace(config, amp=False), device="cpu").model))
+    class Stop:
+        stopped = False
+        def __call__(self, step, loss, images): self.stopped = step == 9
+    with pytest.raises(RunError, match="stopped at step 9"): train(model(), photos(), config, tmp_path, callback=Stop())
+    assert weights(train(model(), photos(), config, tmp_path).model).equal(weights(done.model))
+    assert {p.dtype for p in done.model.parameters()} == {torch.float32}
+
+
+def test_a_device_without_half_precision_refuses_it_and_scales_must_agree(monkeypatch):
+    with monkeypatch.context() as m:
+        m.setitem(POLICIES, "cpu", replace(POLICIES["cpu"], half=None))
+        with pytest.raises(UserError, match="--amp works on CUDA and on the CPU"):
+            train(model(), photos(), TrainConfig(amp=True), device="cpu")
     with pytest.raises(UserError, match="--scale"): train(model(), photos(), TrainConfig(scale=4))
     with pytest.raises(UserError, match="--lr 0 moves no weights"): train(model(), photos(), TrainConfig(lr=0.), device="cpu")
     for given in (dict(model="edsr"), dict(depth=20), dict(width=64), dict(model="srcnn", depth=3)):   # config.json would contradict itself
