@@ -155,7 +155,7 @@ def _ramps(n=8):
 # %% ../nbs/method/10_procedural.ipynb #fd2694b4
 @dataclass(frozen=True)
 class Program:
-    "A training set as a recipe for drawing: image `k` is a function of the program and `k`."
+    "A training set that is drawn: image `k` is a function of the program and `k`."
     worlds: tuple = (World(),)
     palettes: tuple = _ramps()   # each 16 colours, 48 bytes as base64
     seed: int = 0                # decides every random choice of the renderer
@@ -573,7 +573,7 @@ def _checked_size(size):
     return tuple(map(int, sides))
 
 def _check_count(images):
-    "`UserError` for a number of images that is none."
+    "`UserError` unless `images` is a number of images that can be drawn."
     if isinstance(images, bool) or not isinstance(images, int) or images < 1:
         raise UserError(f"--images {str(images)[:40]} is no number of images; give a whole number from 1")
 
@@ -660,7 +660,7 @@ class ProgramPhotos(Photos):
         super().__init__(few, source or f"program of {len(program.encode()):,} bytes")
 
     def check_teacher(self, scale: int, degradation: str = "bicubic") -> None:
-        "`UserError` where the images have a teacher that knows no such LR images."
+        "`UserError` if a teacher redraws the images and has another scale, or LR images are not bicubic copies."
         if self.teacher is None: return
         if scale != self.teacher.scale:
             raise UserError(f"--scale {scale}: the teacher of {self.source} enlarges by {self.teacher.scale}; give "
@@ -747,7 +747,7 @@ class EndlessSampler(PatchSampler):
         return sorted({k for batch in soon for k in batch if k < end})
 
     def photo(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        "LR and HR of image `k`, a uint8 array [h,w,3] each; a teacher answers where the training computes."
+        "LR and HR of image `k`, a uint8 array [h,w,3] each; a teacher runs on the device of the training."
         lr, hr = self.images[k].result()
         if self.source.teacher is None: return lr, hr
         if k not in self.answers: self.answers[k] = answer(self.teacher(self.device), lr, k)
