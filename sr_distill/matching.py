@@ -48,7 +48,7 @@ def gradient(
     create_graph: bool = False,  # whether the result can be differentiated once more, in `hr`
     lr: torch.Tensor | None = None,  # LR images of `hr`; None for bicubic copies
 ) -> list[torch.Tensor]:         # a tensor per parameter
-    "∇θ ℓ of one batch."
+    "∇θ ℓ: the gradient of `sr_loss` in the weights of `net`, for one batch."
     with rerouted(twice=create_graph): loss = sr_loss(net, hr, lr)
     return list(torch.autograd.grad(loss, list(net.parameters()), create_graph=create_graph))
 
@@ -125,7 +125,7 @@ def magnitude(s: list, r: list) -> torch.Tensor:
 @register_objective("features", statistic="features")
 @register_objective("teacher-features", statistic="teacher-features")
 def features(s: list, r: list) -> torch.Tensor:
-    "Plain squares, of patches of the HR images, or inside a teacher as in Peng et al. (2025)."
+    "Squared differences of mean features: of patches of the HR images, or of a teacher as in Peng et al. (2025)."
     return sum((a - b).square().sum() for a, b in zip(s, r))
 
 def flatten(tensors: Iterable[torch.Tensor]) -> torch.Tensor:   # [P]
@@ -207,7 +207,7 @@ def _trial(net):
     return "the network (its images depend on each other, or its weights are used outside their layers)"
 
 def obstacle(net: nn.Module) -> str:
-    "What keeps `net` from the one pass over all groups, in words; empty where nothing does. A network is tried once."
+    "Why `net` cannot take the one pass over all groups, in words; empty if it can. A network is tried once."
     if not hasattr(net, "_obstacle"):
         net._obstacle = _structure(net) or _trial(net)
         why = "one group at a time goes through the network, because one pass is not proved right for %s"
@@ -494,7 +494,7 @@ class Networks:
         self.net, self.loaded = fresh_network(recipe).to(device), None
     def __len__(self) -> int: return len(self.states)
     def __getitem__(self, k: int) -> nn.Module:
-        "Network `k`, until another one is asked for."
+        "Network `k`; it holds these weights until you ask for another one."
         if self.loaded != k: self.net.load_state_dict(self.states[k]); self.loaded = k
         return self.net
 
@@ -561,7 +561,7 @@ class GradientBank:
         self.file = RowFile(cache_folder("banks", self.key), (len(states), len(groups), numbers))
 
     def open(self) -> "GradientBank":
-        "Map the file, once the banks that were used longest ago have made room."
+        "Map the file; if there is too little room, the least recently used banks are deleted first."
         cached("banks", self.key, lambda folder: self.file.open())
         return self
 
