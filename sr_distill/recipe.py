@@ -574,7 +574,7 @@ CHOOSING = ("bytes", "budget", "init", "trim", "grouping", "size", "ipc", "forma
 RATES = {"adam": .01, "sgd": .1, ("sgd", "whole"): 10.}
 
 # %% ../nbs/engine/01_recipe.ipynb #9fd70c89
-LONG = 3000   # from this many training steps on a program draws half of each batch: no gain at 1,200 (350 kB), good at 6,000
+LONG = 3000   # training steps from which a program draws half of each batch: no gain at 1,200 (350 kB), good at 6,000
 
 def recommended(
     budget: float | None = .7,   # per cent of the photos' pixels; None if `bytes` is given
