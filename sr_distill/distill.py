@@ -41,6 +41,7 @@ from .procedural import hand_written, render
 from .recipe import INITS, Recipe, RunError, RunOptions, UserError, verb
 from .sets import (DistilledSet, Trace, TraceFolder, about_latents, card, describe, learnt_from, on_disk,
                              open_photos, read_manifest, remarks, set_bytes, set_files, snapshot_steps, summary)
+from .train import lr_settings
 
 # %% ../nbs/method/19_distill.ipynb #c3863546
 _all_ = ["DistilledSet", "Trace", "about_latents", "card", "describe", "learnt_from", "on_disk", "open_photos",
@@ -502,7 +503,8 @@ FILMED, FILM_SIDE = 8, 96   # images of a program that its film shows, and their
 def _fit_objective(plan, held_out):
     "What a program is fitted to, or judged by afterwards: both by the same measure, on other photos or images."
     photos, scale, seed = plan.photos, plan.recipe.scale, plan.recipe.seed
-    if plan.recipe.fit == "training": return training_objective(photos, scale, seed, held_out, plan.device)
+    if plan.recipe.fit == "training":
+        return training_objective(photos, scale, seed, held_out, plan.device, **lr_settings(plan.recipe, photos))
     return statistics_objective(photos, scale, seed, HELD_OUT_IMAGE if held_out else 0)
 
 def _fitted(plan, program, callback):
