@@ -130,7 +130,7 @@ class Run:
                 distance, pull = match(net, seen, targets, self.recipe.objective, self.chunk, low)
                 bits = weight and weight / images.shape[1] * bits_gradient(images, quality)   # λ · ∂R/∂𝒮
                 return distance, pull + bits if weight else pull
-            except torch.cuda.OutOfMemoryError: pass   # mended below, where the failed call's tensors are gone
+            except torch.cuda.OutOfMemoryError: pass   # handled below: its tensors are freed first
             _halve(self)
 
     def _seen(self, images):
@@ -283,8 +283,8 @@ def _make(plan, callback, began):
     if team.first and recipe.steps: log.info(needs(footprint(plan)))
     began -= max((part.seconds for part in mine), default=0.)   # as if nothing had interrupted it
     prior = _named_prior(plan)
-    for part in mine: part.start(plan.groups, recipe)   # what is missing or does not fit is told before the long work
-    source = _sources(plan)                             # a full disk is told here
+    for part in mine: part.start(plan.groups, recipe)   # an error of the start images comes before the long work
+    source = _sources(plan)                             # a full disk is an error here
     prior = prior or _learnt_prior(plan)
     teacher = get_teacher(plan.photos, recipe, plan.device) if team.first else None   # it draws the finished set
     for part in mine:

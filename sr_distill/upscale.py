@@ -105,7 +105,7 @@ def _in_portions(model, x, scale, tile, symmetries):
     total, k = 0., 0
     while k < len(symmetries):
         try: sr = upscale_tensor(model, _turned(x, symmetries[k]), scale, tile)
-        except torch.cuda.OutOfMemoryError: sr = None   # mended below, where the failed call's tensors are gone
+        except torch.cuda.OutOfMemoryError: sr = None   # handled below: its tensors are freed first
         if sr is not None:
             total, k = total + _turned(sr, INVERSE[symmetries[k]]), k + 1
             continue
