@@ -3,7 +3,7 @@
 document.querySelectorAll(".srd-distil").forEach(root => {
   const $ = name => root.querySelector(`[data-part=${name}]`), engine = srdEngine(), {side} = engine, MOST = 64, FEWEST = 16;
   const numbers = name => root.dataset[name].split(",").map(Number);
-  let photo = null, port = null, state = "idle", run = [], first = null, pool = 0, of = 0, said = 0;
+  let photo = null, port = null, state = "idle", run = [], pool = 0, of = 0, said = 0;
   root.srdDistil = {engine, get state() { return state; }, get losses() { return run.map(n => n.L); }};
 
   const say = text => { $("status").textContent = text; };
@@ -92,7 +92,7 @@ document.querySelectorAll(".srd-distil").forEach(root => {
     for (const one of news) {
       if (one.stage === "networks") progress(one.done, "Training the small networks in which the gradients are compared");
       else if (one.stage === "bank") progress(one.done, "Computing the gradients of the real windows");
-      else if (one.stage === "start") { first = image; pool = one.pool; paint($("first"), [image], 1); }
+      else if (one.stage === "start") { pool = one.pool; paint($("first"), [image], 1); }
       else if (one.stage === "distil") { run.push(one); of = one.of; }
       else if (one.stage === "distilled") { finished(one.unseen); }
       else if (one.stage === "train") progress(one.done, "Training on the image and on its rivals");
@@ -123,7 +123,7 @@ document.querySelectorAll(".srd-distil").forEach(root => {
   }
   function reset() {
     port?.stop();
-    port = null; run = []; first = null; pool = of = said = 0;
+    port = null; run = []; pool = of = said = 0;
     $("work").hidden = true; $("table").hidden = true;
     show("idle");
     say("Press Distil.");
