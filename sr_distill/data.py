@@ -570,7 +570,7 @@ def fetch(
 # %% ../nbs/method/01_data.ipynb #00000043
 @dataclass
 class _Member:
-    "An entry of an archive that is no folder."
+    "A file in an archive."
     filename: str
     size: int      # bytes that it unpacks to
     plain: bool    # is it a file, not a link or a device?
@@ -578,7 +578,7 @@ class _Member:
 
 @contextlib.contextmanager
 def _opened(archive):
-    "The entries of a zip, or of a tar as webdataset has them, and a function that opens one of them."
+    "The files in a zip or in an uncompressed tar, and a function that opens one of them."
     if Path(archive).suffix.lower() == ".zip":
         def plain(m): return stat.S_IFMT(m.external_attr >> 16) in (0, stat.S_IFREG)
         with zipfile.ZipFile(archive) as z:
