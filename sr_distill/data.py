@@ -570,7 +570,7 @@ def fetch(
 # %% ../nbs/method/01_data.ipynb #00000043
 @dataclass
 class _Member:
-    "A file in an archive."
+    "An entry of an archive: a file or a link, never a folder."
     filename: str
     size: int      # bytes that it unpacks to
     plain: bool    # is it a file, not a link or a device?
@@ -578,7 +578,7 @@ class _Member:
 
 @contextlib.contextmanager
 def _opened(archive):
-    "The files in a zip or in an uncompressed tar, and a function that opens one of them."
+    "The entries of a zip or of an uncompressed tar, without folders, and a function that opens one of them."
     if Path(archive).suffix.lower() == ".zip":
         def plain(m): return stat.S_IFMT(m.external_attr >> 16) in (0, stat.S_IFREG)
         with zipfile.ZipFile(archive) as z:
