@@ -150,6 +150,7 @@ def test_a_distillation_on_pairs(folders, monkeypatch):
     with pytest.raises(UserError, match="other photos"): distill(hr, recipe, folders / "set", CPU)
     Image.fromarray(np.zeros((30, 35, 3), np.uint8)).save(folders / "lr/bx2.png")
     with pytest.raises(UserError, match="other photos"): distill(hr.paired(folders / "lr", 2), recipe, folders / "set", CPU)
+    with pytest.raises(UserError, match="--labels teacher: the photos bring LR images"): distill(pairs, Recipe(size=24, steps=0, labels="teacher"), folders / "x", CPU)
     with pytest.raises(UserError, match="holds LR images for ×2, not for ×4"): distill(pairs, Recipe(size=24, scale=4, pool="random"), folders / "x", CPU)
 
 def test_a_statistic_that_makes_its_own_lr_images_is_refused(photos, tmp_path):
