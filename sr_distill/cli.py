@@ -75,7 +75,7 @@ def pairs(command: Callable) -> Callable:
 def cli():
     """Shrink a folder of photos into a small training set for super-resolution, and see what it cost.
 
-    PHOTOS is a folder of images, a zip, a text file with a path in each line, or one of: embedded, div2k-train,
+    PHOTOS is a folder of images, a zip or tar, a text file with a path in each line, or one of: embedded, div2k-train,
     div2k-valid, ready:50kB, ready:150kB, ready:350kB.
     """
 

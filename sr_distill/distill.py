@@ -41,6 +41,7 @@ from .procedural import hand_written, render
 from .recipe import INITS, Recipe, RunError, RunOptions, UserError, verb
 from .sets import (DistilledSet, Trace, TraceFolder, about_latents, card, describe, learnt_from, on_disk,
                              open_photos, read_manifest, remarks, set_bytes, set_files, snapshot_steps, summary)
+from .train import lr_settings
 
 # %% ../nbs/method/19_distill.ipynb #c3863546
 _all_ = ["DistilledSet", "Trace", "about_latents", "card", "describe", "learnt_from", "on_disk", "open_photos",
@@ -129,7 +130,7 @@ class Run:
                 distance, pull = match(net, seen, targets, self.recipe.objective, self.chunk, low)
                 bits = weight and weight / images.shape[1] * bits_gradient(images, quality)   # λ · ∂R/∂𝒮
                 return distance, pull + bits if weight else pull
-            except torch.cuda.OutOfMemoryError: pass   # mended below, where the failed call's tensors are gone
+            except torch.cuda.OutOfMemoryError: pass   # handled below: its tensors are freed first
             _halve(self)
 
     def _seen(self, images):
@@ -282,8 +283,8 @@ def _make(plan, callback, began):
     if team.first and recipe.steps: log.info(needs(footprint(plan)))
     began -= max((part.seconds for part in mine), default=0.)   # as if nothing had interrupted it
     prior = _named_prior(plan)
-    for part in mine: part.start(plan.groups, recipe)   # what is missing or does not fit is told before the long work
-    source = _sources(plan)                             # a full disk is told here
+    for part in mine: part.start(plan.groups, recipe)   # an error of the start images comes before the long work
+    source = _sources(plan)                             # a full disk is an error here
     prior = prior or _learnt_prior(plan)
     teacher = get_teacher(plan.photos, recipe, plan.device) if team.first else None   # it draws the finished set
     for part in mine:
@@ -502,7 +503,8 @@ FILMED, FILM_SIDE = 8, 96   # images of a program that its film shows, and their
 def _fit_objective(plan, held_out):
     "What a program is fitted to, or judged by afterwards: both by the same measure, on other photos or images."
     photos, scale, seed = plan.photos, plan.recipe.scale, plan.recipe.seed
-    if plan.recipe.fit == "training": return training_objective(photos, scale, seed, held_out, plan.device)
+    if plan.recipe.fit == "training":
+        return training_objective(photos, scale, seed, held_out, plan.device, **lr_settings(plan.recipe, photos))
     return statistics_objective(photos, scale, seed, HELD_OUT_IMAGE if held_out else 0)
 
 def _fitted(plan, program, callback):

@@ -68,7 +68,7 @@ TRIAL = dict(depth=2, width=16, steps=400, batch=16, patch=48)   # a training th
 TRIALS, JUDGES, EACH, JUDGED = 2, 20, 3, 128   # trainings; most photos, windows of each, their largest side in pixels
 DRAWN = dict(window=64, side=256)              # the program's images at hand, and their side
 
-def _judges(photos, scale, seed, held_out):
+def _judges(photos, scale, seed, held_out, degradation):
     "Pairs of LR and HR windows, a list for each photo that judges."
     side = min(JUDGED, min(min(size) for size in photos.sizes)) // scale * scale
     if side < 4 * scale: raise UserError(f"{photos.source}: holds a photo below {4 * scale} pixels, too small to judge "
@@ -78,7 +78,8 @@ def _judges(photos, scale, seed, held_out):
     windows = Groups(photos, "image", side, side)
     def cut(p): return [photos[q][y:y + side, x:x + side] for q, y, x in
                         map(windows.where, windows.sample(p, EACH, rng(seed, "judges", p)))]
-    return [[(make_lr(hr, scale), hr) for hr in cut(p)] for p in mine]
+    def low(hr, *names): return make_lr(hr, scale, degradation, rng(seed, "judged", *names))
+    return [[(low(hr, p, k), hr) for k, hr in enumerate(cut(p))] for p in mine]
 
 def training_objective(
     photos: Photos,
@@ -86,12 +87,13 @@ def training_objective(
     seed: int = 0,     # of the windows, the first weights and the patches
     held_out: bool = False,   # judge by the photos between those that judge otherwise
     device: str | torch.device = "cpu",   # where the networks learn
+    degradation: str = "bicubic",   # how LR images are made, to learn from and to judge by; as in `data.degrade`
 ) -> Callable[[Program], float]:
     "A function that says how badly small networks enlarge windows of `photos` after a short training on a program."
-    judges = _judges(photos, scale, seed, held_out)
+    judges = _judges(photos, scale, seed, held_out, degradation)
     def error(model, pair): return 10 ** (-psnr(upscale_image(model, pair[0], scale), pair[1], scale, "rgb") / 10)
     def one(program, k):
-        trial = TRIAL | dict(patch=TRIAL["patch"] // scale * scale)
+        trial = TRIAL | dict(patch=TRIAL["patch"] // scale * scale, degradation=degradation)
         config = TrainConfig.for_model("edsr", scale=scale, seed=seed + k, **trial)
         net = make_model("edsr", scale, config.depth, config.width, generator=rng(config.seed, "weights"))
         trainer, sampler = Trainer(net, config, device), Endless(program, **DRAWN).sampler(config)

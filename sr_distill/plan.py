@@ -303,11 +303,12 @@ class Plan:
 
 # %% ../nbs/method/18_plan.ipynb #19fd188d
 def _check_pairs(photos, recipe):
-    "`UserError` for LR images of another scale, and for an objective that cannot use them."
+    "`UserError` for LR images of another scale, and for labels and an objective that cannot use them."
     photos.check_lr(recipe.scale)
-    if recipe.store == "teacher":
-        raise UserError(f"--store teacher: the photos bring LR images, {photos.lr_source}, and such a set makes its "
-                        "own by bicubic reduction; leave it or the LR images out")
+    for name in ("store", "labels"):   # a teacher that learnt from those LR images would redraw others
+        if getattr(recipe, name) == "teacher":
+            raise UserError(f"--{name} teacher: the photos bring LR images, {photos.lr_source}, and such a set makes "
+                            "its own by bicubic reduction; leave it or the LR images out")
     if recipe.steps and recipe.learns: check_takes_lr(recipe, f"LR images of {photos.lr_source}")
 
 def make_plan(

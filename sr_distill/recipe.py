@@ -574,7 +574,7 @@ CHOOSING = ("bytes", "budget", "init", "trim", "grouping", "size", "ipc", "forma
 RATES = {"adam": .01, "sgd": .1, ("sgd", "whole"): 10.}
 
 # %% ../nbs/engine/01_recipe.ipynb #9fd70c89
-LONG = 3000   # from this many training steps on a program draws half of each batch: no gain at 1,200 (350 kB), good at 6,000
+LONG = 3000   # training steps from which a program draws half of each batch: no gain at 1,200 (350 kB), good at 6,000
 
 def recommended(
     budget: float | None = .7,   # per cent of the photos' pixels; None if `bytes` is given
@@ -685,6 +685,9 @@ class CompareOptions(Settings):
     ssim: bool     = option(False, "measure SSIM too, which takes longer than PSNR")
     lpips: str     = option("none", "LPIPS backbone: auto, alex, vgg, squeeze or none")
     lr_dir: str    = option("", "folder of LR images of the photos, to learn from and to be judged by")
+    labels: str    = option("own", "teacher: one more set, downscaled photos that a teacher redraws (an EDSR that "
+                                   "learns from all the photos, once for each seed)", LABELS)
+    teacher_steps: int = option(6000, "training steps of the teacher of --labels teacher", low=1)
     jobs: int      = option(0, "processes; 0 for one per CPU core, or a single one where a GPU computes")
     minutes: float = option(0., "start no new set or training after so many minutes; give the same command to continue")
     device: str    = option("cpu", DEVICE_HELP)
@@ -695,6 +698,9 @@ class CompareOptions(Settings):
         check_options(self)
         if self.budget and self.bytes:
             raise UserError(f"--budget {self.budget} and --bytes {self.bytes} both say how large a set is; give one")
+        if self.labels == "own" and self.teacher_steps != 6000:
+            raise UserError(f"--teacher-steps {self.teacher_steps} means nothing to --labels own; leave it out, or "
+                            "give --labels teacher")
 
     def recommended(self, scale: int = 2, each: bool = True, training: int = LONG) -> Recipe:
         "The recipe that `recommended` gives for this budget and size."

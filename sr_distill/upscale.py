@@ -13,7 +13,7 @@ import numpy as np, torch, torch.nn.functional as F
 from PIL import Image
 from tqdm.auto import tqdm
 from .core import atomic_write, forget, log, make_folder, pick_device
-from .data import find_files, open_image, naming, read_file, sixteen_bit, to_srgb, upright
+from .data import ARCHIVES, find_files, open_image, naming, read_file, sixteen_bit, to_srgb, upright
 from .data import upscale as bicubic
 from .metrics import upscale_tensor
 from .nets import open_model
@@ -105,7 +105,7 @@ def _in_portions(model, x, scale, tile, symmetries):
     total, k = 0., 0
     while k < len(symmetries):
         try: sr = upscale_tensor(model, _turned(x, symmetries[k]), scale, tile)
-        except torch.cuda.OutOfMemoryError: sr = None   # mended below, where the failed call's tensors are gone
+        except torch.cuda.OutOfMemoryError: sr = None   # handled below: its tensors are freed first
         if sr is not None:
             total, k = total + _turned(sr, INVERSE[symmetries[k]]), k + 1
             continue
@@ -153,7 +153,7 @@ def write_picture(
 @verb
 def upscale(
     model: torch.nn.Module | Path | str,   # a trained model, its folder, a file of weights, or "bicubic"
-    source: Path | str | np.ndarray,       # a picture, a folder or zip of pictures, or an array, uint8 or uint16
+    source: Path | str | np.ndarray,       # a picture, a folder, zip or tar of them, or an array, uint8 or uint16
     out: Path | str = None,                # a file for one picture, else a folder; not needed for an array
     scale: int = 2,                        # of bicubic; a model knows its own
     ensemble: bool = False,                # the mean over all eight flips and rotations: eight times the work
@@ -203,7 +203,7 @@ def _planned(source, out, ending, recursive):
     known = ", ".join(WRITES)
     if ending not in WRITES:
         raise UserError(f"--ending {ending.lstrip('.')!r} cannot be written; choose one of: {known.replace('.', '')}")
-    if source.is_file() and source.suffix.lower() != ".zip":
+    if source.is_file() and source.suffix.lower() not in ARCHIVES:
         to_file = out.suffix and not out.is_dir()
         if to_file and out.suffix.lower() not in WRITES:
             raise UserError(f"{out}: {out.suffix} cannot be written; choose one of: {known}")

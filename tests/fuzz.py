@@ -18,6 +18,7 @@ import shutil
 import signal
 import struct
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
@@ -264,6 +265,7 @@ def readers(w: Workshop) -> dict:
     return {
         "image": (good_images(), spoil_bytes, data.decode_image),
         "photo folder": (good_images(), spoil_bytes, lambda path: data.Photos.open(_alone(path)).lr(0, 2)),
+        "tar of photos": ({"photos.tar": _tarred(good_images())}, spoil_bytes, lambda path: data.Photos.open(path).lr(0, 2)),
         "manifest": (content(w.set / "manifest.json"), spoil_json, lambda p: manifest(p, whole_set)),
         "manifest of a latent set": (content(w.latent_set / "manifest.json"), spoil_json, lambda p: beside(w.latent_set, "manifest.json")(p, whole_set)),
         "recipe": ({"recipe.json": json.dumps(faults.PIXEL.to_dict()).encode()}, spoil_json, lambda p: recipe.Recipe.from_dict(core.read_json(p)).to_dict()),
@@ -295,6 +297,15 @@ def _zipped(trace):
     text = io.BytesIO()
     with zipfile.ZipFile(text, "w") as z:
         for name in ("trace.json", *(f"{step:07d}.png" for step in trace.steps)): z.writestr(name, trace.read(name))
+    return text.getvalue()
+
+def _tarred(images):
+    text = io.BytesIO()
+    with tarfile.open(fileobj=text, mode="w") as t:
+        for name, body in images.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(body)
+            t.addfile(entry, io.BytesIO(body))
     return text.getvalue()
 
 def _alone(path):

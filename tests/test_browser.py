@@ -17,12 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 
 from sr_distill.core import to_tensor
 from sr_distill.data import make_lr
 from sr_distill.explore import GradientFilm, gradient_viewer
-from sr_distill.matching import gradient
+from sr_distill.matching import dc_loss, flatten, gradient
 from sr_distill.metrics import psnr, upscale_image
 from sr_distill.models import make_model
 from sr_distill.widgets import Frames, before_after, html_page, player
@@ -300,6 +302,81 @@ def test_try_it_on_webgpu(chromium, try_it, site, tmp_path):
         assert apart(made[n["file"]][0], upscale_image(stored_edsr(site / "try" / n["file"], about), lr, 2)) <= 1, n["file"]
     assert "the GPU, by WebGPU" in page.get_by_role("status").inner_text()
     browser.close()
+
+
+# ---- the page "Distil it here"
+
+@pytest.fixture
+def distil_here(chromium, site):
+    "The page on a phone, opened as a file, with its problems; small networks that are soon trained."
+    page, problems = chromium.new_page(viewport={"width": 390, "height": 800}), []
+    page.on("console", lambda m: problems.append(m.text))
+    page.on("pageerror", lambda e: problems.append(str(e)))
+    page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else problems.append(r.url))
+    page.goto((site / "distil_here.html").as_uri())
+    page.evaluate("Object.assign(document.querySelector('.srd-distil').dataset, {ages: '2,6', trainings: '2', rivalSteps: '5'})")
+    yield page
+    assert problems == [] and page.evaluate("document.documentElement.scrollWidth") == 390
+    page.close()
+
+
+def test_distil_here_computes_as_pytorch(distil_here):
+    "ℓ and ∇ℓ of real windows; 𝓛 and its gradient with respect to the pixels, whole and layerwise, against autograd in float64."
+    def down(y): return F.interpolate(y, scale_factor=.5, mode="bicubic", antialias=True)
+    def up(x): return F.interpolate(x, scale_factor=2, mode="bicubic")
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 3, padding=1)).double()
+    real, image = torch.rand(3, 3, 32, 32).double(), torch.rand(1, 3, 32, 32).double().requires_grad_()
+    def sr_loss(y): return F.mse_loss(up(down(y)) + body(up(down(y)).flatten(0, 1)[:, None]).view_as(y), y)
+    def grad(y, create_graph=False): return torch.autograd.grad(sr_loss(y), list(body.parameters()), create_graph=create_graph)
+    r = grad(real)
+    asked = dict(w=flatten(body.parameters()).tolist(), real=real.flatten(1).tolist(), image=image.flatten().tolist())
+    made = distil_here.evaluate("""({w, real, image}) => {
+        const {engine} = document.querySelector(".srd-distil").srdDistil, g = engine.gradient(w, real.map(y => engine.windowOf(y)));
+        const match = objective => { const {L, pixels} = engine.match(w, engine.windowOf(image), g, objective); return [L, [...engine.pixelsOf({y: pixels})]]; };
+        return {loss: g.loss, g: [...g], whole: match("whole"), layerwise: match("layerwise")}; }""", asked)
+    assert made["loss"] == pytest.approx(float(sr_loss(real).detach()), rel=1e-9)
+    np.testing.assert_allclose(made["g"], flatten(r), atol=1e-9 * float(flatten(r).norm()))
+    for objective in ("whole", "layerwise"):
+        loss = dc_loss(grad(image, True), r, objective)
+        expected, = torch.autograd.grad(loss, image)
+        loss, found = made[objective]
+        assert loss == pytest.approx(float(dc_loss(grad(image), r, objective)), rel=1e-6)
+        assert (torch.tensor(found).view_as(expected) - expected).norm() < 1e-4 * expected.norm()
+
+
+def test_distil_here_by_keyboard(distil_here, tmp_path):
+    "The reader's own photo; the loss falls; a pause changes nothing, another seed does; the verdict agrees with the table."
+    page, state = distil_here, lambda now: distil_here.wait_for_function("now => document.querySelector('.srd-distil').srdDistil.state === now", arg=now, timeout=1000 * PATIENCE)
+    y, x = np.mgrid[:128, :128]
+    Image.fromarray(np.stack([np.uint8(127 + 120 * np.sin(x * y / (90 + 40 * i))) for i in range(3)], 2)).save(tmp_path / "own.png")
+    page.set_input_files("[data-part=file]", tmp_path / "own.png")
+    page.wait_for_function("document.querySelector('.srd-distil [role=status]').textContent.startsWith('own.png')", timeout=1000 * PATIENCE)
+    page.locator("[data-part=rounds]").select_option("10")
+    curves = []
+    for seed, pause in (("3", True), ("3", False), ("4", False)):
+        page.get_by_label("Seed").fill(seed)
+        page.locator("[data-part=go]").focus()
+        page.keyboard.press("Enter")
+        if pause:
+            page.keyboard.press("Enter")
+            assert page.get_by_role("status").inner_text().startswith("Paused") and page.get_by_role("button", name="Go on").is_visible()
+            page.keyboard.press("Enter")
+        state("done")
+        curves.append(page.evaluate("document.querySelector('.srd-distil').srdDistil.losses"))
+    assert curves[0] == curves[1] != curves[2]
+    for curve in curves: assert len(curve) == 20 and sum(curve[-2:]) < .9 * sum(curve[:2])
+    assert page.evaluate("""[...document.querySelectorAll('.srd-distil :is(input, select, button)')].filter(e => !e.labels?.[0]?.textContent.trim() && !e.textContent.trim()).length""") == 0
+    assert "of its start" in page.get_by_role("img", name="Matching loss").get_attribute("aria-label")
+    page.locator("[data-part=train]").focus()
+    page.keyboard.press("Enter")
+    state("done")
+    dB = {row.split("\t")[0]: float(row.split("\t")[1]) for row in page.locator("[data-part=rows]").inner_text().replace("−", "-").splitlines() if "\t" in row}
+    bicubic, everything, chance, start, distilled = dB.values()
+    verdict = page.locator("[data-part=verdict]").inner_text()
+    assert ("lost" in verdict) == (distilled < max(chance, start)) and ("worse than bicubic" in verdict) == (distilled < bicubic)
+    page.get_by_role("button", name="Reset").click()
+    assert page.locator("[data-part=work]").is_hidden()
 
 
 @pytest.fixture(scope="module")

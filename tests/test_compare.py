@@ -1,4 +1,5 @@
 """Does a small set pay: the study that is written for the user, its sentence, and what is refused before any work."""
+import html
 import json
 import logging
 import os
@@ -13,11 +14,11 @@ import pytest
 import sr_distill as sd
 from sr_distill.advise import LARGEST, advise, load_curves
 from sr_distill.cli import main
-from sr_distill.compare import ENOUGH, RECOMMENDED, compare_config, comparison
+from sr_distill.compare import ENOUGH, RECOMMENDED, TAUGHT, compare_config, comparison
 from sr_distill.core import import_torchvision, read_json
 from sr_distill.recipe import CompareOptions, UserError, expect_error, recipe_of
-from sr_distill.study import Results, load_study
-from sr_distill.study_file import study_from, study_text, tomllib
+from sr_distill.study import Results, _cell_work, load_study
+from sr_distill.study_file import Cell, study_from, study_text, tomllib
 
 REPO = Path(__file__).resolve().parents[1]
 TINY = ["--size", "24", "--budget", "20", "--model", "edsr", "--depth", "1", "--width", "4", "--steps", "2", "--batch", "1", "--patch", "16",
@@ -117,6 +118,26 @@ def test_another_recommendation_is_a_set_of_its_own(monkeypatch, small_photos, t
     config = compare_config(model="edsr", depth=1, width=4, steps=1, batch=2, patch=16)
     answer = sd.compare(small_photos("abc"), tmp_path / "out", config=config, options=CompareOptions(size=24, budget=30., seeds=1, jobs=1))
     assert not answer.failed and answer.name == RECOMMENDED and len(answer.rows) == 6
+
+
+def test_a_teachers_labels_are_one_more_row(small_photos, tmp_path, caplog, capsys):
+    caplog.set_level(logging.INFO)
+    photos, out, labels = small_photos("abcd"), tmp_path / "out", ["--seeds", "1", "--labels", "teacher", "--teacher-steps", "3"]
+    (tmp_path / "own.toml").write_text(study_text(comparison(photos, "", compare_config(model="edsr", depth=1, width=4, steps=2, batch=1, patch=16), CompareOptions(size=24, budget=20., seeds=1))))
+    assert main(["compare", str(photos), str(out), *TINY, *labels, "--toml"]) == 0
+    printed = tomllib.loads(capsys.readouterr().out)
+    assert list(printed["sets"])[-1] == TAUGHT and printed["sets"][TAUGHT]["teacher_steps"] == 3
+    own, asked = (study_from(said) for said in (tomllib.loads((tmp_path / "own.toml").read_text()), printed))
+    assert {n: s for n, s in asked.sets.items() if n != TAUGHT} == own.sets   # without the option the study is what it was
+    assert asked.sets[TAUGHT].recipe == sd.Recipe(init="downscaled", grouping="all", size=24, budget=20., steps=0, labels="teacher", teacher_steps=3)
+    works = [_cell_work(asked, Cell(name, None, 0)) for name in list(asked.sets)[2:]]
+    assert works[:-1] == [0] * (len(works) - 1) and works[-1] > 0   # the estimate counts the teacher
+    assert main(["compare", str(photos), str(out), *TINY, *labels]) == 0
+    said, results = capsys.readouterr().out, Results.load(out / "results.json")
+    row, = (r for r in results.rows if r["set"] == TAUGHT)
+    assert f"| {TAUGHT} (below bicubic) |" in said and html.escape(TAUGHT) in (out / "report.html").read_text(encoding="utf-8") and not results.failed
+    assert row["pixels"] <= .2 and f"make and {len(results.rows) - 1} models" in caplog.text
+    assert main(["compare", str(photos), str(out), *TINY, "--teacher-steps", "3"]) == 2 and "give --labels teacher" in capsys.readouterr().err
 
 
 def test_a_network_of_spandrel(small_photos, tmp_path):

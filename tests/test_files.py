@@ -1,6 +1,9 @@
 """Photos as people have them: names, endings, containers, damage, and what is left out of a folder."""
+import gzip
+import io
 import os
 import struct
+import tarfile
 import unicodedata
 import zipfile
 import zlib
@@ -284,6 +287,59 @@ def test_bombs_and_other_zips(tmp_path):
     with pytest.raises(UserError, match="no image"): Photos.open(zipped(tmp_path / "none.zip", **{"a.txt": b"x"}))
     (tmp_path / "broken.zip").write_bytes(b"PK\3\4 nothing")
     with pytest.raises(RunError, match="could not be unpacked"): Photos.open(tmp_path / "broken.zip")
+
+
+# ---- tar files, such as those of webdataset
+
+def tarred(path, *entries):
+    with tarfile.open(path, "w") as t:
+        for name, content in entries:
+            info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+            info.size = len(content)
+            t.addfile(info, io.BytesIO(content))
+    return path
+
+def test_a_tar_of_photos_and_what_it_leaves_out(tmp_path, caplog):
+    caplog.set_level("INFO")
+    a, b = (save(tmp_path / f"{n}.png", picture(seed=k)).read_bytes() for k, n in enumerate("ab"))
+    archive = tarred(tmp_path / "shard-000.tar", ("000.PNG", a), ("000.json", b"{}"), ("000.cls", b"3"), ("001/x.png", b), ("001/x.json", b"{}"), ("._000.PNG", b"junk"))
+    for _ in range(2):
+        photos = Photos.open(archive)
+        assert photos.names == ["000", "x"] and (photos[1] == picture(seed=1)).all()
+        assert "shard-000.tar: left out: 1 × .cls; 2 × .json" in caplog.text
+        caplog.clear()
+    again = os.replace(archive, tmp_path / "other.TAR") or Photos.open(tmp_path / "other.TAR")
+    assert again.files == photos.files   # unpacked once
+
+def entry(name, kind=tarfile.REGTYPE, to=""):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, to
+    return info
+
+@pytest.mark.parametrize("bad", [entry("../evil.png"), entry("/evil.png"), entry("a/../../evil.png"), entry("..\\evil.png"), entry("link.png", tarfile.SYMTYPE, "/etc/passwd"),
+                                 entry("hard.png", tarfile.LNKTYPE, "a.png"), entry("device.png", tarfile.CHRTYPE), entry("pipe.png", tarfile.FIFOTYPE)], ids=lambda e: e.name)
+def test_a_tar_that_reaches_elsewhere_is_refused(tmp_path, bad):
+    tarred(tmp_path / "x.tar", ("a.png", b"1"), (bad, b"x" if bad.isreg() else b""))
+    with pytest.raises(UserError, match="is unsafe to unpack; unpack it yourself"): Photos.open(tmp_path / "x.tar")
+    assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {"x.tar"}
+
+def test_damaged_tars(tmp_path):
+    photo = save(tmp_path / "a.png").read_bytes()
+    whole = tarred(tmp_path / "x.tar", *((f"{k}.png", photo) for k in range(3))).read_bytes()
+    second = 512 + -(-len(photo) // 512) * 512
+    header = bytearray(whole)
+    header[second + 10] ^= 1
+    for damage in (bytes(header), whole[:2 * second + 600], whole[:second + 100], b"", b"no tar", gzip.compress(whole)):
+        (tmp_path / "x.tar").write_bytes(damage)
+        with pytest.raises(RunError, match="x.tar: could not be unpacked"): Photos.open(tmp_path / "x.tar")
+    tarred(tmp_path / "x.tar", ("a.png", photo), ("b.png", photo[:60]))
+    with pytest.raises(UserError, match="1 of 2 photos cannot be used .*b.png"): Photos.open(tmp_path / "x.tar")
+    assert Photos.open(tmp_path / "x.tar", skip_bad=True).names == ["a"]
+    with pytest.raises(UserError, match="holds no image"): Photos.open(tarred(tmp_path / "none.tar", ("a.json", b"x")))
+    sparse = tarfile.TarInfo("a.png")   # says that it unpacks to gigabytes
+    sparse.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": str(5 << 30), "GNU.sparse.map": "0,1"}
+    with tarfile.open(tmp_path / "bomb.tar", "w", format=tarfile.PAX_FORMAT) as t: t.addfile(sparse)
+    with pytest.raises(UserError, match="unpacks to more"): Photos.open(tmp_path / "bomb.tar")
 
 
 # ---- from memory

@@ -18,7 +18,7 @@ from sr_distill.latent import Latents
 from sr_distill.metrics import psnr
 from sr_distill.models import make_model
 from sr_distill.recipe import Recipe, RunError, RunOptions, TrainConfig, UserError
-from sr_distill.stylegan import _from_tensors, save_stylegan
+from sr_distill.stylegan import StyleGANXL, _from_tensors, save_stylegan, xl_config
 from sr_distill.train import train
 
 RECIPE = Recipe(space="latent", size=32, init="downscaled", steps=4, networks=2, pool="random", real=4, invert=4, tune=3)
@@ -89,6 +89,23 @@ def test_on_the_reference_generator(photos, super32, tmp_path, monkeypatch):
     made = whole_job(photos, replace(RECIPE, prior=super32, invert=3, tune=2, lr_generator=1e-4), tmp_path / "set")
     assert made.manifest["report"]["latent"]["prior"]["kind"] == "StyleGANXL"
     assert "LPIPS" in made.manifest["report"]["latent"]["inversion"]["distance"]
+
+
+def test_a_generator_of_the_stylegan_kind_under_a_degradation(photos, tmp_path, monkeypatch):
+    "Blur, noise and JPEG reach the latents, and the features of a layer; parts change nothing."
+    torch.manual_seed(0)
+    g = StyleGANXL(xl_config(16, c_dim=3, layers=(4, 4), channel_max=6), "small").eval().requires_grad_(False)
+    for layer in g.layers[1:]: layer.bias.normal_(0, .3)
+    save_stylegan(g, tmp_path / "small.safetensors")
+    rough = Recipe(space="latent", prior=str(tmp_path / "small.safetensors"), size=16, steps=2, networks=1, pool="random", real=2, invert=2,
+                   layer=2, degradation="blur:0.5-1.5+noise:2-10+jpeg:40-90")
+    made, plain = (distill(photos, replace(rough, degradation=d), tmp_path / d[:4], OPTIONS) for d in (rough.degradation, "bicubic"))
+    assert made.manifest["report"]["latent"]["prior"]["kind"] == "StyleGANXL" and made.images.shape == (3, 16, 16, 3)
+    assert (made.trace.frame(0) == plain.trace.frame(0)).all() and (made.images != plain.images).any()
+    assert made.manifest["report"]["moved"]["mean"] > 0 and f"--degradation {rough.degradation}" in (tmp_path / "blur/README.md").read_text()
+    monkeypatch.setattr(room, "PART_BYTES", 2 * 4 * 4 * 3 * 16**2)
+    parts = distill(photos, rough, tmp_path / "parts", OPTIONS)
+    assert (parts.images == made.images).all() and (tmp_path / "parts/latents.safetensors").read_bytes() == (tmp_path / "blur/latents.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("changes", [dict(tune=0), dict(tune=2, lr_generator=1e-3)])

@@ -121,6 +121,24 @@ def test_given_pairs_are_used_everywhere(folders):
     assert (groups.cut_lr(numbers, 2) - (1 - data.downscale(groups.cut(numbers), 2))).abs().mean() < .03
     assert evaluate("bicubic", pairs, 2, lpips="none").mean == evaluate("bicubic", Photos.open(folders / "hr"), 2, folders / "lr", lpips="none").mean
 
+def test_pairs_for_scale_8(photos, tmp_path):
+    "The first half of the LR image of each photo is white, which no reduction makes."
+    for kind in ("hr", "lr"): (tmp_path / kind).mkdir()
+    for i, name in enumerate(photos.names):
+        lr = make_lr(photos[i], 8)
+        lr[:3] = 255
+        for kind, u8, end in (("hr", photos[i], ""), ("lr", lr, "x8")): Image.fromarray(np.asarray(u8)).save(tmp_path / f"{kind}/{name}{end}.png")
+    pairs = Photos.open(tmp_path / "hr").paired(tmp_path / "lr", 8, crop=True)
+    assert pairs.sizes == [(56, 64)] * 3 and pairs.pairs == 8
+    config = TrainConfig("edsr", scale=8, steps=2, patch=48, batch=4)
+    lr, hr = PatchSampler(pairs, config)(0)
+    assert lr.shape == (4, 3, 6, 6) and hr.shape == (4, 3, 48, 48) and all((x == 1).float().mean() > 1 / 7 for x in lr)
+    net = train(make_model("edsr", 8, 1, 6, generator=rng(0, "net")), pairs, config, tmp_path / "net", pairs, "cpu")
+    assert net.history[-1]["val_psnr_y"] == pytest.approx(evaluate(net.model, pairs, 8, lpips="none").mean["psnr_y"])
+    recipe = Recipe(size=32, scale=8, steps=1, networks=1, real=2, pool="random")
+    made, plain = (distill(given, recipe, tmp_path / name, CPU) for given, name in ((pairs, "set"), (Photos.open(tmp_path / "hr"), "plain")))
+    assert made.images.shape == (3, 32, 32, 3) and (made.images != plain.images).any()
+
 def test_a_distillation_on_pairs(folders, monkeypatch):
     monkeypatch.setattr("sr_distill.pixel.SCOUT_STEPS", 2), monkeypatch.setattr("sr_distill.matching.TRAJECTORY_STEPS", 12)
     recipe = Recipe(size=24, steps=2, networks=2, real=2, pool="trajectory", init="loss")
@@ -132,6 +150,7 @@ def test_a_distillation_on_pairs(folders, monkeypatch):
     with pytest.raises(UserError, match="other photos"): distill(hr, recipe, folders / "set", CPU)
     Image.fromarray(np.zeros((30, 35, 3), np.uint8)).save(folders / "lr/bx2.png")
     with pytest.raises(UserError, match="other photos"): distill(hr.paired(folders / "lr", 2), recipe, folders / "set", CPU)
+    with pytest.raises(UserError, match="--labels teacher: the photos bring LR images"): distill(pairs, Recipe(size=24, steps=0, labels="teacher"), folders / "x", CPU)
     with pytest.raises(UserError, match="holds LR images for ×2, not for ×4"): distill(pairs, Recipe(size=24, scale=4, pool="random"), folders / "x", CPU)
 
 def test_a_statistic_that_makes_its_own_lr_images_is_refused(photos, tmp_path):
@@ -187,6 +206,7 @@ def test_a_comparison_and_a_study_take_them(folders):
     learnt, judges = study_from(comparison(hr, config=config, options=options)).open()
     assert learnt.pairs == judges.pairs == 2 and len(learnt) == 2
     with pytest.raises(UserError, match="leave --held-out out"): comparison(hr, hr + "/../lr", config, options)
+    with pytest.raises(UserError, match="leave --labels out"): comparison(hr, config=config, options=CompareOptions(size=24, lr_dir=str(folders / "lr"), labels="teacher"))
     rough = comparison(hr, config=compare_config(model="edsr", patch=16, degradation=HARD), options=CompareOptions(size=24))
     study = study_from(rough)
     assert {s.recipe.degradation for s in study.sets.values() if s.recipe} == {HARD} == {m.config.degradation for m in study.models.values()}

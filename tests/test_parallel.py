@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from packaging.version import Version
-from PIL import Image
+from PIL import Image, features
 from safetensors.torch import load_file
 
 from sr_distill import core
+from sr_distill.cli import main
 from sr_distill.labels import redraw
 from sr_distill.models import make_model
 from sr_distill.parallel import Ranks, ranks
@@ -55,6 +56,16 @@ def test_two_processes_give_the_set_that_one_gives(folder, tmp_path):
     assert one == two and len(one) == 11
     assert said.count("10 images of 24²") == 1 and core.read_json(tmp_path / "two/manifest.json")["report"]["processes"] == 2
     assert not (tmp_path / "two/.run").exists()
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_two_processes_weigh_bits_as_one_does(folder, tmp_path):
+    options = [*DISTIL, "--pool", "random", "--steps", "4", "--format", "avif", "--bit-weight", "30"]
+    assert main(["distill", str(folder), str(tmp_path / "1"), *options]) == 0
+    done(2, tmp_path / "cache", "distill", folder, tmp_path / "2", *options)
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / name / "images").iterdir()} for name in "12")
+    about, report = (core.read_json(tmp_path / name / "manifest.json")["report"] for name in "12")
+    assert one == two and len(one) > 3 and about["bits"] == report["bits"] and (about["processes"], report["processes"]) == (1, 2)
 
 
 SMALL = """

@@ -16,7 +16,7 @@ from sr_distill.data import Photos
 from sr_distill.distill import distill
 from sr_distill.explore import gradient_film
 from sr_distill.models import make_model
-from sr_distill.procedural import MOST_BYTES, Endless, Mixture, Program, ProgramPhotos, World, hand_written, patches, render
+from sr_distill.procedural import MOST_BYTES, Endless, EndlessSampler, Mixture, Program, ProgramPhotos, World, hand_written, patches, render
 from sr_distill.recipe import Recipe, RunError, RunOptions, TrainConfig, UserError
 from sr_distill.sets import DistilledSet, describe, learnt_from, open_photos, set_bytes
 from sr_distill.study import Model, Study, TrainingSet, run_study
@@ -369,9 +369,13 @@ def test_a_damaged_fit_is_refused_or_begins_anew(damage, tmp_path, monkeypatch):
     except UserError as e: assert "checkpoint.pt" in str(e)
     else: assert made.program == distill(EMBEDDED, FIT, tmp_path / "other", FEW).program
 
+def short(monkeypatch):
+    "Fits by trainings of a few steps."
+    for name, value in (("TRIAL", fitting.TRIAL | dict(width=8, steps=30, batch=4)), ("JUDGES", 2), ("JUDGED", 48), ("DRAWN", dict(window=2, side=64))): monkeypatch.setattr(fitting, name, value)
+
 def test_a_fit_by_short_trainings(tmp_path, monkeypatch):
     "The same bits on any number of threads and after a stop; small networks learn more from the program it ends with."
-    for name, value in (("TRIAL", fitting.TRIAL | dict(width=8, steps=30, batch=4)), ("JUDGES", 2), ("JUDGED", 48), ("DRAWN", dict(window=2, side=64))): monkeypatch.setattr(fitting, name, value)
+    short(monkeypatch)
     recipe = replace(FIT, fit="training", steps=4)
     def stop(step, *_): stop.stopped = step == 2
     whole = distill(EMBEDDED, recipe, tmp_path / "whole", FEW)
@@ -385,6 +389,21 @@ def test_a_fit_by_short_trainings(tmp_path, monkeypatch):
     assert whole.program == hand_written(EMBEDDED) or objective(whole.program) < objective(hand_written(EMBEDDED))
     assert "did not ask" in (tmp_path / "whole/README.md").read_text() and report["before"] < -10   # dB, with the sign changed
     assert fitting.training_objective(EMBEDDED, held_out=True)(whole.program) == report["after"]
+
+def test_a_fit_learns_and_judges_under_the_degradation_of_the_recipe(tmp_path, monkeypatch):
+    short(monkeypatch)
+    monkeypatch.setattr(fitting, "TRIALS", 1)
+    seen = []
+    def watched(self, t, device="cpu", share=slice(None)):
+        seen.append(self.config.degradation)
+        return batch(self, t, device, share)
+    batch = EndlessSampler.__call__
+    monkeypatch.setattr(EndlessSampler, "__call__", watched)
+    distill(EMBEDDED, replace(FIT, fit="training", steps=1, degradation="noise:40"), tmp_path / "set", FEW)
+    assert set(seen) == {"noise:40"}
+    fit = DistilledSet.load(tmp_path / "set").manifest["report"]["fit"]
+    plain, noisy = (fitting.training_objective(EMBEDDED, held_out=True, degradation=d)(hand_written(EMBEDDED)) for d in ("bicubic", "noise:40"))
+    assert fit["before"] == noisy > plain + .3   # dB, with the sign changed
 
 def test_what_a_fit_is_for_is_asked_of_programs_only():
     assert "--fit" in refusal(Recipe, fit="statistics") and "procedural" in refusal(Recipe, fit="statistics")

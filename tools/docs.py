@@ -147,7 +147,7 @@ ROOMS = {
 def write_sidebar():
     "nbs/sidebar.yml, which Quarto reads too: the first page, then each of `ROOMS` with its notebooks by number."
     nbs = REPO / "nbs"
-    contents = ["index.ipynb", "try_it.ipynb"]
+    contents = ["index.ipynb", "try_it.ipynb", "distil_here.ipynb"]
     for folder, title in ROOMS.items():
         found = [p.relative_to(nbs).as_posix() for p in sorted(nbs.joinpath(folder).glob("[0-9]*.ipynb"))]
         if found: contents.append(dict(section=title, contents=found))

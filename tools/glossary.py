@@ -11,9 +11,18 @@ TERMS = {   # anchor → how prose writes the term
     "prior": "priors?", "inversion": "inversion", "label": "labels?", "teacher": "teachers?", "budget": "budgets?",
     "layerwise": "layerwise", "by-error": "by error", "matching-loss": "matching loss", "sr-loss": "SR loss",
     "distillation-steps": "distillation steps?", "training-steps": "training steps?",
+    "bicubic": "bicubic", "degradation": "degradations?", "cluster": "clusters?", "study": "stud(?:y|ies)",
+    "training-set": "training sets?", "recipe": "recipes?", "program": "programs?",
 }
-OTHER_SENSE = {   # pages on which a word means something else
-    "tools/06_plots.ipynb": {"label"}, "engine/03_parallel.ipynb": {"pool"}, "engine/02_core.ipynb": {"label"},
+OTHER_SENSE = {   # pages on which a word means something else, or that explain it themselves or link to its explanation
+    "tools/06_plots.ipynb": {"label"}, "engine/02_core.ipynb": {"label"},
+    "engine/03_parallel.ipynb": {"pool", "cluster"}, "engine/01_recipe.ipynb": {"recipe"},
+    "tools/04_study_file.ipynb": {"study"}, "tools/07_study.ipynb": {"study"}, "method/06_train.ipynb": {"recipe"},
+    "index.ipynb": {"recipe", "study", "program"}, "tutorials/00_what_and_why.ipynb": {"bicubic", "training-set", "program"},
+    "tutorials/07_related_work.ipynb": {"cluster", "study", "program"},
+    **{page: {"program"} for page in ("engine/09_safe_pickle.ipynb", "evidence/04_leaderboard.ipynb", "evidence/07_bytes.ipynb",
+                                      "method/01_data.ipynb", "method/03_models.ipynb", "method/04_nets.ipynb",
+                                      "method/05_metrics.ipynb", "method/10a_fitting.ipynb", "tools/10_export.ipynb")},
 }
 SKIPPED = re.compile(   # what is no prose: code, mathematics, links and pictures, HTML, headings, rows of tables, the one-line summary
     r"^(?:```|~~~).*?^(?:```|~~~)|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|!?\[[^\]]*\]\([^)]*\)|<details>.*?</details>|<[^>\n]*>"
