@@ -146,8 +146,8 @@ def _weights(path):
 # %% ../nbs/method/18_plan.ipynb #0000002a
 def _folder_job(plan):
     "The folder of a distillation. Two runs are the same if recipe, photos, and the weights that the recipe names are."
-    other = ("belongs to a run with other weights, images or code of --{} {}; give another folder, or put back what "
-             "was there")
+    other = ("belongs to a run with other weights, images or code of --{} {}; give another folder, or the files that "
+             "the run began with")
     words = {k: other.format(k, getattr(plan.recipe, k)) for k in plan.weights}
     words["photos"] = "was made of other photos; give another folder"
     identity = dict(recipe=plan.recipe, photos=plan.photos.fingerprint, **plan.weights)

@@ -111,6 +111,11 @@ class Study(StudyOptions):
             if recipe and recipe.chooses and recipe.size < patch:
                 raise UserError(f"set {c.set!r}: its images of {recipe.size}² have no patch of {patch}² "
                                 f"for model {c.model!r}; give a larger size or a smaller patch")
+        for name, of in self.sets.items():
+            recipe = of.recipe or of.labels
+            if self.lr_dir and recipe and recipe.labels != "own":
+                raise UserError(f"set {name!r}: a teacher redraws bicubic copies, not the LR images of lr_dir; "
+                                "leave labels out")
 
     def open(self) -> tuple:
         "Two `Photos`: for training, and held out (None without `held_out`); `UserError` if they cannot be opened."

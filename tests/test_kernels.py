@@ -46,7 +46,6 @@ def both(made, x, scale, bias, **how):
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("clamp", (0, 1.5))
 def test_kernels_equal_the_plain_calls(name, clamp):
-    torch.manual_seed(0)
     up, taps, padding, size = LAYERS[name]
     found, wanted = both(layer(up, taps, padding, clamp), *inputs(size, torch.float32, "cpu"))
     for a, b in zip(found, wanted): assert a.shape == b.shape and relative(a, b) < 2e-6
@@ -54,7 +53,6 @@ def test_kernels_equal_the_plain_calls(name, clamp):
 @interpreted
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
 def test_kernels_take_16_bits(dtype):
-    torch.manual_seed(0)
     up, taps, padding, size = LAYERS["twice"]
     found, wanted = both(layer(up, taps, padding, 256), *inputs(size, dtype, "cpu"))
     limit = EXACT[str(dtype).split(".")[1]]
@@ -63,7 +61,6 @@ def test_kernels_take_16_bits(dtype):
 
 @interpreted
 def test_kernels_take_channels_last_and_channels_left_out():
-    torch.manual_seed(0)
     up, taps, padding, size = LAYERS["twice"]
     x, scale, bias = inputs(size, torch.float32, "cpu", channels=8)
     fast = layer(up, taps, padding, 256).kernels(x, Ways())
@@ -84,7 +81,6 @@ def tiny(resolution=32): return StyleGANXL(xl_config(resolution, c_dim=0, layers
 
 @interpreted
 def test_a_generator_with_kernels_is_the_same_generator():
-    torch.manual_seed(0)
     g = tiny(16)
     ws = torch.randn(1, g.num_ws, 512)
     plain, wanted = gradients(g, ws, Ways(fused=False))
@@ -93,7 +89,6 @@ def test_a_generator_with_kernels_is_the_same_generator():
 
 
 def test_sixteen_bits_are_near_and_lose_no_small_gradient():
-    torch.manual_seed(0)
     g, ws = tiny(), torch.randn(2, tiny().num_ws, 512)
     plain, wanted = gradients(g, ws, Ways(fused=False))
     image, grad = gradients(g, ws, Ways(half=True, fused=False))
@@ -103,7 +98,6 @@ def test_sixteen_bits_are_near_and_lose_no_small_gradient():
 
 @pytest.mark.parametrize("half", (False, True))
 def test_values_that_are_computed_again_change_nothing(half):
-    torch.manual_seed(0)
     g, ws = tiny(), torch.randn(2, tiny().num_ws, 512)
     kept, again = (gradients(g, ws, Ways(half=half, fused=False, keep=keep)) for keep in (True, False))
     assert kept[0].equal(again[0]) and kept[1].equal(again[1])
@@ -128,7 +122,6 @@ def test_full_memory_computes_again(monkeypatch):
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float16, torch.bfloat16))
 def test_kernels_on_cuda(name, dtype):
-    torch.manual_seed(0)
     up, taps, padding, size = LAYERS[name]
     assert usable("cuda")
     found, wanted = both(layer(up, taps, padding, 256).cuda(), *inputs((150, 131), dtype, "cuda"))
@@ -136,7 +129,6 @@ def test_kernels_on_cuda(name, dtype):
 
 @pytest.mark.cuda
 def test_generator_on_cuda():
-    torch.manual_seed(0)
     g, ws = StyleGANXL(xl_config(64, c_dim=0, channel_max=36)).requires_grad_(False).cuda(), torch.randn(2, 27, 512)[:, :1].expand(-1, 27, -1)
     ws = ws[:, :1].expand(-1, g.num_ws, -1).cuda()
     plain, wanted = gradients(g, ws, Ways(half=False, fused=False))

@@ -207,6 +207,9 @@ def test_a_comparison_and_a_study_take_them(folders):
     assert learnt.pairs == judges.pairs == 2 and len(learnt) == 2
     with pytest.raises(UserError, match="leave --held-out out"): comparison(hr, hr + "/../lr", config, options)
     with pytest.raises(UserError, match="leave --labels out"): comparison(hr, config=config, options=CompareOptions(size=24, lr_dir=str(folders / "lr"), labels="teacher"))
+    for labelled in ({"all": True, "labels": "teacher"}, {"init": "random", "steps": 0, "size": 24, "ipc": 1, "labels": "teacher"}):
+        with pytest.raises(UserError, match="set 'labelled': a teacher redraws .* leave labels out"):
+            study_from({**comparison(hr, config=config, options=options), "sets": {"labelled": labelled}})
     rough = comparison(hr, config=compare_config(model="edsr", patch=16, degradation=HARD), options=CompareOptions(size=24))
     study = study_from(rough)
     assert {s.recipe.degradation for s in study.sets.values() if s.recipe} == {HARD} == {m.config.degradation for m in study.models.values()}

@@ -118,7 +118,6 @@ def test_official_pickle_gives_the_reference_numbers(name, protocol, reference, 
 @pytest.mark.parametrize("radial", [False, True])
 def test_stylegan3_and_ffhq_kind(official, tmp_path, radial):
     "No classes, one mean w, and (StyleGAN3-R) 1×1 convolutions with 2-D filters."
-    torch.manual_seed(0)
     config = xl_config(32, c_dim=0, layers=(4, 4), channel_max=6)
     if radial: config["layers"] = [s | dict(conv_kernel=1, padding=[p + s["up_factor"] * (0 if s["is_torgb"] else 1) for p in s["padding"]]) for s in config["layers"]]
     g = StyleGANXL(config)
@@ -235,7 +234,6 @@ def test_what_the_generator_itself_needs_is_refused_by_name(how, official, small
 @pytest.mark.parametrize("classes", [0, 5])
 def test_official_files_keep_an_embedding_of_a_thousand_classes(classes, official, tmp_path):
     "Whatever the generator knows: FFHQ and Pokémon know no classes, and somebody's own photos a few."
-    torch.manual_seed(0)
     g = StyleGANXL(xl_config(16, c_dim=classes, layers=(4, 4), channel_max=6))
     embedding = nn.Embedding(1000, 320)
     if classes: embedding.weight.data[:classes] = g.mapping.embed.weight
@@ -392,7 +390,6 @@ def threads():
 
 
 def test_a_batch_never_mixes_and_chunks_change_nothing(monkeypatch):
-    torch.manual_seed(0)
     g = StyleGANXL(xl_config(32, c_dim=0, layers=(4, 4), channel_max=8)).double()
     ws = torch.randn(3, g.num_ws, 512, dtype=torch.float64, requires_grad=True)
     def gradient(x): return torch.autograd.grad(g.synthesize(x).pow(3).sum(), x)[0]
@@ -453,7 +450,6 @@ def test_class_is_needed_and_checked():
 
 @pytest.mark.cuda
 def test_cuda_equals_cpu():
-    torch.manual_seed(0)
     g = StyleGANXL(xl_config(64, c_dim=0, channel_max=32)).double()
     ws = torch.randn(2, g.num_ws, 512, dtype=torch.float64)
     assert g.synthesize(ws).allclose(g.cuda().synthesize(ws.cuda()).cpu(), atol=1e-9)
