@@ -21,7 +21,7 @@ from . import __version__
 from .core import (check_like, file_sha256, forget, load_state, log, make_folder, policy, read_json,
                              restore_optimizer, restoring, save_state, to_tensor, to_uint8, write_json)
 from .codec import bits_gradient, coded, through_files
-from .data import LOSSY, Photos, decode_bytes, encode_image
+from .data import LOSSY, Photos
 from .fitting import Fit, statistics_objective, training_objective
 from .inversion import check_prior, make_space
 from .job import LogLines, saving
@@ -31,16 +31,17 @@ from .matching import (BankSource, GradientBank, LiveSource, fresh_network, held
                                  lows, network_pool, pool_size, statistic_of, trajectories)
 from .memory import choose_chunk
 from .metrics import psnr
-from .parallel import ranks
-from .patches import Budget, Groups, error_map
+from .parallel import in_parallel, ranks
+from .patches import Budget, Groups, error_map, most_that_fit
 from .pixel import PixelSpace
 from .plan import (PART_BYTES, PLACES, Part, Plan, check_run, cut_parts, footprint, image_names, keeps_start,
                              make_plan, named_weights, needs, stored_image, together)
 from .priors import load_prior, needs_photos
 from .procedural import hand_written, render
 from .recipe import INITS, Recipe, RunError, RunOptions, UserError, verb
-from .sets import (DistilledSet, Trace, TraceFolder, about_latents, card, describe, learnt_from, on_disk,
-                             open_photos, read_manifest, remarks, set_bytes, set_files, snapshot_steps, summary)
+from .sets import (DistilledSet, Trace, TraceFolder, about_latents, card, decode_images, describe,
+                             encode_images, image_parts, learnt_from, on_disk, open_photos, read_manifest, remarks,
+                             set_bytes, set_files, snapshot_steps, summary)
 from .train import lr_settings
 
 # %% ../nbs/method/19_distill.ipynb #c3863546
@@ -405,14 +406,30 @@ def _as_stored(plan, images, beside=0):
     recipe, names, every = plan.recipe, image_names(plan.groups, plan.recipe), list(range(len(images)))
     stored = np.array([stored_image(image, recipe) for image in images]) if recipe.store == "teacher" else images
     if not recipe.bytes and recipe.format not in LOSSY: return stored, names, None, every
-    files = [encode_image(image, recipe.format, recipe.quality) for image in stored]
-    kept, room = [], math.inf if recipe.space == "latent" else (recipe.bytes or math.inf) - beside
-    for i in _by_rank(recipe, images):
+    room = math.inf if recipe.space == "latent" else (recipe.bytes or math.inf) - beside
+    kept, files = (_sheets_within if recipe.sheet else _files_within)(recipe, stored, _by_rank(recipe, images), room)
+    stored, names = stored[kept], [names[i] for i in kept]
+    if recipe.format not in LOSSY or not kept: return stored, names, None, kept
+    return decode_images(files, len(kept), recipe), names, files, kept
+
+def _files_within(recipe, stored, ranked, room):
+    "The images whose files fit into `room` bytes, taken in the order `ranked`, and the files, both by their numbers."
+    files, kept = encode_images(stored, recipe), []
+    for i in ranked:
         if len(files[i]) <= room: kept, room = [*kept, i], room - len(files[i])
     kept.sort()
-    stored, names, files = stored[kept], [names[i] for i in kept], [files[i] for i in kept]
-    if recipe.format not in LOSSY: return stored, names, None, kept
-    return np.stack([decode_bytes(data, name) for data, name in zip(files, names)]), names, files, kept
+    return kept, [files[i] for i in kept]
+
+def _sheets_within(recipe, stored, ranked, room):
+    "The first of the images `ranked` whose sheets fit into `room` bytes, in that order, and the sheets."
+    known = {}
+    def sheet(part):
+        if part not in known: known[part], = encode_images(stored[list(part)], recipe)
+        return known[part]
+    def sheets(n): return in_parallel(sheet, map(tuple, image_parts(ranked[:n], True)))
+    def weigh(n): return sum(map(len, sheets(n))) if n <= len(ranked) else math.inf
+    n = len(ranked) if room == math.inf else most_that_fit(room, weigh)
+    return ranked[:n], sheets(n)
 
 def _labelled(images, teacher, recipe):
     "The images as `teacher` draws them, if there is one, and what the report says of that."
@@ -435,7 +452,7 @@ def _report(plan, before, end, began):
 def _manifest(plan, made, report):
     "What the set `made` says of itself."
     photos, images = plan.photos, made.stored_images
-    files = made.files or [encode_image(image, plan.recipe.format) for image in images]
+    files = made.files or encode_images(images, plan.recipe)
     stored = sum(map(len, files)) + (len(made.program.encode()) if made.program else 0) + teacher_bytes(plan.recipe)
     budget = Budget(len(images), int(images[..., 0].size), stored, len(photos), photos.pixels, photos.png_bytes)
     each = zip(photos.names, photos.files, photos.sha256)

@@ -382,6 +382,9 @@ def start_photos(
     if (Path(folder)/"teacher").is_dir():
         raise UserError(f"--init {folder}: stores LR images and a teacher, not HR images; `sr_distill export {folder} "
                         "OUT` writes those, and --init OUT/HR starts from them")
+    if "sheets" in read_json(manifest):
+        raise UserError(f"--init {folder}: stores its images in sheets; `sr_distill export {folder} OUT` cuts them "
+                        "apart, and --init OUT/HR starts from them")
     found = Photos.open(manifest.parent/"images")
     with restoring(manifest):
         place = {file.stem: i for i, file in enumerate(found.files)}

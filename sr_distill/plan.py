@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch
 from .core import file_sha256, json_sha256, make_folder, pick_device, policy, read_json, restoring, write_json
-from .data import (Photos, check_format, degradation_code, encode_image, make_lr, store_array,
+from .data import (Photos, check_format, degradation_code, make_lr, store_array,
                              stored_array)
 from .inversion import check_prior
 from .job import Job
@@ -26,7 +26,7 @@ from .pixel import check_starts, start_images, start_photos
 from .priors import PRIORS, SmallAutoencoder, SmallConfig
 from .procedural import hand_written
 from .recipe import INITS, LABELS, MODELS, OBJECTIVES, POOLS, STATISTICS, Recipe, RunOptions, UserError
-from .sets import read_manifest, snapshot_steps
+from .sets import encode_images, image_parts, read_manifest, snapshot_steps
 
 # %% ../nbs/method/18_plan.ipynb #ca668f1b
 def together(recipe: Recipe) -> str:
@@ -43,6 +43,9 @@ def check_run(
 ):
     "`UserError` if this machine, the networks or the files that `recipe` names cannot carry it out."
     check_format(recipe.format)
+    if options.lr_images and recipe.sheet:
+        raise UserError("--sheet: sheets have no LR copies beside them; leave --lr-images out, `sr_distill export` "
+                        "writes both for other toolkits")
     if options.lr_images and recipe.store == "teacher":
         raise UserError("--lr-images: a set of --store teacher keeps no HR files to put LR images beside; leave it "
                         "out, `sr_distill export` writes both")
@@ -229,20 +232,25 @@ def ipc_for_bytes(
     are in the loss, one more, because the last round may be stored in part. `UserError` if no image fits."""
     sizes, moves, room = {}, not keeps_start(recipe) and not recipe.bit_weight, recipe.bytes - beside
     reserve = -MORE if recipe.bit_weight else SPARE * moves
-    def size_of(image):
-        key = hashlib.sha256(image.tobytes()).digest()
-        if key not in sizes: sizes[key] = len(encode_image(stored_image(image, recipe), recipe.format, recipe.quality))
+    def size_of(part):
+        key = hashlib.sha256(part.tobytes()).digest()
+        if key not in sizes: sizes[key] = len(*encode_images([stored_image(image, recipe) for image in part], recipe))
         return sizes[key]
     def weigh(ipc):
         tried = replace(recipe, ipc=ipc, stored=True)
         try:
             check_starts(groups, tried)
-            return sum(in_parallel(size_of, list(start_images(groups, tried))))
+            start = start_images(groups, tried)
+            rounds = start[[g * ipc + i for i in range(ipc) for g in range(len(groups))]]   # a larger set begins alike
+            return sum(in_parallel(size_of, image_parts(rounds, recipe.sheet)))
         except UserError:   # there are fewer windows
             if ipc == 1: raise
             return math.inf
     ipc = most_that_fit(int(room * (1 - reserve)), weigh)
-    if not moves and min(sizes.values()) <= room: return ipc + (weigh(ipc + 1) < math.inf)
+    if not ipc and recipe.sheet:   # is there room for a sheet of one image?
+        sizes = dict(enumerate(in_parallel(lambda one: size_of(one[None]),
+                                           list(start_images(groups, replace(recipe, ipc=1, stored=True))))))
+    if not moves and (ipc or min(sizes.values()) <= room): return ipc + (weigh(ipc + 1) < math.inf)
     if ipc: return ipc
     each = moves and len(groups) > 1
     least = f"one image for each of {len(groups)} groups" if each else "one image"

@@ -145,7 +145,7 @@ def plot_losses(
     ax.plot(curve.steps, curve.trend, color="C0", lw=2)
     if curve.log: ax.set_yscale("log")
     ax.set_xlabel("distillation step", fontsize=8); ax.tick_params(labelsize=8)
-    ax.set_ylabel("matching loss" + ", relative to each network's start" * curve.relative, fontsize=8)
+    ax.set_ylabel("matching loss" + ",\nrelative to each network's start" * curve.relative, fontsize=8)
     return ax
 
 # %% ../nbs/tools/06_plots.ipynb #0bf1c458

@@ -8,9 +8,9 @@ __all__ = ['Entry', 'KINDS', 'SCALES', 'SPACES', 'GROUPINGS', 'TARGETS', 'POOLS'
            'register_statistic', 'register_objective', 'register_model', 'register_prior', 'register_metric',
            'register_degradation', 'DEVICE_HELP', 'DEGRADATION_HELP', 'UNITS', 'MATCHING', 'CHOOSING', 'RATES', 'LONG',
            'SIZES', 'LEFT_OPEN', 'USUAL_BYTES', 'GOOD_SETTINGS', 'UserError', 'RunError', 'expect_error', 'verb',
-           'is_name', 'code_sha256', 'Unknown', 'Registry', 'option', 'option_kind', 'check_options', 'Settings',
-           'about_start', 'ranked_starts', 'degradation_steps', 'byte_count', 'Recipe', 'recommended', 'recipe_of',
-           'RunOptions', 'TrainConfig', 'CompareOptions']
+           'is_name', 'code_sha256', 'Unknown', 'Registry', 'option', 'option_kind', 'check_options', 'as_given',
+           'Settings', 'about_start', 'ranked_starts', 'degradation_steps', 'byte_count', 'Recipe', 'recommended',
+           'recipe_of', 'RunOptions', 'TrainConfig', 'CompareOptions']
 
 # %% ../nbs/engine/01_recipe.ipynb #00000003
 import difflib, functools, hashlib, importlib, importlib.metadata, inspect, os, re, sys, types
@@ -108,7 +108,11 @@ class Registry(Mapping):
         name: str,   # what settings and the command line call it
         **about: object,   # properties of the entry, which the method `about` returns
     ) -> Callable[[Entry], Entry]:   # a decorator, which returns what it decorates
-        "Add an entry under `name`; a name that you registered before is replaced, `UserError` for one of this package."
+        """Add an entry under `name`; a name that you registered before is replaced, `UserError` for one of the package.
+
+        What an entry takes and returns is on the page of its kind, under "of your own": objectives and statistics on
+        *Matching*, starts on *Pixel space*, models on *Models*, priors on *Priors by name*, metrics on *Metrics*,
+        degradations on *Data*."""
         if not is_name(name):
             raise UserError(f"{name!r} is no name for a {self.kind}; use letters, digits and - . : + _")
         if self.takes is not None and (unknown := [k for k in about if k not in self.takes]):
@@ -248,6 +252,14 @@ def check_options(
             object.__setattr__(config, f.name, kind(value))
 
 # %% ../nbs/engine/01_recipe.ipynb #1e2eab0f
+def as_given(
+    name: str,      # of an option, as in Python
+    value: object,
+) -> str:
+    "An option and its value as the command line has them; of a switch the name alone."
+    flag = "--" + name.replace("_", "-")
+    return flag if value is True else f"no {flag}" if value is False else f"{flag} {value}"
+
 class Settings:
     "Base of a frozen dataclass of `option`s: settings that are stored, compared and hashed."
     __dataclass_fields__: ClassVar[dict]
@@ -292,10 +304,9 @@ class Settings:
         mine, theirs = self.to_dict(), self.filled(stored)
         for k in [*mine, *(k for k in theirs if k not in mine)]:
             if k in but or (k in mine and theirs[k] == mine[k]): continue
-            flag = "--" + k.replace("_", "-")
-            made = f"was made with `{flag} {theirs[k]}`"
+            made = f"was made with `{as_given(k, theirs[k])}`"
             if k not in mine: return f"{made}, which this version does not know"
-            return f"{made}; this command says `{flag} {mine[k]}`"
+            return f"{made}; this command says `{as_given(k, mine[k])}`"
         return ""
 
 # %% ../nbs/engine/01_recipe.ipynb #00000015
@@ -424,6 +435,8 @@ class Recipe(Settings):
     format: str    = option("png", "how the images are stored: png, webp (lossless, about a quarter smaller) or avif "
                                    "(much smaller, but lossy)", STORAGE)
     quality: int   = option(75, "quality of avif files, from 1 to 100; a lower one leaves room for more images", low=1)
+    sheet: bool    = option(False, "store up to 256 images side by side in one file, which saves a fifth of the "
+                                   "bytes of small AVIF images; `export` cuts them apart for other programs")
     bit_weight: float = option(0.0, "pixel space, avif: weight of the bits per pixel beside the matching loss, so that "
                                     "distilled images take fewer bytes; 0 leaves them out", low=0)
     real: int      = option(32, "real sub-images per group whose gradient is the target; 0 for all", low=0)
@@ -517,6 +530,7 @@ class Recipe(Settings):
         rules = [*((f, self.space != "latent", "is for latent space only", "give --space latent") for f in latent),
                  ("lr", self.space == "latent", "is for pixel space only", "give --lr-latents"),
                  ("quality", self.format != "avif", f"means nothing to --format {self.format}", "give --format avif"),
+                 ("sheet", self.space == "latent", "is for images that are no copy of latents", "give --space pixel"),
                  *((f, self.space != "procedural", "is for procedural space only", "give --space procedural")
                    for f in ("share", "fit")),
                  ("fit", not self.steps, "means nothing to a program that stays as written by hand", "give --steps"),
@@ -539,7 +553,7 @@ class Recipe(Settings):
         for name, idle, why, instead in rules:
             usual = self.usual_rate if name == "lr" else type(self).__dataclass_fields__[name].default
             if idle and (value := getattr(self, name)) != usual:
-                yield name, f"--{name.replace('_', '-')} {value} {why}; leave it out, or {instead}"
+                yield name, f"{as_given(name, value)} {why}; leave it out, or {instead}"
 
     @property
     def usual_rate(self) -> float:
@@ -568,7 +582,7 @@ class Recipe(Settings):
 
 # options that mean nothing to a program, and those that mean something only beside stored images
 MATCHING = ("objective", "network", "pool", "outer", "inner", "real", "target", "optimizer", "lr", "schedule")
-CHOOSING = ("bytes", "budget", "init", "trim", "grouping", "size", "ipc", "format", "labels",
+CHOOSING = ("bytes", "budget", "init", "trim", "grouping", "size", "ipc", "format", "sheet", "labels",
             "views")
 # by optimiser, or optimiser and objective; measured on ten photos
 RATES = {"adam": .01, "sgd": .1, ("sgd", "whole"): 10.}

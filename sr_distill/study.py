@@ -347,7 +347,7 @@ def _with_backbone(study):
     return replace(study, lpips=here.net or "none")
 
 def _check_sets(study, photos, device):
-    "`UserError` that lists every set that cannot be made from these photos or trained on."
+    "`UserError` that lists the sets whose settings cannot fit these photos; other sets may still fail later."
     wrong = []
     for name, source in study.sets.items():
         trainings = [study.models[c.model].config for c in study.cells if c.set == name]
