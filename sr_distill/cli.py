@@ -172,7 +172,7 @@ def _train(set_, out, begin, lr_dir, lr_name, crop_hr, val, val_lr_dir, device, 
     from sr_distill.distill import open_photos
     from sr_distill.models import count_parameters, make_model
     from sr_distill.parallel import ranks
-    from sr_distill.train import train
+    from sr_distill.train import lead_over_bicubic, train
     with ranks().one_by_one():
         photos = open_photos(set_, skip_bad, recursive)
         held_out = Photos.open(val, skip_bad, recursive) if val else None
@@ -184,6 +184,9 @@ def _train(set_, out, begin, lr_dir, lr_name, crop_hr, val, val_lr_dir, device, 
     if not ranks().first: return
     click.echo(f"{out}: {config.model} ×{config.scale}, {count_parameters(model):,} parameters, {config.steps} steps "
                f"on {photos!r}, loss {result.history[-1]['loss']:.5g}")
+    if (lead := lead_over_bicubic(result.model, photos, config)) < 0:
+        click.echo(f"On its own training images this model is {-lead:.1f} dB below bicubic enlargement: it has not "
+                   "learnt to enlarge yet. Train it for more --steps.")
 
 # %% ../nbs/tools/11_cli.ipynb #36245a8b
 def drawn(

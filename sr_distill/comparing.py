@@ -159,6 +159,8 @@ class Comparisons(Differences):
         p = self.paired(name, other, model, test, metric)
         error = f" ± {p['se']:.3f}" * (p["n"] > 1)
         said = finding({**p, "mean": -p["mean"]} if metric_about(metric)["lower"] else p)
+        if p["n"] == 2 and said == "no measurable difference" and abs(p["mean"]) > t_limit(3) * p["se"]:
+            said = "two seeds cannot tell"
         if said == "better" and self.below_bicubic(other, model, test, metric):   # such a lead means nothing
             said = f"no finding: {other} is below bicubic"
         shown = f"{p['mean']:+.3f}{error}" if math.isfinite(p["mean"]) else "–"

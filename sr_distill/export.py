@@ -58,6 +58,14 @@ def to_basicsr(
     return theirs, settings
 
 # %% ../nbs/tools/10_export.ipynb #00000010
+def _settled(net):
+    "`net`, whose re-parametrised convolutions (SPAN's) are computed now and not in each call, which no exporter can follow."
+    for part in net.modules():
+        if hasattr(part, "eval_conv") and callable(getattr(part, "update_params", None)):
+            part.update_params()
+            part.update_params = lambda: None
+    return net
+
 ENDINGS = {".onnx": "onnx", ".pth": "basicsr", ".pt": "torchscript", ".safetensors": "safetensors"}
 CLOSE = 1e-4   # how far the values of an exported file, in [0,1], may be from the model's
 
@@ -75,7 +83,7 @@ def export_model(
     if str(model) == "bicubic": raise UserError("bicubic has no weights to export; give a trained model")
     net = (copy.deepcopy(model) if isinstance(model, torch.nn.Module) else open_model(model)).cpu().eval()
     with patch.object(models, "upscale", portable_upscale), torch.no_grad(), atomic_path(file) as tmp:
-        try: _WRITERS[to](net, tmp, exporter)
+        try: _WRITERS[to](_settled(net), tmp, exporter)
         except UserError: raise
         except Exception as e:   # an exporter or a runtime that does not know what the network does
             said = f"{type(e).__name__}: {' '.join(str(e).split())[:160]}"
@@ -187,6 +195,7 @@ def export_set(
         raise UserError(f"--to {to}: is no format for a training set; choose one of: {', '.join(SET_FORMATS)}")
     if out.is_file() or out.is_dir() and any(out.iterdir()):
         raise UserError(f"{out}: is there already; give a new folder")
+    if to in _NEEDED: _need(*_NEEDED[to])   # before any work
     about = {} if isinstance(source, Photos) else _manifest_of(source)
     photos = _drawn(source if isinstance(source, Photos) else open_photos(source), images, size)
     scale, partial = scale or about.get("recipe", {}).get("scale", 2), out.with_name(f".{out.name}.partial")
@@ -201,6 +210,8 @@ def export_set(
     finally: shutil.rmtree(partial, ignore_errors=True)
     log.info("%s: %d pairs ×%d", out, len(pairs), scale)
     return out
+
+_NEEDED = {"lmdb": ("LMDB", "toolkits", "lmdb"), "parquet": ("Parquet", "toolkits", "pyarrow")}
 
 def _drawn(photos, images, size):
     "The photos with so many images of their program, which has no end; `UserError` where they have none."
@@ -239,7 +250,6 @@ def _folders(out, pairs, how, hr="HR", lr="LR"):
 
 def _to_lmdb(out, pairs, how):
     "A database of PNG files for each side, and the list that BasicSR reads beside it."
-    _need("LMDB", "toolkits", "lmdb")
     import lmdb
     for at, part in ((1, "HR"), (2, "LR")):
         files = {pair[0]: encode_png(pair[at]) for pair in pairs}
@@ -400,7 +410,6 @@ def _to_huggingface(out, pairs, how):
 # %% ../nbs/tools/10_export.ipynb #17a825f6
 def _to_parquet(out, pairs, how):
     "One Parquet file with the image files inside, columns `hr` and `lr`, and its card."
-    _need("Parquet", "toolkits", "pyarrow")
     import pyarrow as pa
     import pyarrow.parquet as pq
     columns, kind = ("hr", "lr"), pa.struct({"bytes": pa.binary(), "path": pa.string()})

@@ -116,7 +116,9 @@ class LogLines:
         total: int,     # number of steps
         done: int = 0,  # number of steps that were done before this start
         clock: Callable[[], float] = time.monotonic,   # gives seconds
+        unit: str = "step",   # what is counted
     ):
+        self.unit = unit
         self.name, self.total, self.begun, self.told, self.clock, self.loss = name, total, done, None, clock, None
         self.began = self.last = clock()
 
@@ -128,11 +130,12 @@ class LogLines:
         if self.told is None:
             if waited < self.FIRST or step >= self.total: return
             going_on = f", {self.begun:,} of them made before" if self.begun else ""
-            log.info("%s: %s steps%s, about %s", self.name, f"{self.total:,}", going_on, left)
+            log.info("%s: %s %ss%s, about %s", self.name, f"{self.total:,}", self.unit, going_on, left)
         else:
             if waited < (self.OFTEN if tenth > self.told else self.SELDOM) or step >= self.total: return
             shown = "" if self.loss is None else f", loss {self.loss:.4g}"
-            log.info("%s: step %s of %s%s, about %s left", self.name, f"{step:,}", f"{self.total:,}", shown, left)
+            made = f"{self.unit} {step:,} of {self.total:,}{shown}"
+            log.info("%s: %s, about %s left", self.name, made, left)
         self.told, self.last = tenth, now
 
 

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from .recipe import METRICS, SCALES, RunError, UserError, register_metric
 from .core import check_u8, import_torchvision, pick_device, table_html, to_tensor, to_uint8, write_json
 from .data import Photos, upscale
+from .job import LogLines
 from .nets import open_model
 from .parallel import precision
 
@@ -428,7 +429,10 @@ def evaluate(
     if isinstance(model, torch.nn.Module) and device != _device(model): model = copy.deepcopy(model).to(device)
     perceptual = _perceptual(lpips, device, photos, scale)
     judges, rows, quiet = _judges(perceptual, ssim), [], None if photos.pixels >= 10e6 else True
-    for i in tqdm(range(len(photos)), desc=f"evaluate ×{scale}", unit="photo", leave=False, disable=quiet):
+    bar, lines = tqdm(range(len(photos)), desc=f"evaluate ×{scale}", unit="photo", leave=False, disable=quiet), None
+    if bar.disable and not quiet: lines = LogLines("evaluate", len(photos), unit="photo")
+    for i in bar:
+        if lines: lines(i)
         hr, lr = _pair(photos, i, scale)
         rows.append(_scores(photos.names[i], upscale_image(model, lr, scale), hr, scale, judges))
     name, plain = Path(photos.source).name or str(photos.source), None

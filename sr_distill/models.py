@@ -8,7 +8,7 @@ __all__ = ['FIXED', 'CLASSES', 'OURS', 'SRCNN', 'count_parameters', 'VDSR', 'ini
            'load_into']
 
 # %% ../nbs/method/03_models.ipynb #00000003
-import contextlib, hashlib
+import contextlib, hashlib, inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -218,9 +218,18 @@ def make_model(
         raise UserError("--depth: SRCNN always has three layers; leave it out, or choose vdsr or edsr")
     return _drawn(key, MODELS[key], _given(scale=scale, depth=depth, width=width), generator)
 
+def _check_settings(name, make, sizes):
+    "`UserError` for a setting that the model does not have."
+    try: takes = inspect.signature(make).parameters
+    except (TypeError, ValueError): return   # it does not say
+    if any(p.kind is p.VAR_KEYWORD for p in takes.values()): return
+    for k in sizes:
+        if k not in takes: raise UserError(f"{name} has no setting {k!r}; it takes: {', '.join(takes)}")
+
 def _drawn(name, make, sizes, generator):
     "What `make` builds of `sizes`. A model from outside draws its weights itself, from a seed that `generator` gives."
     ours = name in OURS
+    _check_settings(name, make, sizes)
     try:
         # the constructor's own draws leave no trace
         with contextlib.nullcontext() if generator is None else torch.random.fork_rng(devices=[]):

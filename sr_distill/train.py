@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['INVERSE', 'LOG_EVERY', 'CHECKPOINT', 'STATEFUL', 'PLAIN', 'PatchPlaces', 'symmetry', 'PatchSampler', 'learning_rate',
-           'Trainer', 'validate', 'plot_history', 'TrainResult', 'model_card', 'train', 'lr_settings', 'helper_network']
+           'Trainer', 'validate', 'plot_history', 'TrainResult', 'model_card', 'train', 'lead_over_bicubic',
+           'lr_settings', 'helper_network']
 
 # %% ../nbs/method/06_train.ipynb #00000003
 import contextlib, copy, csv, functools, io, math, platform, time, warnings
@@ -19,7 +20,7 @@ from .recipe import MODELS, Recipe, RunError, TrainConfig, UserError, verb
 from .core import (atomic_write, check_like, log, pick_device, policy, read_json, restore_optimizer, restoring, rng,
                              state_sha256, to_tensor)
 from .job import Job, LogLines, cache_key, cached, saving
-from .data import Photos, degradation_code, make_lr, mod_crop
+from .data import Photos, degradation_code, make_lr, mod_crop, upscale
 from .models import count_parameters, model_settings, network_sizes, load_into, save_model
 from .metrics import psnr, upscale_image
 from .parallel import Ranks, ahead, in_parallel, precision
@@ -522,6 +523,11 @@ def _finish(trainer, job, photos, val):
     job.finish()
 
 # %% ../nbs/method/06_train.ipynb #0000003d
+def _sampler(photos, config):
+    "What draws the batches: a program draws batches of its own."
+    own = getattr(photos, "sampler", None)
+    return own(config) if own else PatchSampler(photos, config)
+
 @verb
 @precision()
 def train(
@@ -539,8 +545,7 @@ def train(
     trainer = Trainer(model, config, device, team)
     if out is None or not (Path(out)/"config.json").exists(): trainer.check()
     photos = photos.at_least(config.patch, "--patch")
-    own = getattr(photos, "sampler", None)   # a program draws batches of its own
-    sampler = own(config) if own else PatchSampler(photos, config)
+    sampler = _sampler(photos, config)
     if val is not None: val = _check_val(val, config)
     if out is None: _loop(trainer, sampler, val, callback)
     else:
@@ -556,6 +561,23 @@ def train(
                     if team.first: _finish(trainer, job, photos, val)
             team.wait()
     return TrainResult(trainer.model, trainer.history, trainer.seconds)
+
+# %% ../nbs/method/06_train.ipynb #765df21c
+@torch.no_grad()
+def lead_over_bicubic(
+    model: torch.nn.Module,   # as `train` returns it
+    photos: Photos,           # that it learnt from
+    config: TrainConfig,      # of its training
+    batches: int = 4,         # that come after the last one of the training
+) -> float:                   # dB; below 0 the network has not learnt to enlarge yet
+    "PSNR-RGB of a network on patches of its training images, minus that of bicubic enlargement."
+    sampler = _sampler(photos.at_least(config.patch, "--patch"), config)
+    device, errors = next(model.parameters()).device, []
+    for t in range(config.steps, config.steps + batches):
+        lr, hr = sampler(t, device)
+        errors.append([float((sr.clamp(0, 1) - hr).square().mean()) for sr in (model(lr), upscale(lr, config.scale))])
+    ours, plain = np.mean(errors, 0)
+    return float(10 * np.log10(max(plain, 1e-12) / max(ours, 1e-12)))
 
 # %% ../nbs/method/06_train.ipynb #00000051
 def lr_settings(

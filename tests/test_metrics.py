@@ -297,3 +297,17 @@ def test_bicubic_reproduces_the_protocol(shared, name, scale, db, similarity):
     made = evaluate("bicubic", photos, scale, lpips="none").mean
     given = evaluate("bicubic", photos, scale, shared(f"data/{name}/LR_bicubic"), lpips="none").mean
     for m in (made, given): assert abs(m["psnr_y"] - db) < .03 and abs(m["ssim_y"] - similarity) < .001
+
+
+def test_a_long_evaluation_says_how_far_it_is(monkeypatch, caplog):
+    "Where no bar is drawn, lines on the photos done; short ones are silent."
+    from sr_distill.job import LogLines
+    caplog.set_level("INFO")
+    for name in ("FIRST", "OFTEN", "SELDOM"): monkeypatch.setattr(LogLines, name, 0.)
+    ramp = np.tile(np.arange(2000, dtype=np.uint8)[None, :, None], (1300, 1, 3))
+    evaluate("bicubic", Photos.from_arrays("abcdefghijkl", [ramp] * 12), lpips="none", ssim=False)
+    told = [m for m in caplog.messages if m.startswith("evaluate: ")]
+    assert told[0].startswith("evaluate: 12 photos, about ") and told[-1].startswith("evaluate: photo ") and told[-1].endswith(" left")
+    caplog.clear()
+    evaluate("bicubic", Photos.from_arrays("ab", [ramp[:80, :80]] * 2), lpips="none", ssim=False)
+    assert not caplog.messages

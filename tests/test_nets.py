@@ -97,6 +97,10 @@ def test_a_network_that_does_not_enlarge_is_refused(spandrel, tmp_path):
     torch.save(Compact(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=1).state_dict(), tmp_path / "clean.pth")
     with pytest.raises(UserError, match="×1, which does not enlarge"): open_weights(tmp_path / "clean.pth")
 
+def test_a_setting_that_it_does_not_have_is_named(spandrel):
+    with pytest.raises(UserError, match="spandrel:SPAN has no setting 'depth'; it takes: scale, width"): make_model("spandrel:SPAN", 2, depth=3)
+
+
 def test_sides_that_a_network_wants_are_padded(spandrel):
     @dataclasses.dataclass
     class Wants:

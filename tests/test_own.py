@@ -337,7 +337,7 @@ def test_the_page_on_objectives_can_be_followed(tmp_path):
     mine = tmp_path / "FOLDER"
     mine.mkdir()
     (mine / "mine.py").write_text(function)
-    for written, quick in (("steps=60", ", ".join(f"{k}={v!r}" for k, v in SMALL.items())), ("PHOTOS", "photos"),
+    for written, quick in (("size=48, steps=60, networks=4, real=8", ", ".join(f"{k}={v!r}" for k, v in SMALL.items())), ("PHOTOS", "photos"),
                            ('"mine_set")', '"mine_set", sd.RunOptions(device="cpu", held_out=0))\n    player(small.trace)')):
         assert written in script
         script = script.replace(written, quick)

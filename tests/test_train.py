@@ -273,6 +273,14 @@ def test_a_training_in_a_log_writes_lines(tmp_path, monkeypatch, capsys, caplog)
     assert "train: 10 steps, about " in caplog.messages[0]
 
 
+def test_a_network_that_does_not_enlarge_yet_is_told(tmp_path, capsys):
+    from sr_distill.cli import main
+    asked = lambda out, model, steps: ["train", "embedded", str(tmp_path / out), "--model", model, "--width", "8", "--depth", "1" if model == "edsr" else "4", "--steps", str(steps), "--batch", "4", "--patch", "16", "--device", "cpu"]
+    assert main(asked("a", "edsr", 1)) == 0 and "dB below bicubic enlargement: it has not learnt to enlarge yet" in capsys.readouterr().out
+    assert main(asked("b", "vdsr", 60)) == 0 and "below bicubic" not in capsys.readouterr().out
+    assert main(["train", "ready:50kB", str(tmp_path / "c"), *asked("c", "edsr", 1)[3:]]) == 0 and "has not learnt" in capsys.readouterr().out   # a program draws some
+
+
 def test_a_helper_that_is_spoilt_learns_anew(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("SR_DISTILL_CACHE", str(tmp_path))
     learn = lambda: weights(room.helper_network("teachers", model(), photos(), TrainConfig(**{**RUN, "steps": 3})))
