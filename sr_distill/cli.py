@@ -119,8 +119,8 @@ def _distill(photos, out, lr_dir, lr_name, crop_hr, skip_bad, recursive, debug, 
     """Distil PHOTOS into a small training set in OUT; after an interruption, the same command continues.
 
     It makes the set that the package recommends, of 350 kB unless --bytes or --budget gives another size. You may also
-    give --size, --scale, --seed, and every option from --device on. With any other option you write a recipe of your
-    own: the options that you leave out then have the defaults below.
+    give --size, --scale, --seed, --device, and every option below --device in this list. With any other option you
+    write a recipe of your own: the options that you leave out then have the defaults below.
 
     `torchrun --nproc_per_node=N -m sr_distill distill …` shares the work among N processes.
     """

@@ -59,7 +59,7 @@ def to_basicsr(
 
 # %% ../nbs/tools/10_export.ipynb #00000010
 def _settled(net):
-    "`net`, whose re-parametrised convolutions (SPAN's) are computed now and not in each call, which no exporter can follow."
+    "`net`; re-parametrised convolutions (SPAN's) are computed now, because no exporter can follow that in each call."
     for part in net.modules():
         if hasattr(part, "eval_conv") and callable(getattr(part, "update_params", None)):
             part.update_params()

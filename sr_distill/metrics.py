@@ -326,7 +326,7 @@ class Evaluation:
                               "the mean leaves it out.")
         if grey := self.grey_as_colour:
             said.append(f"Grey, but saved with three equal channels: {', '.join(grey)}. PSNR-Y and SSIM-Y are those of "
-                        "a colour image, about 1.3 dB above the figures of the same photo saved as grey.")
+                        "a colour image; the PSNR-Y is about 1.3 dB above that of the same photo saved as grey.")
         if self.below:
             said.append(f"This model is {self.below:.2f} dB below bicubic enlargement in PSNR: it has not learnt to "
                         "enlarge yet. Train it for more steps; to compare it with another model says nothing about "
@@ -430,7 +430,9 @@ def evaluate(
     perceptual = _perceptual(lpips, device, photos, scale)
     judges, rows, quiet = _judges(perceptual, ssim), [], None if photos.pixels >= 10e6 else True
     bar, lines = tqdm(range(len(photos)), desc=f"evaluate ×{scale}", unit="photo", leave=False, disable=quiet), None
-    if bar.disable and not quiet: lines = LogLines("evaluate", len(photos), unit="photo")
+    if bar.disable and not quiet:
+        lines = LogLines("evaluate", len(photos), unit="photo")
+        lines.FIRST *= 5   # an evaluation of a few seconds says nothing
     for i in bar:
         if lines: lines(i)
         hr, lr = _pair(photos, i, scale)

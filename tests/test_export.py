@@ -32,6 +32,19 @@ def test_onnx_gives_the_same_pictures(name, scale, exporter, tmp_path, picture):
     with torch.no_grad(): assert np.abs(answer - model(picture).numpy()).max() < CLOSE
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
 
+@pytest.mark.parametrize("exporter", ("dynamo", "torchscript"))
+@pytest.mark.parametrize("name, sizes", [("spandrel:SPAN", dict(width=8)), ("spandrel:Compact", dict(depth=2, width=8)), ("spandrel:RCAN", dict(depth=1, width=16))])
+def test_networks_of_spandrel_go_to_onnx(name, sizes, exporter, tmp_path, picture):
+    "SPAN computes its convolutions anew in each call; under the newer exporter that ended the process."
+    import_torchvision()
+    for package in ("spandrel", "onnx", "onnxruntime", *(["onnxscript"] if exporter == "dynamo" else [])): pytest.importorskip(package)
+    import onnxruntime
+    model = make_model(name, 2, **sizes, generator=rng(0, "net")).eval()
+    with torch.no_grad(): before = model(picture)
+    file = export_model(model, tmp_path / "m.onnx", exporter=exporter)
+    (answer,) = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]).run(None, {"lr": picture.numpy()})
+    with torch.no_grad(): assert model(picture).equal(before) and np.abs(answer - before.numpy()).max() < CLOSE
+
 @pytest.mark.parametrize("name", MODELS)
 def test_torchscript_gives_the_same_pictures(name, tmp_path, picture):
     save_model(net(name), tmp_path / "model")

@@ -301,6 +301,8 @@ def test_the_rival_is_all_the_photos_drawn_the_better_way_with_their_own_pixels(
     assert found.rival("m") == found.rival("m", metric="lpips") == "error" and found.rival("n") is None and len(found.beside_all("n")) == 1
     assert [(line[0], line[1], line[2], line[-1]) for line in found.beside_all("m")[1:]] == [("uniform", "error", "-1.000 ± 0.000", "worse"), ("labelled", "error", "+2.000 ± 0.000", "better"), ("small", "error", "+1.000 ± 0.000", "better")]
     assert [line[-1] for line in found.beside_all("m", metric="lpips")[1:]] == ["worse", "better", "better"]   # lower is better
+    two = [dict(set=s, family=s, model="m", seed=k, test="t", psnr_rgb=v + k * (s == "error") / 4) for s, v in score.items() for k in range(2)]   # ± 0.125
+    assert dict((line[0], line[-1]) for line in Results(two, dict(tests=["t"], sets=sets)).beside_all("m")[1:]) == {"uniform": "two seeds cannot tell", "labelled": "better", "small": "two seeds cannot tell"}
 
 
 def test_a_flat_photo_has_infinite_psnr(little, tmp_path):

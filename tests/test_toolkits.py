@@ -132,6 +132,8 @@ def test_what_a_toolkit_needs_is_named(chosen, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"needs pyarrow: pip install 'sr_distill\[toolkits\]'"): export_set(chosen.folder, tmp_path / "x", "parquet")
     with pytest.raises(UserError, match="needs huggingface_hub"): push_set(tmp_path, "a/b")
     assert not [*tmp_path.iterdir()]
+    monkeypatch.setattr("sr_distill.export.open_photos", lambda *a: pytest.fail("work began first"))
+    with pytest.raises(UserError, match="needs lmdb"): export_set(chosen.folder, tmp_path / "x", "lmdb")
 
 
 @needs("lmdb")
