@@ -184,7 +184,7 @@ def _train(set_, out, begin, lr_dir, lr_name, crop_hr, val, val_lr_dir, device, 
     if not ranks().first: return
     click.echo(f"{out}: {config.model} ×{config.scale}, {count_parameters(model):,} parameters, {config.steps} steps "
                f"on {photos!r}, loss {result.history[-1]['loss']:.5g}")
-    if (lead := lead_over_bicubic(result.model, photos, config)) < 0:
+    if (lead := lead_over_bicubic(result.model, photos, config)) < -.05:
         click.echo(f"On its own training images this model is {-lead:.1f} dB below bicubic enlargement: it has not "
                    "learnt to enlarge yet. Train it for more --steps.")
 

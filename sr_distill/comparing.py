@@ -115,7 +115,7 @@ def spread(values: list, metric: str = "psnr_rgb") -> str:
 # %% ../nbs/tools/05_comparing.ipynb #ff46453f
 # the settings that decide a set without distillation steps
 SELECTION = ("space", "init", "trim", "grouping", "clusters", "scale", "size", "ipc", "budget", "bytes", "format",
-             "quality", "share", "prior", "invert", "tune", "layer", "labels", "teacher_steps", "store")
+             "quality", "sheet", "share", "prior", "invert", "tune", "layer", "labels", "teacher_steps", "store")
 
 def _selected_as(of_set):
     "The settings that decide the start of a set; with the network if the start depends on its loss."

@@ -891,7 +891,7 @@ def _strip(photos, height=72):
         thumb = Image.fromarray(np.ascontiguousarray(a[::k, ::k]))
         thumbs.append(np.asarray(thumb.resize((max(1, round(height * thumb.width / thumb.height)), height))))
     if not thumbs: return ""
-    return f'<img alt="{", ".join(photos.names[:12])}" src="{data_uri(np.hstack(thumbs))}">'
+    return f'<img alt="{html.escape(", ".join(photos.names[:12]))}" src="{data_uri(np.hstack(thumbs))}">'
 
 # %% ../nbs/method/01_data.ipynb #00000059
 def _as_array(a):

@@ -426,9 +426,12 @@ def _sheets_within(recipe, stored, ranked, room):
     def sheet(part):
         if part not in known: known[part], = encode_images(stored[list(part)], recipe)
         return known[part]
-    def sheets(n): return in_parallel(sheet, map(tuple, image_parts(ranked[:n], True)))
+    def sheets(n): return in_parallel(sheet, map(tuple, image_parts(ranked[:n], recipe)))
     def weigh(n): return sum(map(len, sheets(n))) if n <= len(ranked) else math.inf
     n = len(ranked) if room == math.inf else most_that_fit(room, weigh)
+    if not n and ranked:   # the first image alone has no room; others may have
+        fitting = [i for i in ranked if len(sheet((i,))) <= room]
+        if fitting: return _sheets_within(recipe, stored, fitting, room)
     return ranked[:n], sheets(n)
 
 def _labelled(images, teacher, recipe):

@@ -177,8 +177,10 @@ def _check_more(plan, found):
     done, steps = found["recipe"].get("steps"), plan.recipe.steps
     if type(done) is not int or not 0 <= done < steps: return
     if _folder_job(replace(plan, recipe=replace(plan.recipe, steps=done, stored=True))).is_same(_flat(found)):
+        start, first = plan.out, ""
+        if plan.recipe.sheet: start, first = "OUT/HR", f"`sr_distill export {plan.out} OUT`, then "
         raise UserError(f"{plan.out}: is a finished set of --steps {done}, and keeps no state of its optimiser; to go "
-                        f"on from its images, give another folder, with --init {plan.out} --steps {steps - done}")
+                        f"on from its images, {first}give another folder, with --init {start} --steps {steps - done}")
 
 def _claim_folder(job, plan):
     "Take the folder for this run and store how it began; `UserError` if the folder holds anything else."
@@ -241,8 +243,9 @@ def ipc_for_bytes(
         try:
             check_starts(groups, tried)
             start = start_images(groups, tried)
-            rounds = start[[g * ipc + i for i in range(ipc) for g in range(len(groups))]]   # a larger set begins alike
-            return sum(in_parallel(size_of, image_parts(rounds, recipe.sheet)))
+            if recipe.sheet:   # in rounds, so that the sheets of a larger set begin alike
+                start = start[[g * ipc + i for i in range(ipc) for g in range(len(groups))]]
+            return sum(in_parallel(size_of, image_parts(start, recipe)))
         except UserError:   # there are fewer windows
             if ipc == 1: raise
             return math.inf

@@ -530,6 +530,7 @@ class Recipe(Settings):
         rules = [*((f, self.space != "latent", "is for latent space only", "give --space latent") for f in latent),
                  ("lr", self.space == "latent", "is for pixel space only", "give --lr-latents"),
                  ("quality", self.format != "avif", f"means nothing to --format {self.format}", "give --format avif"),
+                 ("sheet", self.bit_weight > 0, "takes other bytes than --bit-weight counts", "leave --bit-weight out"),
                  ("sheet", self.space == "latent", "is for images that are no copy of latents", "give --space pixel"),
                  *((f, self.space != "procedural", "is for procedural space only", "give --space procedural")
                    for f in ("share", "fit")),

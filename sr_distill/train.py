@@ -563,6 +563,7 @@ def train(
     return TrainResult(trainer.model, trainer.history, trainer.seconds)
 
 # %% ../nbs/method/06_train.ipynb #765df21c
+@precision()
 @torch.no_grad()
 def lead_over_bicubic(
     model: torch.nn.Module,   # as `train` returns it
@@ -572,10 +573,12 @@ def lead_over_bicubic(
 ) -> float:                   # dB; below 0 the network has not learnt to enlarge yet
     "PSNR-RGB of a network on patches of its training images, minus that of bicubic enlargement."
     sampler = _sampler(photos.at_least(config.patch, "--patch"), config)
-    device, errors = next(model.parameters()).device, []
+    device, errors, mode = next(model.parameters()).device, [], model.training
+    model.eval()
     for t in range(config.steps, config.steps + batches):
         lr, hr = sampler(t, device)
         errors.append([float((sr.clamp(0, 1) - hr).square().mean()) for sr in (model(lr), upscale(lr, config.scale))])
+    model.train(mode)
     ours, plain = np.mean(errors, 0)
     return float(10 * np.log10(max(plain, 1e-12) / max(ours, 1e-12)))
 

@@ -41,6 +41,14 @@ def test_a_sheet_gives_its_images_back(n):
     with pytest.raises(UserError, match="in colour"): cut_sheet(sheet[..., 0], n, 6)
 
 
+def test_large_images_make_smaller_sheets():
+    "No side over 8,192 pixels, which every format holds, and no picture that Pillow takes for a bomb."
+    assert sets.sheet_grid(64) == (16, 256) and sets.sheet_grid(1024) == (8, 64) and sets.sheet_grid(9000) == (1, 1)
+    assert all(across * side <= 8192 and n <= 256 and n * side**2 < 80e6 for side in range(16, 8193, 16) for across, n in [sets.sheet_grid(side)])
+    images = np.random.default_rng(0).integers(0, 256, (9, 1024, 1024, 3), dtype=np.uint8)
+    assert (cut_sheet(make_sheet(images), 9, 1024) == images).all() and make_sheet(images).shape == (2048, 8192, 3)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_as_many_images_as_fit_and_the_same_again(photos, kind, few, tmp_path):
     made = distill(photos, replace(RECIPE, format=kind), tmp_path / "set", OPTIONS)
@@ -98,12 +106,12 @@ def test_distilled_images_go_into_sheets(photos, few, tmp_path):
 
 def test_old_files_go_when_the_way_to_store_changes(photos, few, tmp_path):
     made = distill(photos, replace(RECIPE, bytes=None, ipc=5), tmp_path / "set", OPTIONS)
-    (made.folder / "images/mine.png").write_bytes(encode_image(made.images[0]))   # not of the set: stays
+    for name in ("mine", "sheet-music"): (made.folder / f"images/{name}.png").write_bytes(encode_image(made.images[0]))   # not of the set: they stay
     single = replace(made, manifest={**made.manifest, "recipe": replace(made.recipe, sheet=False).to_dict()}).save(made.folder)
-    assert len(sheets_of(made.folder)) == 16 and (DistilledSet.load(made.folder).images == made.images).all() and "sheets" not in single.manifest
+    assert len(sheets_of(made.folder)) == 17 and (DistilledSet.load(made.folder).images == made.images).all() and "sheets" not in single.manifest
     fewer = replace(single, images=single.images[:3], names=single.names[:3], manifest={**made.manifest, "recipe": made.recipe.to_dict()})
     fewer.save(made.folder)
-    assert {"sheet-000.png", "mine.png"} <= set(sheets_of(made.folder)) and not {n + ".png" for n in fewer.names} & set(sheets_of(made.folder))
+    assert {"sheet-000.png", "mine.png", "sheet-music.png"} <= set(sheets_of(made.folder)) and not {n + ".png" for n in fewer.names} & set(sheets_of(made.folder))
 
 
 def test_what_is_spoilt_is_named(photos, few, tmp_path):
@@ -137,7 +145,25 @@ def test_single_files_are_had_by_export(photos, few, tmp_path, capsys):
     assert main(["inspect", str(made.folder)]) == 0 and "15 images" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("wrong, said", [(dict(space="latent"), "--sheet is for images that are no copy of latents"),
+def test_the_card_speaks_of_sheets(photos, few, tmp_path):
+    made = distill(photos, replace(RECIPE, bytes=None, ipc=5), tmp_path / "set", OPTIONS)
+    card = (made.folder / "README.md").read_text(encoding="utf-8")
+    assert "sheets of up to 256 images side by side" in card and "plain PNG" not in card and "data_files" not in card
+    single = distill(photos, replace(RECIPE, bytes=None, ipc=1, sheet=False), tmp_path / "single", replace(OPTIONS, lr_images=True))
+    as_sheets = replace(single, manifest={**single.manifest, "recipe": replace(single.recipe, sheet=True).to_dict()})
+    with pytest.raises(UserError, match="holds LR copies, which have no place beside sheets"): as_sheets.save(single.folder)
+    assert not set_bytes(as_sheets.save(tmp_path / "new").folder).get("LR copies")
+
+
+def test_going_on_from_sheets_leads_through_export(photos, few, tmp_path):
+    recipe = replace(RECIPE, steps=1, networks=1, real=4, init="random", bytes=None, ipc=3)
+    distill(photos, recipe, tmp_path / "set", OPTIONS)
+    with pytest.raises(UserError, match=r"go on from its images, `sr_distill export .*set OUT`, then give another folder, with --init OUT/HR --steps 2"):
+        distill(photos, replace(recipe, steps=3), tmp_path / "set", OPTIONS)
+
+
+@pytest.mark.parametrize("wrong, said", [(dict(bit_weight=1., format="avif"), "--sheet takes other bytes than --bit-weight counts"),
+                                         (dict(space="latent"), "--sheet is for images that are no copy of latents"),
                                          (dict(space="procedural", steps=0), "--sheet is for stored images")])
 def test_where_there_is_nothing_to_put_on_sheets(wrong, said):
     with pytest.raises(UserError, match=said): Recipe(sheet=True, **wrong)
@@ -146,4 +172,6 @@ def test_where_there_is_nothing_to_put_on_sheets(wrong, said):
 
 def test_too_few_bytes_for_one_image_are_refused(photos, few, tmp_path):
     with pytest.raises(UserError, match="is less than one image"): distill(photos, replace(RECIPE, bytes=300), tmp_path / "set", OPTIONS)
-    assert len(distill(photos, replace(RECIPE, bytes=1900), tmp_path / "one", OPTIONS)) >= 1
+    for size in (1411, 1500, 1900):   # at first the hardest image alone has no room, another has
+        made = distill(photos, replace(RECIPE, bytes=size), tmp_path / str(size), OPTIONS)
+        assert len(DistilledSet.load(made.folder)) >= 1 and set_bytes(made.folder)["images"] <= size

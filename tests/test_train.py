@@ -281,6 +281,18 @@ def test_a_network_that_does_not_enlarge_yet_is_told(tmp_path, capsys):
     assert main(["train", "ready:50kB", str(tmp_path / "c"), *asked("c", "edsr", 1)[3:]]) == 0 and "has not learnt" in capsys.readouterr().out   # a program draws some
 
 
+def test_the_lead_is_that_of_the_stored_network():
+    "Judged as it enlarges, without dropout or statistics of the batch, and left as it was."
+    class Moody(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.norm, self.drop = 2, torch.nn.BatchNorm2d(3), torch.nn.Dropout(.5)
+        def forward(self, x): return torch.nn.functional.interpolate(self.drop(self.norm(x)), scale_factor=2)
+    net, config = Moody().train(), TrainConfig.for_model("vdsr", steps=3, batch=2, patch=16)
+    leads = [room.lead_over_bicubic(net, photos(), config) for _ in range(2)]
+    assert leads[0] == leads[1] < 0 and net.training and not net.norm.num_batches_tracked
+
+
 def test_a_helper_that_is_spoilt_learns_anew(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("SR_DISTILL_CACHE", str(tmp_path))
     learn = lambda: weights(room.helper_network("teachers", model(), photos(), TrainConfig(**{**RUN, "steps": 3})))
