@@ -270,8 +270,8 @@ _FILES = dict(
     png="`images/` are plain PNG files for any toolkit",
     webp="`images/` are lossless WebP files, which Pillow and OpenCV read",
     avif="`images/` are AVIF files, which are lossy: the images are what decoding gives")
-_SHEETS = ("`images/` are sheets of up to 256 images side by side; `sr_distill export SET OUT` cuts them apart for other "
-           "toolkits")
+_SHEETS = ("`images/` are sheets of up to 256 images side by side; `sr_distill export SET OUT` cuts them apart for "
+           "other toolkits")
 _TEACHER = ("`teacher/` is a trained network in half precision, which `sr_distill` asks for the HR images: "
             "`sr_distill export SET OUT` writes LR and HR images for any toolkit{rendered}.")
 _FILM = "`trace.safetensors` is a film of the steps for the players of `sr_distill.widgets`; training does not need it."
@@ -331,8 +331,9 @@ def card(manifest: dict) -> str:
              *[taught] * ("teacher" in manifest),
              *[_FILM] * ("trace" in (stored or {})), *filter(None, [about_latents(manifest)]),
              _LICENCE if manifest["images"] else _COLOURS]
+    single = manifest["images"] and "sheets" not in manifest
     return _CARD.format(
-        files=_CONFIG.format(kind) * (bool(manifest["images"]) and "sheets" not in manifest), what=_told(manifest), photos=len(manifest["sources"]),
+        files=_CONFIG.format(kind) * bool(single), what=_told(manifest), photos=len(manifest["sources"]),
         figures="\n".join(f"- {f}" for f in figures), start=" ".join([*remarks(manifest), _told_of_start(manifest)]),
         summary=summary(manifest.get("report", {})), notes=" ".join(notes))
 
