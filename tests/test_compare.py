@@ -235,8 +235,7 @@ def test_it_agrees_with_the_package_where_that_was_measured_best(shoot, monkeypa
         assert ("sr_distill distill PHOTOS SET --bytes 350kB" in found.commands.splitlines()) == agrees
         assert found.usual == recipe_of({}) and f"{abs(found.usual_gain.mean):.2f}" in str(found)
     shorter = advise(shoot, sd.TrainConfig.for_model(**settings, steps=1200), bytes="350kB")
-    curve = next(c for c in load_curves() if (c.config.model, c.config.scale, c.config.steps) == (settings["model"], 2, 1200))
-    known = any(p.recipe.space == "procedural" for p in curve.points)
+    known = settings["model"] == "edsr"   # for the others such a set was measured at 50 kB only
     assert (shorter.usual_gain is not None) == known and ("beside a program: not measured for this network, length and size" in str(shorter)) != known
 
 
