@@ -61,6 +61,7 @@ def curves(tests: list | None = None) -> list:
                 if not about["recipe"] or not results.values(name, model): continue
                 if not Recipe.from_dict(about["recipe"]).chooses: continue   # a program alone has no size in pixels
                 new = dict(point(results, model, name, rival), study=study)
+                if new["n"] < 2 <= len(results.values(rival, model)): continue   # one training of a set says little
                 same = [p for p in curve["points"] if all(p.get(k) == new.get(k) for k in ("recipe", "sampling", "budget", "limit"))]
                 if not same: curve["points"].append(new)
     return [found[k] for k in sorted(found, key=lambda k: [x or 0 if i else x for i, x in enumerate(k)])]
