@@ -574,11 +574,13 @@ def lead_over_bicubic(
     "PSNR-RGB of a network on patches of its training images, minus that of bicubic enlargement."
     sampler = _sampler(photos.at_least(config.patch, "--patch"), config)
     device, errors, mode = next(model.parameters()).device, [], model.training
-    model.eval()
-    for t in range(config.steps, config.steps + batches):
-        lr, hr = sampler(t, device)
-        errors.append([float((sr.clamp(0, 1) - hr).square().mean()) for sr in (model(lr), upscale(lr, config.scale))])
-    model.train(mode)
+    try:
+        model.eval()
+        for t in range(config.steps, config.steps + batches):
+            lr, hr = sampler(t, device)
+            both = model(lr), upscale(lr, config.scale)
+            errors.append([float((sr.clamp(0, 1) - hr).square().mean()) for sr in both])
+    finally: model.train(mode)
     ours, plain = np.mean(errors, 0)
     return float(10 * np.log10(max(plain, 1e-12) / max(ours, 1e-12)))
 

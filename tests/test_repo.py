@@ -59,13 +59,15 @@ def test_readme_links_and_names_every_notebook():
 
 
 def test_pages_show_what_the_leaderboard_stores():
+    "All of a cell, or of its table the rows that a page names, which are then all there and in that order."
     cells = lambda name: json.loads((REPO / "nbs" / name).read_text(encoding="utf-8"))["cells"]
-    value = lambda cell: cell["outputs"][0]["data"]["text/markdown"]
-    taken = [(str(Path(here).parent / found[1]), found[2], cell) for here in ("index.ipynb", "tools/00_using.ipynb") for cell in cells(here)
-             if (found := re.search(r'^from_page\("(.+?)", "(.+?)"(, .+)?\)$', "".join(cell["source"]), re.M))]
-    stored = lambda page, label: value(next(c for c in cells(page) if f"#| label: {label}\n" in "".join(c["source"])))
-    lines = lambda text: {line.strip() for line in text}   # a page may take some rows of a table
-    stale = [label for page, label, cell in taken if not lines(value(cell)) <= lines(stored(page, label))]
+    lines = lambda cell: "".join(cell["outputs"][0]["data"]["text/markdown"]).splitlines()
+    taken = [(str(Path(here).parent / found[1]), found[2], json.loads(found[3] or "[]"), cell) for here in ("index.ipynb", "tools/00_using.ipynb") for cell in cells(here)
+             if (found := re.search(r'^from_page\("(.+?)", "(.+?)"(?:, (.+))?\)$', "".join(cell["source"]), re.M))]
+    def wanted(page, label, rows):
+        stored = lines(next(c for c in cells(page) if f"#| label: {label}\n" in "".join(c["source"])))
+        return stored[:2] + [next(line for line in stored if line.startswith(f"| {row} | ")) for row in rows] if rows else stored
+    stale = [label for page, label, rows, cell in taken if lines(cell) != wanted(page, label, rows)]
     assert len(taken) == 2 and not stale, f"run nbs/index.ipynb and nbs/tools/00_using.ipynb again, then `make sync`; of an earlier run are: {stale}"
 
 
