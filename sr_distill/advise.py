@@ -130,7 +130,7 @@ def candidates(
     steps: int,         # of the training
     most: float,        # pixels
     labels: str | None = None,   # own or teacher; None for both
-    weight: float = math.inf,    # bytes that the set may take over those of a pixel of the photos, as PNG
+    weight: float = math.inf,    # byte limit of the set, divided by the photos' PNG bytes for each pixel
 ) -> list:              # of `Candidate`, the best first
     "All sets that fit and that the curves know of."
     ways, found, largest = {}, [], NEAR * LARGEST / 100 * photos.pixels
@@ -207,7 +207,7 @@ class Advice:
         "The advice in a sentence."
         if self.best is None: return f"Not measured: {'; '.join(self.odd)}. The recommended recipe is a guess here."
         said = _gain_in_words(self.best.gain, self.sampling)
-        return f"Not measured: {'; '.join(self.odd)}. There the answer is: {said}" if self.odd else said
+        return f"Not measured: {'; '.join(self.odd)}. For it the answer is: {said}" if self.odd else said
 
     @property
     def commands(self) -> str:
@@ -259,7 +259,7 @@ def _gain_in_words(gain, sampling):
     if gain.n < 2: return f"Make this set: it came out {_plus(gain)} beside {every}, which shows nothing sure."
     limit = t_limit(gain.n) * gain.se
     return (f"This set should do as well as {every}: no measurable difference, {gain.mean:+.2f} ± {gain.se:.2f} dB, "
-            f"where only more than {limit:.2f} dB would count.")
+            f"only more than {limit:.2f} dB would be significant.")
 
 def _plus(gain):
     return f"{gain.mean:+.2f} dB in one training" if gain.n < 2 else f"{gain.mean:+.2f} ± {gain.se:.2f} dB"
@@ -272,7 +272,7 @@ def stored_bytes(one, photos):
     return png_rate(photos) * one.gain.density * one.images * one.recipe.size**2
 
 def _fitted(one, advice):
-    "Its recipe for the scale, with the shortest budget that gives so many images, or the one in bytes."
+    "Its recipe for the scale, with the budget of fewest digits that gives so many images, or the one in bytes."
     scale, photos = advice.config.scale, advice.photos
     recipe = replace(one.recipe, scale=scale, size=one.recipe.size // scale * scale)
     if advice.bytes:
@@ -302,8 +302,10 @@ def _basis_in_words(advice):
     page = read_json(files("sr_distill")/"curves.json")
     read = " and ".join(f"`{study}` ({steps:,} steps)" for study, steps in advice.best.gain.basis)
     seeds = "one seed" if advice.best.gain.n == 1 else f"{advice.best.gain.n} seeds"
-    yield (f"rests on: study {read}; {page['photos']} photos of {page['pixels'] / 1e6:.0f} megapixels, batches of "
-           f"16, {seeds}, judged by {', '.join(page['tests'])}; ± is over the seeds alone, other photos differ")
+    yield (f"rests on: study {read}; {page['photos']} photos, {page['pixels'] / 1e6:.0f} megapixels in all, "
+           "batches of "
+           f"16, {seeds}, judged by {', '.join(page['tests'])}; ± is over the seeds alone; with other photos "
+           "the gain differs")
 
 
 # %% ../nbs/tools/10b_advise.ipynb #dbbbf891
@@ -314,7 +316,7 @@ def _others_in_words(advice):
     best, plain, usual = advice.best, advice.plain, advice.usual
     def make(one): return f"sr_distill distill PHOTOS SET {_made(_fitted(one, advice) if one else usual)}"
     if best and not advice.take_all and best.recipe.labels == "teacher":
-        yield f"its labels: a teacher writes them, which trains for {best.recipe.teacher_steps:,} steps first"
+        yield f"its labels: a teacher network draws them, after a training of {best.recipe.teacher_steps:,} steps"
         if plain and make(plain) != make(None): yield f"without a teacher: {_plus(plain.gain)}: {make(plain)}"
     if advice.take_all: yield f"if it must be small: {_plus(best.gain)}: {make(best)}"
     if advice.take_all or _way(usual) != _way(advice.recipe):

@@ -303,7 +303,7 @@ class SmallAutoencoder(Prior):
 def _training_crops(photos, n, seed, size=64):
     "`n` random crops [n,3,size,size]; every second one from a photo reduced by 2 to 4."
     if small := next((name for name, sides in zip(photos.names, photos.sizes) if min(sides) < size), None):
-        raise UserError(f"photo {small}: the embedded prior learns from crops of {size}² and it is smaller; "
+        raise UserError(f"photo {small}: is smaller than the crops of {size}² that the embedded prior learns from; "
                         "remove it, or name another prior")
     found = []
     for k in range(n):
@@ -348,7 +348,7 @@ def embedded_prior(
     photos: Photos,                         # at least 64 pixels a side
     config: SmallConfig = SmallConfig(),    # size and training
 ) -> SmallAutoencoder:
-    "The autoencoder of `photos`: from the cache, or trained now on one CPU core, which takes a minute or two."
+    "The autoencoder of `photos`: from the cache, or trained now on one CPU core, for a minute or more."
     def learn(folder):
         model = SmallAutoencoder(config, f"embedded autoencoder trained on {len(photos)} photos")
         file = folder/"prior.safetensors"

@@ -119,8 +119,8 @@ def _distill(photos, out, lr_dir, lr_name, crop_hr, skip_bad, recursive, debug, 
     """Distil PHOTOS into a small training set in OUT; after an interruption, the same command continues.
 
     It makes the set that the package recommends, of 350 kB unless --bytes or --budget gives another size. You may also
-    give --size, --scale, --seed, --device, and every option below --device in this list. With any other option you
-    write a recipe of your own: the options that you leave out then have the defaults below.
+    give --size, --scale, --seed, --device, and every option below --device in this list. Any other option switches this
+    recommended recipe off: the command then takes your options, and the defaults below for all others.
 
     `torchrun --nproc_per_node=N -m sr_distill distill …` shares the work among N processes.
     """
@@ -321,8 +321,8 @@ def _study(file, out, scale, jobs, minutes, folders, device, skip_bad, debug):
 @click.option("--toml", is_flag=True, help="print the study file of this comparison, for `sr_distill study`, and stop")
 @common
 def _compare(photos, out, held_out, toml, debug, **given):
-    """Does a small training set pay for PHOTOS and your network? Train the network on all photos, on random windows, on
-    the hardest windows and on the recommended set, with several seeds; the answer is a sentence.
+    """Is a small training set of PHOTOS worth it for your network? Train the network on all photos, on random windows,
+    on the hardest windows and on the recommended set, with several seeds; the answer is a sentence.
 
     OUT, compare-out if you name none, receives report.html, the tables, and every set and model; after an interruption,
     the same command continues.
@@ -507,7 +507,8 @@ def safe_output(level: int = logging.INFO):
     finally:
         for stream in ours: stream.flush()
         if (lost := ours[0].lost) and not isinstance(lost, BrokenPipeError):
-            print(f"sr_distill: the output could not be written ({lost}); what is stored is complete", file=ours[1])
+            print(f"sr_distill: the output could not be written ({lost}); the files that were written are "
+                  "complete", file=ours[1])
         for handler in [h for h in root.handlers if h not in handlers]: root.removeHandler(handler)
         sys.stdout, sys.stderr = before
 

@@ -126,7 +126,7 @@ def _with_budget(photos, options, scale):
     return options, False
 
 def _checked_pairs(photos, held_out, options, config):
-    "The folder of LR images, if they fit the photos; `UserError` where they do not, or other photos or labels do not."
+    "The folder of LR images, if they fit the photos; `UserError` if not, or beside --held-out or a teacher's labels."
     lr_dir = options.lr_dir
     if options.labels != "own":
         raise UserError(f"--lr-dir {lr_dir}: a teacher redraws bicubic copies, not these LR images; leave --labels out")
@@ -178,7 +178,7 @@ class Answer(Results):
         if self.missing: return f"No verdict yet: {len(self.missing)} trainings are not done; the same command goes on."
         if low := [n for n in (self.name, rival) if self.below_bicubic(n, self.model)]:
             return (f"No verdict: after {steps} {self.model} is still below bicubic enlargement where it learnt from "
-                    f"“{low[0]}”; train for more steps.")
+                    f"“{low[0]}”; give more --steps, say {2 * self.rows[0]['steps']:,} for twice the time.")
         share = next(r["bytes"] for r in self.rows if r["set"] == self.name)
         small = f"“{self.name}” ({100 * share:.2g} % of the bytes)"
         return _in_words(p, small, f"“{rival}”", f"{self.model} after {steps}") + self._taught()
@@ -208,10 +208,11 @@ def _in_words(p, small, rival, trained):
         return f"One training shows no difference that you could rely on ({p['mean']:+.2f} dB here); give --seeds 3."
     more = t_limit(p["n"]) * p["se"]   # that would count
     if p["n"] == 2 and abs(p["mean"]) > t_limit(3) * p["se"]:   # a third seed may show it
-        return (f"{small} is {p['mean']:+.2f} ± {p['se']:.2f} dB beside {rival} for {trained}, but two "
-                f"seeds show only differences above {more:.2f} dB: give --seeds 3, which trains once more on each set.")
+        side = "above" if p["mean"] > 0 else "below"
+        return (f"{small} is {by} {side} {rival} for {trained}, but with two seeds only more than {more:.2f} dB is "
+                "significant: give --seeds 3, which trains once more on each set.")
     return (f"No measurable difference between {small} and {rival} for {trained}: {p['mean']:+.2f} ± {p['se']:.2f} dB "
-            f"{seeds}, where only more than {more:.2f} dB would count.")
+            f"{seeds}; only more than {more:.2f} dB would be significant.")
 
 # %% ../nbs/tools/10a_compare.ipynb #8f35e632
 ENOUGH = {   # network → steps and batch of the shortest training that ended above bicubic, and the study
@@ -226,8 +227,9 @@ def too_short(
     if config.steps * config.batch >= steps * batch: return ""
     need = math.ceil(steps * batch / config.batch / 100) * 100
     return (f"--steps {config.steps} with --batch {config.batch} may be too few: where {model_name(config)} ends "
-            f"below bicubic enlargement, there is no verdict; {like.upper()} needed {steps:,} steps of {batch} patches "
-            f"(study `{study}`), so give --steps {need} or more")
+            f"below bicubic enlargement, there is no verdict; the shortest stored training of {like.upper()} "
+            f"that ended above has {steps:,} steps of {batch} patches (study `{study}`), so give --steps {need} "
+            "or more")
 
 # %% ../nbs/tools/10a_compare.ipynb #293fc13c
 @verb

@@ -71,7 +71,7 @@ class Policy:
     record: object = None     # (loss, samples) -> the loss as a recorded graph; None without graphs
     half: torch.dtype | None = None   # the 16-bit format of mixed precision; None: no mixed precision
     real_at_once: int = 1     # real sub-images in one pass
-    rows_at_once: int = 4     # rows of a gradient bank between two waits for the device
+    rows_at_once: int = 4     # rows of a gradient bank to compute before the CPU waits for the device
     graph_factor: float = 3   # bytes that a double backward pass holds, per byte of layer outputs
     free: object = None       # device -> (free bytes, all bytes); None if it uses the machine's memory
     forget: object = None     # gives cached memory back to the device

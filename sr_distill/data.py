@@ -303,8 +303,8 @@ def check_format(
     if format not in STORAGE:
         raise UserError(f"--format {format} is no format for the images of a set; choose one of: {', '.join(STORAGE)}")
     if format == "png" or features.check(format): return
-    raise UserError(f"--format {format}: this Pillow ({PIL.__version__}) was built without it; give --format png, or "
-                    "update it: pip install 'pillow>=11.3'")
+    raise UserError(f"--format {format}: this Pillow ({PIL.__version__}) was built without it; give --format "
+                    "png, or update Pillow: pip install -U 'pillow>=11.3'")
 
 def encode_image(
     u8: np.ndarray,        # uint8 [H,W,3] or [H,W]
@@ -551,7 +551,7 @@ def fetch(
     path: Path,   # where the file goes; may hold its beginning already
     size: int,    # of the whole file, bytes
 ) -> None:
-    "Download the file at `url`, or the part that `path` lacks; if that breaks off, `RunError`, and `path` stays."
+    "Download the file at `url`, or the part that `path` lacks. If that is interrupted, `RunError`; `path` is kept."
     have = path.stat().st_size if path.exists() else 0
     if have >= size: return   # it ended between the last byte and what comes next
     try:
@@ -714,7 +714,8 @@ def _listed(file, recursive):
     if missing or not paths:
         said = "lists no path"
         if paths: said = f"{len(missing)} of its {len(paths)} paths are not there ({_some(missing)})"
-        raise UserError(f"{file}: {said}; give a list of images, one path in each line, from where this file lies")
+        raise UserError(f"{file}: {said}; give a list of image paths, one in each line, relative to the folder "
+                        "of this file")
     found = [f for path in paths for f in (image_files(path, recursive) if path.is_dir() else [path])]
     return list(dict.fromkeys(found))
 
@@ -751,8 +752,8 @@ class _Photo:
     def _decode_again(self):
         data = read_file(self.file)
         if hashlib.sha256(data).hexdigest() != self.sha256:
-            raise RunError(f"{self.file}: has changed since it was opened; start again, the run resumes if the photo "
-                           "is put back")
+            raise RunError(f"{self.file}: has changed since it was opened; restore the photo and give the same "
+                           "command to go on, or start a new run")
         return decode_bytes(data, self.file)
 
     def pixels(self): return self._get("hr", self._decode_again, self.shape)

@@ -109,7 +109,7 @@ def _check_rows(rows, config):
                         "leave it out")
 
 def _opened_comparison(study, results, out):
-    "The results with the sets and models that they are of; each set's manifest gets its scores."
+    "The results, with their sets and models; the manifest of each set gets its scores."
     last = {r["set"]: r for r in results.to_dict()["rows"]}   # as JSON takes them
     sets = {k: DistilledSet.load(out/"sets"/r["folder"]) for k, r in last.items() if r.get("folder")}
     for k, s in sets.items():
@@ -132,15 +132,15 @@ def verdict(result: Comparison) -> str:
                 "so it has not learnt to enlarge yet. Train for more steps.")
     best = max(rivals, key=result.gain)
     against = {f"the best other small set, {best}": best}
-    if "all photos" in names: against["all photos at equal steps"] = "all photos"
-    said = "; against ".join(f"{what}: {result.beside(small, rival)}" for what, rival in against.items())
+    if "all photos" in names: against["all photos, after equally many steps"] = "all photos"
+    said = "; minus that of ".join(f"{what}: {result.beside(small, rival)}" for what, rival in against.items())
     share = next((r["bytes"] for r in result.rows if r["set"] == small and "bytes" in r), None)
     size = f" ({100 * share:.2g} % of the bytes)" if share else ""
     seeds = len({r.get("seed") for r in result.rows if r["set"] == small})
     sure = (f"Mean RGB PSNR of {seeds} seeds." if seeds > 1 else
             "RGB PSNR of one seed: another seed can reverse a difference of one or two tenths of a decibel. "
             "Use more seeds to be sure.")
-    return f"{small.capitalize()}{size} against {said}. {sure}"
+    return f"Score of the {small} set{size} minus that of {said}. {sure}"
 
 # %% ../nbs/tools/08_demo.ipynb #00000014
 def _crops(comparison, photo, scale, side):
@@ -175,13 +175,13 @@ def write_report(
     parts += [_set_picture(name, s) for name, s in result.sets.items()]
     for i, name in enumerate(held_out.names):
         crops, notes = _crops(result, held_out.subset([i]), result.rows[0]["scale"], side)
-        parts.append(before_after(crops, notes, f"Held-out photo {name}: what each set taught"))
+        parts.append(before_after(crops, notes, f"Held-out photo {name}, enlarged by the network of each set"))
     atomic_write(path, html_page("Small training sets, compared", *parts))
 
 # %% ../nbs/tools/08_demo.ipynb #00000019
 DEMO_RECIPE = Recipe(size=64, steps=120, networks=6, real=16)
 DEMO_TRAINING = TrainConfig.for_model("vdsr", depth=8, width=16, steps=400, patch=32)
-DEMO_BYTES = "43kB"   # limit of the recommended set, near what the random windows take in the mean of the seeds
+DEMO_BYTES = "43kB"   # size limit of the recommended set: about the mean size of the random windows over the seeds
 
 @verb
 def demo(

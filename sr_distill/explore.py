@@ -28,7 +28,7 @@ from .widgets import (EvolutionPlayer, Html, LiveView, Recorder, check_trace, ip
 def filter_sheet(
     g: torch.Tensor,  # [O,I,h,w], a gradient or the weights of a convolution
     reach: float,     # the value that is drawn in full colour
-    most: int = 32,   # output and input channels that are drawn, at most; in colour twice as many outputs
+    most: int = 32,   # largest number of output and of input channels to draw; twice as many outputs in colour
 ) -> np.ndarray:      # uint8 [H,W,3]
     """The filters of a layer as tiles. With three input channels each output channel is one coloured tile; otherwise it
     is a row of tiles, one for each input channel."""
@@ -56,7 +56,7 @@ class GradientFilm:
     stopped = False        # it never ends a run
 
     def __call__(self, step: int, loss: float | None, images: np.ndarray | None = None):
-        "Look at one snapshot, uint8 [N,H,W,3]; steps without `images` pass."
+        "Look at one snapshot, uint8 [N,H,W,3]; steps without `images` are ignored."
         if images is None: return
         self.steps.append(step)
         self.synthetic.append([g.detach() for g in gradient(self.net, to_tensor(images[slice(*self.images)]))])
@@ -66,7 +66,8 @@ class GradientFilm:
         return [i for i, g in enumerate(self.real) if g.ndim > 1]
 
     def cosines(self) -> np.ndarray:
-        "Cosine of real and synthetic gradient, [snapshots, layers + 1]; the last column is that of eq. (3)."
+        "Cosine of real and synthetic gradient, [snapshots, layers + 1]; the last column, over all layers "
+        "together, is that of eq. (3)."
         def cosine(s, r): return float(F.cosine_similarity(s.flatten(), r.flatten(), dim=0, eps=1e-12))
         def row(s): return [*(cosine(s[i], self.real[i]) for i in self.layers), 1 - float(dc_loss(s, self.real))]
         return np.array([row(found) for found in self.synthetic])
@@ -224,7 +225,8 @@ class Bench:
         recipe: Recipe = QUICK,  # size, network, pool; `run` may change `RUN_CHOICES`
     ):
         if recipe.labels != "own":
-            raise UserError(f"--labels {recipe.labels}: the bench shows what the steps make and stores nothing; "
+            raise UserError(f"--labels {recipe.labels}: the bench shows images during the steps and stores no "
+                            "set, so it needs no teacher; "
                             "leave it out")
         if recipe.pool == "fresh" or recipe.outer > 1 or recipe.space != "pixel":
             raise UserError("the bench has a fixed pool of networks and works in pixels; "
@@ -244,7 +246,8 @@ class Bench:
                             f"make another bench, or change {', '.join(RUN_CHOICES)}")
         recipe = replace(self.recipe, **changes)
         if statistic_of(recipe.objective).name != self.bank.statistic.name:
-            raise UserError(f"--objective {recipe.objective}: the bench holds what {self.recipe.objective} compares; "
+            raise UserError(f"--objective {recipe.objective}: the bench holds the real statistics of objective "
+                            f"{self.recipe.objective}; "
                             "make another bench")
         run = Run(PixelSpace(start_images(self.groups, recipe)), recipe, BankSource(self.bank))
         marks = snapshot_steps(recipe.steps, 40)

@@ -85,7 +85,7 @@ def training_objective(
     photos: Photos,
     scale: int = 2,    # of the SR networks
     seed: int = 0,     # of the windows, the first weights and the patches
-    held_out: bool = False,   # judge by the photos between those that judge otherwise
+    held_out: bool = False,   # judge by the other half of the photos, which the search does not use
     device: str | torch.device = "cpu",   # where the networks learn
     degradation: str = "bicubic",   # how LR images are made, to learn from and to judge by; as in `data.degrade`
 ) -> Callable[[Program], float]:

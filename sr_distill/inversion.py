@@ -86,7 +86,8 @@ class InvertConfig(Settings):
     steps: int       = option(1000, "steps of the search; 0 keeps the latents that it would start at", low=0)
     lr: float        = option(None, "highest rate of the latents; if not given 0.1, or 0.03 with an encoder", low=0)
     space: str       = option("w+", "w+: a style for each layer of a StyleGAN-XL; w: one for all layers", ("w", "w+"))
-    layer: int       = option(None, "also free the features of this layer of a StyleGAN-XL, for `steps` more steps")
+    layer: int       = option(None, "also optimise the features of this layer of a StyleGAN-XL, for `steps` "
+                                    "more steps")
     lr_features: float = option(0.1, "highest rate of the features", low=0)
     tune: int        = option(350, "steps of pivotal tuning; 0 for none", low=0)
     tune_lr: float   = option(None, "highest rate of the weights; if not given 3e-5, or 3e-4 for a StyleGAN-XL", low=0)
@@ -340,7 +341,8 @@ def _check_inversion(images, prior, config, classes):
     n = prior.classes
     if not n: raise UserError(f"the prior {prior.name} knows no classes; leave them out")
     if len(classes) != len(images) or not all(0 <= c < n for c in classes):
-        raise UserError(f"{len(images)} images need as many classes from 0 to {n - 1}; got {str(list(classes))[:60]}")
+        raise UserError(f"give one class from 0 to {n - 1} for each of the {len(images)} images; got "
+                        f"{str(list(classes))[:60]}")
 
 def _job(images, prior, config, classes, folder):
     "The folder of an inversion. Two inversions are the same if images, prior, classes and settings are."

@@ -130,7 +130,7 @@ class Asked(Photos):
     def __init__(self,
         images: Photos,       # of one size, with their LR images, the questions
         teacher: nn.Module,   # an SR model
-        least: float,         # share of the side that a question keeps at least, up to 1
+        least: float,         # smallest size of a question, as a share of its stored side; at most 1
     ):
         scale, side = teacher.scale, images.sizes[0][0] // teacher.scale
         self.stored, shares = images, np.geomspace(1, least, self.SIZES)
@@ -161,7 +161,7 @@ class _Question:
         self.pixels, self.lr = functools.partial(answered, i, side), lambda scale: reduced(i, side)
 
 class AskedSampler(PatchSampler):
-    "Batches of LR and HR patches from `Asked`: each patch from a question and a size drawn alike."
+    "Batches of LR and HR patches from `Asked`: the question and the size of each patch are drawn uniformly."
     def __init__(self, source: Asked, config: TrainConfig):
         if config.sampling != "uniform":
             raise UserError(f"--sampling {config.sampling} is for images of one size; give --sampling uniform, or make "

@@ -54,8 +54,8 @@ def gradient(
 
 # %% ../nbs/method/08_matching.ipynb #0000000b
 class Statistic(ABC):
-    """What matching compares of a batch of images, and in which networks. The statistic of two batches of one size must
-    be the mean of their two statistics."""
+    """What matching compares of a batch of images, and in which networks. If you join two batches of equal size,
+    the statistic of the joined batch must be the mean of the two statistics."""
     name = ""   # in `STATISTICS`, once `get_statistic` made it
 
     @abstractmethod
@@ -210,7 +210,7 @@ def obstacle(net: nn.Module) -> str:
     "Why `net` cannot take the one pass over all groups, in words; empty if it can. A network is tried once."
     if not hasattr(net, "_obstacle"):
         net._obstacle = _structure(net) or _trial(net)
-        why = "one group at a time goes through the network, because one pass is not proved right for %s"
+        why = "one group at a time goes through the network, because one pass over all groups is not supported for %s"
         if net._obstacle: log.info(why, net._obstacle)
     return net._obstacle
 
@@ -261,7 +261,7 @@ def match(
     targets: list[torch.Tensor], # each [G, …]: the groups' real statistic
     metric: str,                 # one of `OBJECTIVES`
     chunk: int,                  # images that a CPU core or the GPU takes at once
-    low: Callable | None = None, # LR images [n,3,h,w] of images [n,3,H,W] from a number on; None for bicubic copies
+    low: Callable | None = None, # (images [n,3,H,W], number of the first) → LR images; None: bicubic
 ) -> tuple[torch.Tensor, torch.Tensor]:   # distances [G], gradient in the images [G,I,3,H,W]
     "Distance of every group and its gradient in the pixels; the chunk changes memory and speed, not the result."
     groups, per, device = len(images), images.shape[1], images.device
@@ -448,7 +448,7 @@ def check_takes_lr(
     "`UserError` for an objective whose statistic makes LR images itself, where others are asked for."
     if (statistic := statistic_of(recipe.objective)).takes_lr: return
     raise UserError(f"{why}: the statistic {statistic.name!r} of --objective {recipe.objective} makes bicubic copies "
-                    "itself; give its `of` a fourth parameter `lr`, or choose another objective")
+                    "itself; give it a parameter `lr` for the LR images, or choose another objective")
 
 # %% ../nbs/method/08_matching.ipynb #00000037
 HARD = .05, .002   # share of a group's sub-images that are called hard, and of outliers above them
@@ -600,9 +600,9 @@ def round_order(
     return torch.randperm(networks, generator=rng(seed, "order", k)).tolist()
 
 def turns(recipe: Recipe) -> list[int]:
-    """The network that each distillation step of `recipe` matches in, or nothing where no network comes twice. Each
-    network has a loss of its own, so a loss curve is read network by network. An objective that somebody else
-    registered, and that is not known here, gives nothing either."""
+    """The network that each distillation step of `recipe` matches in, or nothing where no network comes twice or
+    all steps share one. Each network has a loss of its own, so a loss curve is read network by network. An objective
+    that somebody else registered, and that is not known here, gives nothing either."""
     if recipe.objective not in OBJECTIVES: return []
     n = pool_size(recipe)
     if n < 2 or recipe.outer > 1: return []

@@ -322,16 +322,15 @@ class Evaluation:
         "Sentences on photos whose scores differ from the others in kind, and on a model below bicubic."
         exact = [row["name"] for row in self.rows if not all(math.isfinite(row[k]) for k in ("psnr_y", "psnr_rgb"))]
         said = []
-        if exact: said.append(f"PSNR of {', '.join(exact)} is infinite, because the image is met exactly; "
+        if exact: said.append(f"PSNR of {', '.join(exact)} is infinite, because the output equals the original; "
                               "the mean leaves it out.")
         if grey := self.grey_as_colour:
             said.append(f"Grey, but saved with three equal channels: {', '.join(grey)}. PSNR-Y and SSIM-Y are those of "
                         "a colour image; the PSNR-Y is about 1.3 dB above that of the same photo saved as grey.")
         if self.below:
             said.append(f"This model is {self.below:.2f} dB below bicubic enlargement in PSNR: it has not learnt to "
-                        "enlarge yet. Train it for more steps; to compare it with another model says nothing about "
-                        "their "
-                        "training sets.")
+                        "enlarge yet. Train it for more steps; until then, a comparison with another model says "
+                        "nothing about their training sets.")
         return said
 
     def to_dict(self) -> dict:

@@ -205,7 +205,7 @@ def build_model(
     return _drawn(str(name), CLASSES[name] if name in CLASSES else MODELS[str(name)], sizes, generator)
 
 def make_model(
-    name: str,           # one of `MODELS`; those of this page in any case
+    name: str,           # one of `MODELS`; those of this page in upper or lower case
     scale: int = 2,      # 2, 3, 4 or 8
     depth: int | None = None,   # VDSR's layers or EDSR's residual blocks; None for its authors' number
     width: int | None = None,   # channels; SRCNN's second layer has half; None for its authors' number

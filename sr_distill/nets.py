@@ -226,8 +226,8 @@ def _as_ours(opened, source):
         if alike and {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in state.items()}:
             net.load_state_dict(state)
             return net
-    raise UserError(f"{source}: is {said}, of a kind or size that can be opened here but not built anew, so "
-                    f"that what is trained could not be opened again; choose a file of one of: {', '.join(NETS)}, edsr")
+    raise UserError(f"{source}: is {said}, which this package can open but not build from settings, so it could "
+                    f"not open the trained model again; choose a file of one of: {', '.join(NETS)}, edsr")
 
 def to_train(
     source: Path | str,   # the folder of a trained model, or a file of weights

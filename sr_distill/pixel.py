@@ -81,7 +81,8 @@ def _tile(u8, k, n):
 
 @register_start("downscaled")
 def start_downscaled(groups: Groups, g: int, recipe: Recipe) -> np.ndarray:
-    "Whole photos, or equal tiles of them, reduced to the synthetic size; if photos outnumber images, the first ones."
+    "Whole photos, or equal tiles of them, reduced to the synthetic size; only the first photos if there are "
+    "more than images."
     sources = groups.photos_of(g)
     tiles = -(-recipe.ipc // len(sources))   # tiles that each photo is cut into
     picks = [(sources[j % len(sources)], j // len(sources)) for j in range(recipe.ipc)]
@@ -113,7 +114,7 @@ def check_starts(groups: Groups, recipe: Recipe):
         return sum((h // recipe.size) * (w // recipe.size) for h, w in sizes)
     found = {groups.name(g): side_by_side(g) if apart else len(groups.members[g]) for g in range(len(groups))}
     short = [f"group {name} has only {n}" for name, n in found.items() if n < recipe.ipc]
-    what = f"sub-images{' that do not overlap' if apart else ''} of {recipe.size}²"
+    what = f"sub-images of {recipe.size}²{' that do not overlap' if apart else ''}"
     listed = ", ".join(short[:20]) + f" and {len(short) - 20} more" * (len(short) > 20)
     if short: raise UserError(f"--ipc {recipe.ipc}: {listed} {what}; give a smaller --ipc or --size")
 
@@ -399,7 +400,7 @@ def _check_own(recipe, groups):
                         f"{scale}, or {manifest.parent/'images'} to start from its pixels")
     other = next((size for size in images.sizes if size != (recipe.size, recipe.size)), None)
     if other:
-        raise UserError(f"--init {folder}: holds an image of {other[1]}x{other[0]} and the recipe's have "
+        raise UserError(f"--init {folder}: holds an image of {other[1]}x{other[0]}, but the recipe needs images of "
                         f"{recipe.size}²; give the --size of the images, or images of that size")
     if len(images) != wanted:
         raise UserError(f"--init {folder}: holds {len(images)} images and the recipe makes {wanted} ({groups} groups × "

@@ -26,7 +26,7 @@ from .pixel import check_starts, start_images, start_photos
 from .priors import PRIORS, SmallAutoencoder, SmallConfig
 from .procedural import hand_written
 from .recipe import INITS, LABELS, MODELS, OBJECTIVES, POOLS, STATISTICS, Recipe, RunOptions, UserError
-from .sets import encode_images, image_parts, read_manifest, snapshot_steps
+from .sets import NO_LR_COPIES, encode_images, image_parts, read_manifest, snapshot_steps
 
 # %% ../nbs/method/18_plan.ipynb #ca668f1b
 def together(recipe: Recipe) -> str:
@@ -44,8 +44,7 @@ def check_run(
     "`UserError` if this machine, the networks or the files that `recipe` names cannot carry it out."
     check_format(recipe.format)
     if options.lr_images and recipe.sheet:
-        raise UserError("--sheet: sheets have no LR copies beside them; leave --lr-images out, `sr_distill export` "
-                        "writes both for other toolkits")
+        raise UserError(f"--sheet: {NO_LR_COPIES}; leave --lr-images out")
     if options.lr_images and recipe.store == "teacher":
         raise UserError("--lr-images: a set of --store teacher keeps no HR files to put LR images beside; leave it "
                         "out, `sr_distill export` writes both")
@@ -319,14 +318,15 @@ def _check_pairs(photos, recipe):
     for name in ("store", "labels"):   # a teacher that learnt from those LR images would redraw others
         if getattr(recipe, name) == "teacher":
             raise UserError(f"--{name} teacher: the photos bring LR images, {photos.lr_source}, and such a set makes "
-                            "its own by bicubic reduction; leave it or the LR images out")
+                            "its own by bicubic reduction; leave --{name} teacher out, or take the photos "
+                            "without their LR images")
     if recipe.steps and recipe.learns: check_takes_lr(recipe, f"LR images of {photos.lr_source}")
 
 def make_plan(
     photos: Photos,               # the photos to distil
     recipe: Recipe,               # settings that decide the result
     out: Path | str,              # folder of the set
-    options: RunOptions = RunOptions(),   # settings that do not, such as the device
+    options: RunOptions = RunOptions(),   # settings that do not affect the result, such as the device
     part_bytes: int = PART_BYTES, # as in `cut_parts`
 ) -> Plan:
     "Make all checks before a run, and decide its groups and parts; `UserError` if it cannot be carried out."

@@ -180,7 +180,7 @@ def write_tables(
     svg = image.getvalue().decode()
     known = [m for m in metrics if any(r.get(m) is not None for r in results.rows)]
     title = results.about["title"] or "A study"
-    kinds = {"beside all the photos": results.beside_all, "what the steps added": results.gains}
+    kinds = {"beside all the photos": results.beside_all, "distilled sets compared with their start": results.gains}
     compared = {f"{m}: {what}, {COMPARED}": table for m in results.unique("model") for what, of in kinds.items()
                 if len(table := of(m)) > 1}
     parts = [*lead, *(results.markdown((m,)) for m in known)]

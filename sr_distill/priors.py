@@ -144,7 +144,7 @@ def needs_photos(name: str) -> bool:
 def _registered(name, photos, device):
     "The prior that the function registered as `name` makes."
     if photos is None and needs_photos(name):
-        raise UserError(f"the prior {name} is made of photos; give them, or name another prior")
+        raise UserError(f"the prior {name} is trained on photos; give the photos, or name another prior")
     make, given = PRIORS[name], dict(photos=photos, device=device)
     prior = make(**{k: v for k, v in given.items() if k in inspect.signature(make).parameters})
     if not isinstance(prior, Prior):

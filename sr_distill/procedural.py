@@ -68,10 +68,10 @@ class World:
     r_min: float = number(1.5, .5, 64, "smallest radius of a leaf", log=True)
     r_max: float = number(90, 2, 512, "largest radius", log=True)
     alpha: float = number(3, 1.1, 6, "exponent of the size law")
-    mid: float = number(.07, 0, 1, "share of leaves with a uniform radius in place of the law")
+    mid: float = number(.07, 0, 1, "share of leaves whose radius is uniform between `mid_min` and `mid_max`")
     mid_min: float = number(8, .5, 256, "smallest radius of those", log=True)
     mid_max: float = number(45, .5, 512, "largest radius of those", log=True)
-    layers: float = number(7, .5, 40, "area of the discs around all leaves, in areas of the image", log=True)
+    layers: float = number(7, .5, 40, "area of the circles around all leaves, divided by that of the image", log=True)
     order: float = number(0, -1, 1, "1: small leaves lie in front, -1: large ones do, 0: sizes are mixed")
     discs: float = number(.35, 0, 1, "share of ellipses")
     bars: float = number(0, 0, 1, "share of rectangles among the other leaves; the rest are polygons")
@@ -79,9 +79,9 @@ class World:
     aspect: float = number(.15, .02, 1, "least ratio of height and width of polygons and rectangles", log=True)
     corners_min: float = number(3, 3, 8, "fewest corners of a polygon")
     corners_max: float = number(8, 3, 8, "most corners")
-    irregular: float = number(.9, 0, 1, "how far the angle of a corner may leave its place in an equilateral polygon")
+    irregular: float = number(.9, 0, 1, "how far the angle of a corner may differ from a regular polygon's")
     jag: float = number(.5, 0, .95, "how far a corner may lie inside the radius, as a share of it")
-    repeat: float = number(0, 0, 1, "share of leaves up to 24 pixels that come as a row of equal ones")
+    repeat: float = number(0, 0, 1, "share of leaves up to 24 pixels that are drawn as a row of equal copies")
     gain: float = number(.2, 0, 1, "largest relative change of a colour of the palette")
     spread: float = number(8, 0, 64, "standard deviation added to each channel, grey levels")
     contrast: float = number(1, .1, 3, "factor of the distance of a colour from mid grey", log=True)
@@ -93,7 +93,7 @@ class World:
     amp_max: float = number(30, .1, 96, "largest standard deviation of a texture, grey levels", log=True)
     slope_min: float = number(.4, 0, 3, "least exponent of the amplitude spectrum of a texture; 0 is white noise")
     slope_max: float = number(1.6, 0, 3, "largest exponent")
-    crease: float = number(0, 0, 1, "how far the phases of a texture are aligned to ridges; 0 leaves them random")
+    crease: float = number(0, 0, 1, "how far the noise of a texture is folded into ridges; 0 leaves it as it is")
     stretch: float = number(0, 0, 3, "most octaves by which a texture is stretched along one direction")
     gratings: float = number(.3, 0, 1, "share of gratings among the textures")
     wave_min: float = number(1.5, 1.5, 128, "shortest wave of a grating", log=True)
@@ -241,7 +241,7 @@ def hand_written(
     photos: Photos,          # to take colours from
     seed: int = 0,           # of the renderer
     world: World = World(),  # numbers of the pictures
-    most: int = 64,          # palettes at most: from photos at equal distances in the list
+    most: int = 64,          # largest number of palettes; of more photos, evenly spaced ones
 ) -> Program:
     "The program that was written by hand, with the colours of `photos`."
     chosen = np.unique(np.linspace(0, len(photos) - 1, min(most, len(photos))).round().astype(int)).tolist()
@@ -403,7 +403,7 @@ def texture_tiles(
     n: int,            # side in pixels
     seed: int,
     slopes: tuple,     # least and largest exponent of the amplitude spectrum
-    crease: float = 0, # 0 leaves the phases random, 1 makes ridges
+    crease: float = 0, # 0 leaves the noise as it is, 1 folds it into ridges
     stretch: float = 0, # octaves, at most
 ) -> np.ndarray:       # int16 [TEXTURES,n,n], in units of 1/2048 standard deviation
     "Periodic noise with amplitudes proportional to 1/f^a, `a` at equal distances between `slopes`."
@@ -520,7 +520,7 @@ def _blurred(planes, sigma):
     return planes
 
 def _focus(planes, label, world, leaves, choice):
-    "Blur all pixels, or those whose leaves lie away from the layer in focus; among what is seen, depths are uniform."
+    "Blur all pixels, or those whose leaves are out of focus; the depths of the visible leaves are uniform."
     share, sigma, deep, focus = choice
     if share >= world.blur: return planes
     soft = _blurred(planes, world.blur_min + (world.blur_max - world.blur_min) * sigma)
@@ -546,10 +546,11 @@ def render(
     k: int,              # number of the image, 0 or larger, without end
     size: int | tuple[int, int] = (256, 256),   # height and width in pixels
 ) -> np.ndarray:         # uint8 [h,w,3]
-    "Image `k` of `program`, the same bits on every call and any number of threads; another size is another picture."
+    "Image `k` of `program`, the same bits on every call and any number of threads; another `size` draws a new "
+    "picture."
     h, w = _checked_size(size)
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 0:
-        raise UserError(f"image {k!r} has no number; give a whole number from 0")
+        raise UserError(f"image {k!r} is no number of an image; give a whole number, 0 or more")
     names, choice = (program.seed, int(k)), _uniforms(1, 8, program.seed, int(k), "image")[0]
     weights = np.cumsum([world.weight for world in program.worlds])
     world = program.worlds[int(np.searchsorted(weights, choice[0] * weights[-1], side="right"))]
@@ -632,9 +633,9 @@ def patches(
 def answer(
     model: torch.nn.Module,   # an SR model
     lr: np.ndarray,           # uint8 [h,w,3]
-    k: int = 0,               # which of the eight flips and rotations; any number, of which the remainder counts
+    k: int = 0,               # which of the eight flips and rotations, modulo 8
 ) -> np.ndarray:              # uint8 [scale·h,scale·w,3]
-    "What `model` makes of `lr` in flip or rotation `k`, turned back, clamped and rounded."
+    "Enlarge `lr` with `model` in flip or rotation `k`, undo the flip or rotation, clamp and round."
     turned = upscale_image(model, np.ascontiguousarray(symmetry(lr, k % 8)), model.scale)
     return np.ascontiguousarray(symmetry(turned, INVERSE[k % 8]))
 
@@ -645,7 +646,7 @@ class ProgramPhotos(Photos):
         program: Program,
         images: int = 96,   # how many
         side: int = 256,    # in pixels
-        source: str = "",   # where the program comes from; empty for its size
+        source: str = "",   # where the program comes from, for reports; empty to tell its size
         teacher: torch.nn.Module | None = None,   # an SR model that redraws the images from their LR copies
     ):
         _check_count(images)
@@ -684,13 +685,14 @@ class _Drawn:
 
 # %% ../nbs/method/10_procedural.ipynb #79d85f5c
 class Endless(ProgramPhotos):
-    "A program as training images that never come twice; `sampler` makes the batches."
+    "A program as training images without end: each serves some batches, then a new one replaces it. `sampler` "
+    "makes them."
     def __init__(self,
         program: Program,
         window: int = 64,      # images that a batch is drawn from
         side: int = 256,       # of an image, pixels
-        per_image: int = 128,  # patches that an image serves, in the mean
-        source: str = "",      # where the program comes from; empty for its size
+        per_image: int = 128,  # mean number of patches that are cut from one image
+        source: str = "",      # where the program comes from, for reports; empty to tell its size
         teacher: torch.nn.Module | None = None,   # an SR model that redraws the images from their LR copies
     ):
         super().__init__(program, window, side, source, teacher)

@@ -55,7 +55,7 @@ def distillation_work(
     groups: int,        # number of groups that they belong to
     held_out: int = 5,  # number of held-out networks
 ) -> float:
-    "Multiply-adds of one distillation with its teacher; of the teacher alone if there are no steps or a program."
+    "Multiply-adds of one distillation and its teacher's training; the teacher's alone for no steps or for a program."
     if not recipe.steps or recipe.space == "procedural": return teacher_work(recipe)
     net = make_model(recipe.network, recipe.scale)
     once, runs = multiply_adds(net, recipe.size), 2 * (recipe.pool == "trajectory") + bool(held_out)

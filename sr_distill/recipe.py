@@ -108,7 +108,7 @@ class Registry(Mapping):
         name: str,   # what settings and the command line call it
         **about: object,   # properties of the entry, which the method `about` returns
     ) -> Callable[[Entry], Entry]:   # a decorator, which returns what it decorates
-        """Add an entry under `name`; a name that you registered before is replaced, `UserError` for one of the package.
+        """Add an entry under `name`; this replaces an entry of yours. A name of the package raises `UserError`.
 
         What an entry takes and returns is on the page of its kind, under "of your own": objectives and statistics on
         *Matching*, starts on *Pixel space*, models on *Models*, priors on *Priors by name*, metrics on *Metrics*,
@@ -173,8 +173,8 @@ class Registry(Mapping):
     @property
     def known(self) -> str:
         "The names, and how one of your own gets known, for messages."
-        return (f"{', '.join(self)}; a name of your own is known once its module is imported, and in the shell once an "
-                f"installed package offers it (entry points, group sr_distill.{self.kind}s)")
+        return (f"{', '.join(self)}; to use one of your own, import the module that registers it; in the shell, "
+                f"install a package that offers it as an entry point of the group sr_distill.{self.kind}s")
 
     def __contains__(self, name: object) -> bool:
         return name in self._own or name in self._entries or any(name == known for known in self)
@@ -226,7 +226,7 @@ def _fits(value, kind):
     return kind is not float or -1e300 < float(value) < 1e300
 
 def _stands(value, about, stored):
-    "Whether a value that is no known choice is valid: a folder, or from a file whose writer may have known it."
+    "Whether an unknown choice is valid: it names a folder, or comes from a file whose writer may have registered it."
     if about["or_folder"]: return os.path.isdir(value) or stored and re.fullmatch(r"[^<>\x00-\x1f]+", value) is not None
     return stored and isinstance(about["choices"], Registry) and is_name(value)
 
@@ -256,7 +256,7 @@ def as_given(
     name: str,      # of an option, as in Python
     value: object,
 ) -> str:
-    "An option and its value as the command line has them; of a switch the name alone."
+    "An option and its value as you write them on the command line; for a switch, its name alone."
     flag = "--" + name.replace("_", "-")
     return flag if value is True else f"no {flag}" if value is False else f"{flag} {value}"
 
@@ -411,8 +411,8 @@ class Recipe(Settings):
     init: str      = option("hardest", "what the synthetic images start from: a way to choose or make them, or the "
                                        "folder of a distilled set or of images, to go on from these", INITS,
                             or_folder=True)
-    trim: float    = option(0.0, "per cent of the windows that the starts hardest, error, loss and gradient leave out, "
-                                 "the highest by their own score: outliers", low=0)
+    trim: float    = option(0.0, "starts hardest, error, loss and gradient: per cent of the windows to leave out as "
+                                 "outliers, those with the highest scores", low=0)
     grouping: str  = option("image", "real sub-images that share one group of synthetic images: those of a photo, of a "
                                     "cluster, or all", GROUPINGS)
     clusters: int  = option(40, "number of groups when --grouping is cluster", low=1)
@@ -449,9 +449,10 @@ class Recipe(Settings):
                                   "Adam; with sgd 0.1, or 10 for --objective whole; latent space has --lr-latents "
                                   "instead", low=0)
     prior: str     = option("embedded", "image prior of latent space: its name, a file or a folder")
-    invert: int    = option(100, "latent space: steps that search the latents of the start images; 0 for the encoder's",
+    invert: int    = option(100, "latent space: steps that search the latents of the start images; 0 takes "
+                                 "those of the encoder",
                             low=0)
-    tune: int      = option(0, "latent space: steps of pivotal tuning, which teach the start images to the generator",
+    tune: int      = option(0, "latent space: steps of pivotal tuning, which fit the generator to the start images",
                             low=0)
     layer: int | None = option(None, "latent space: also optimise the features of this layer of a StyleGAN-XL", low=0)
     lr_latents: float   = option(0.03, "latent space: learning rate of the latents, in their own unit", low=0)
@@ -462,17 +463,19 @@ class Recipe(Settings):
                                    "learns from all the photos redraws them from their LR copies), or the folder of a "
                                    "trained model that redraws them")
     teacher_steps: int = option(6000, "training steps of the teacher of --labels teacher", low=1)
-    store: str     = option("labels", "what the set keeps of a teacher: the images that it redrew (labels), or its "
-                                      "weights and LR images, which it enlarges when you open the set, and the images "
-                                      "of a program while you train (teacher)", STORES)
-    views: float   = option(1.0, "a set that stores its teacher: also ask it in training about the stored LR images "
-                                 "reduced to this share of their side or more, such as 0.75; 1 for only as stored",
+    store: str     = option("labels", "labels stores the images that a teacher redrew; teacher stores its weights and "
+                                      "LR images, which it enlarges when you open the set, and it also redraws the "
+                                      "images of a program while you train", STORES)
+    views: float   = option(1.0, "with --store teacher: in training, the teacher also enlarges the stored LR images "
+                                 "reduced to a size between this share of their side, such as 0.75, and the whole; 1 "
+                                 "for the stored size alone",
                             low=0)
     seed: int      = option(0, "fixes every random choice", low=0)
     share: float   = option(1.0, "procedural space: share of every training batch that the program draws; below 1 the "
                                  "set also stores images chosen by --init, for the rest of the batch", low=0)
-    fit: str       = option("training", "procedural space: what the steps change the program for: small networks that "
-                                        "learn from its images (training), or statistics of the photos (statistics)",
+    fit: str       = option("training", "procedural space: what the steps improve: the scores of small networks that "
+                                        "learn from the program's images (training), or how near their statistics "
+                                        "are to those of the photos (statistics)",
                             FITS)
     degradation: str = option("bicubic", DEGRADATION_HELP)
     stored: InitVar[bool] = False   # read from a file: a folder that it names may be gone
@@ -503,7 +506,8 @@ class Recipe(Settings):
             raise UserError(f"--objective {self.objective} matches random features, which do not learn; leave --outer "
                             "and --inner out")
         if self.labels != "own" and self.space == "latent":
-            raise UserError(f"--labels {self.labels} writes pixels that no latent has; leave it out, or give --space "
+            raise UserError(f"--labels {self.labels} replaces the pixels, and no latent fits the new ones; "
+                            "leave it out, or give --space "
                             "pixel")
         if self.store == "teacher" and self.degradation != "bicubic":
             raise UserError(f"--degradation {self.degradation}: a set of --store teacher makes its LR images by "
@@ -523,15 +527,17 @@ class Recipe(Settings):
                                 "folder of a trained model")
 
     def unused(self):
-        "(field, message) of each option that differs from its default and means nothing beside the others."
+        "(field, message) of each option that you changed although the other options make it useless."
         # not invert, networks or clusters, which may be there for nothing
         latent = [f.name for f in fields(self) if f.name in ("prior", "tune", "layer") or f.name.startswith("lr_")]
         alone = self.space == "procedural" and self.share == 1
         rules = [*((f, self.space != "latent", "is for latent space only", "give --space latent") for f in latent),
                  ("lr", self.space == "latent", "is for pixel space only", "give --lr-latents"),
                  ("quality", self.format != "avif", f"means nothing to --format {self.format}", "give --format avif"),
-                 ("sheet", self.bit_weight > 0, "takes other bytes than --bit-weight counts", "leave --bit-weight out"),
-                 ("sheet", self.space == "latent", "is for images that are no copy of latents", "give --space pixel"),
+                 ("sheet", self.bit_weight > 0, "changes the size that --bit-weight estimates",
+                  "leave --bit-weight out"),
+                 ("sheet", self.space == "latent", "is not for latent space, whose latents make the images",
+                  "give --space pixel"),
                  *((f, self.space != "procedural", "is for procedural space only", "give --space procedural")
                    for f in ("share", "fit")),
                  ("fit", not self.steps, "means nothing to a program that stays as written by hand", "give --steps"),
@@ -540,7 +546,7 @@ class Recipe(Settings):
                  ("bit_weight", self.space != "pixel", "is for pixel space only", "give --space pixel"),
                  ("bit_weight", not self.steps, "moves nothing with --steps 0", "give more --steps"),
                  ("bit_weight", self.labels != "own", "is lost on images that a teacher redraws", "give --labels own"),
-                 *((name, self.space == "procedural", "is for matching gradients, which a program does not",
+                 *((name, self.space == "procedural", "is for gradient matching, and procedural space does none",
                     "give --space pixel") for name in MATCHING),
                  *((name, alone, "is for stored images, and a program alone stores none", "give a --share below 1")
                    for name in CHOOSING if (name, self.store) != ("labels", "teacher")),
@@ -564,7 +570,7 @@ class Recipe(Settings):
         return RATES[own if own in RATES else self.optimizer]
     @property
     def learns(self) -> bool:
-        "Whether the networks that the objective is taken in are SR networks, which training changes."
+        "Whether the objective uses SR networks, which can be trained, and not fixed features."
         return STATISTICS.about(OBJECTIVES.about(self.objective).get("statistic", "gradient")).get("learns", True)
     @property
     def chooses(self) -> bool:
@@ -629,7 +635,7 @@ class RunOptions(Settings):
                                 "memory", low=0)
     tf32: bool      = option(False, "let CUDA round factors to TF32: faster, but gradients differ in the fourth digit")
     checkpoint: int = option(25, "save a checkpoint every N steps", low=1)
-    snapshots: int  = option(24, "frames kept for the widgets, spaced in the logarithm of the step; 0 stores no trace",
+    snapshots: int  = option(24, "snapshots to keep for animations, more of them at early steps; 0 keeps none",
                              low=0)
     held_out: int   = option(5, "networks outside the pool to report the matching loss in; 0 for none", low=0)
     lr_images: bool = option(False, "also store the LR images, for toolkits that read pairs")
@@ -699,7 +705,7 @@ class CompareOptions(Settings):
     seeds: int     = option(3, "trainings on each set, each with a seed of its own", low=1)
     ssim: bool     = option(False, "measure SSIM too, which takes longer than PSNR")
     lpips: str     = option("none", "LPIPS backbone: auto, alex, vgg, squeeze or none")
-    lr_dir: str    = option("", "folder of LR images of the photos, to learn from and to be judged by")
+    lr_dir: str    = option("", "folder of LR images of the photos; networks train and are tested on these")
     labels: str    = option("own", "teacher: one more set, downscaled photos that a teacher redraws (an EDSR that "
                                    "learns from all the photos, once for each seed)", LABELS)
     teacher_steps: int = option(6000, "training steps of the teacher of --labels teacher", low=1)

@@ -341,7 +341,7 @@ def read_pickle(
     except UserError as e:
         of = f"its {key} " if key and not str(e).startswith("has") else ""
         raise UserError(f"{path}: {of}{e}; nothing in it was run. This reader knows the files of StyleGAN-XL and "
-                        "StyleGAN3: report it with the name of the program that wrote the file") from None
+                        "StyleGAN3: open an issue that names the program which wrote the file") from None
     except Exception as e:   # every kind of broken or hostile file ends here
         raise UserError(f"{path}: is no complete pickle ({type(e).__name__}); download it again") from None
 

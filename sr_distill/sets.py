@@ -162,8 +162,9 @@ def _said_of_program(report):
             "photos."]
     if not (fit := report.get("fit")): return said
     if fit["by"] == "training":
-        return [*said, "Mean PSNR-RGB of small networks that learnt briefly from its images, on photos that the search "
-                f"did not ask: {-fit['before']:.2f} dB as written by hand, {-fit['after']:.2f} dB after {fit['steps']} "
+        return [*said, "Mean PSNR-RGB of small networks after a short training on its images, measured on "
+                       "photos that the search did not use: {-fit['before']:.2f} dB as written by hand, "
+                       "{-fit['after']:.2f} dB after {fit['steps']} "
                 "steps."]
     return [*said, f"Distance of its statistics from those of the photos, on unseen images: {fit['before']:.3g} as "
             f"written by hand, {fit['after']:.3g} after {fit['steps']} steps."]
@@ -269,7 +270,7 @@ _PROGRAM = ("`program.json` is a program of sr_distill: `sr_distill train SET MO
 _FILES = dict(
     png="`images/` are plain PNG files for any toolkit",
     webp="`images/` are lossless WebP files, which Pillow and OpenCV read",
-    avif="`images/` are AVIF files, which are lossy: the images are what decoding gives")
+    avif="`images/` are AVIF files, which are lossy; the images of the set are the decoded files")
 _SHEETS = ("`images/` are sheets of up to 256 images side by side; `sr_distill export SET OUT` cuts them apart for "
            "other toolkits")
 _TEACHER = ("`teacher/` is a trained network in half precision, which `sr_distill` asks for the HR images: "
@@ -309,8 +310,8 @@ def _said_of_lr(manifest):
     if degradation != "bicubic":
         made = (f"LR images are made from them by `{degradation}` and bicubic reduction, drawn anew for each patch: "
                 f"train with `--degradation {degradation}`.")
-    said = (" The photos came with LR images of their own; how those were made is not known, so that of the synthetic "
-            "images is this setting.")
+    said = (" The photos came with LR images of their own; it is not known how those were made, so the LR "
+            "images of the synthetic images are made by this setting.")
     return made + said * bool(given)
 
 def card(manifest: dict) -> str:
@@ -428,12 +429,13 @@ def _encoded(made):
         except UserError: return False   # a sheet of other images
     return [data if same(data, part) else encode_images(part, recipe)[0] for data, part in zip(known, parts)]
 
+NO_LR_COPIES = "sheets have no LR copies beside them (`sr_distill export` writes both for other toolkits)"
+
 def _store_lr(made):
     "The LR copies of a stored set, lossless, and the list of its images that image folders need then."
     recipe, lossless = made.recipe, "webp" if made.recipe.format in LOSSY else made.recipe.format
     if recipe.sheet:
-        raise UserError(f"{made.folder}: stores its images in sheets, beside which LR copies have no place; "
-                        "`sr_distill export` writes both for other toolkits")
+        raise UserError(f"{made.folder}: {NO_LR_COPIES}")
     if made.teacher:
         raise UserError(f"{made.folder}: stores LR images and the teacher that makes HR images of them; "
                         "`sr_distill export` writes both for other toolkits")
@@ -653,10 +655,10 @@ class DistilledSet:
 def _saved(made, folder, lr_images):
     "`made` as it is stored in `folder` now."
     if made.questions is not None and not np.array_equal(enlarged(made.questions, made.teacher), made.images):
-        raise UserError(f"{folder}: the images of a set that stores its teacher are what the teacher makes of "
-                        "`questions`; change those, or make another set of the images")
+        raise UserError(f"{folder}: the teacher of this set makes its images from `questions`; change "
+                        "`questions`, or make another set of the images")
     if made.recipe.sheet and set_files(folder)["LR copies"]:
-        raise UserError(f"{folder}: holds LR copies, which have no place beside sheets; give a new folder")
+        raise UserError(f"{folder}: holds LR copies, but {NO_LR_COPIES}; give a new folder")
     if len(made): make_folder(folder/"images")
     parts = _store_program(folder, made.program) if made.program else {}
     if made.teacher: parts["teacher"] = store_teacher(made.teacher, folder/"teacher")
@@ -685,7 +687,7 @@ def _store_program(folder, program):
 
 def _copy_parts(made, folder):
     "Copy LR copies and latents from the folder that a set was loaded from, as long as they belong to its images."
-    kept = ("latents",) if made.recipe.sheet else ("LR copies", "latents")   # sheets have no LR copies beside them
+    kept = ("latents",) if made.recipe.sheet else ("LR copies", "latents")   # `NO_LR_COPIES`
     parts = [p for what in kept for p in set_files(made.folder)[what]]
     if not parts: return
     if not np.array_equal(DistilledSet.load(made.folder).images, made.images):
@@ -785,14 +787,14 @@ def _about_set(folder):
     made, name, old = DistilledSet.load(folder), repr(str(folder)), folder/"trace.zip"
     warning = (f"{old}: image-folder loaders unpack it and take its frames for training images; "
                f"DistilledSet.load({name}).save({name}) stores it in another form") if old.exists() else ""
-    lines = [f"distilled set, {made.told} in order", str(made.budget),
+    lines = [f"valid distilled set, {made.told}", str(made.budget),
              *remarks(made.manifest), on_disk(set_bytes(folder)), warning, about_latents(made.manifest),
              str(made.recipe), summary(made.manifest.get("report", {}))]
     return "\n".join(filter(None, lines))
 
 def _about_model(folder):
     model, about = load_model(folder), read_json(folder/"config.json")
-    return f"trained model in order, {count_parameters(model):,} parameters\n{model.config}{_training(about)}"
+    return f"valid trained model, {count_parameters(model):,} parameters\n{model.config}{_training(about)}"
 
 def _training(about):
     "How a model was trained, as far as its config.json says."

@@ -160,7 +160,7 @@ def _head(study, cell):
                 scale=model.config.scale, steps=model.config.steps, seed=cell.seed)
 
 # %% ../nbs/tools/07_study.ipynb #9c8ebaf4
-JUDGING = 8e3, 3e4   # cost of PSNR and SSIM of a pixel, without and with LPIPS: time on one core × `machine_speed`
+JUDGING = 8e3, 3e4   # cost to score a pixel without and with LPIPS: time on one core × `machine_speed`
 
 def _cell_work(study, cell):
     "Multiply-adds of a task, as `Progress` counts them."

@@ -52,7 +52,7 @@ class TrainingSet:
                                       or r.space != "pixel" or r.labels == "teacher")
 
     def making(self, seed: int) -> tuple | None:
-        "Whether only the labels are made, and the recipe; equal for equal sets. None for unchanged photos."
+        "A pair that equal sets share: whether only the labels are made, and the recipe. None for unchanged photos."
         recipe = self.for_seed(seed)
         return recipe and (self.recipe is None, recipe)
 
@@ -178,7 +178,7 @@ def overlaid(
 def naming(
     place: str,   # such as "mine.toml, set 'distilled'"
 ) -> Iterator:
-    "A block whose `UserError` and `TypeError` get `place` before their message, and options in the spelling of files."
+    "A block whose `UserError` and `TypeError` get `place` before their message; flags are written as keys of a file."
     try: yield
     except (UserError, TypeError) as e:
         keys = re.sub("--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), str(e))   # a file has keys, not flags
@@ -208,7 +208,7 @@ def study_from(
     with naming(where): study = Study(photos, sets, models, tests, **plain)
     idle = [n for n in sets if not any(c.set == n for c in study.cells)]
     if idle:
-        raise UserError(f"{where}, set {idle[0]!r}: models {sets[idle[0]].models!r} is found in none of: "
+        raise UserError(f"{where}, set {idle[0]!r}: models = {sets[idle[0]].models!r} matches none of the models: "
                         f"{'; '.join(models)}; correct it")
     return study
 
@@ -284,7 +284,7 @@ def _training_set(shared, family, at, given):
     if "seed" in {**shared, **given}:
         raise UserError("takes no 'seed', the study gives each training its own; leave it out")
     if folder:
-        if everything or given: raise UserError(f"is the folder {folder} as it is and takes no "
+        if everything or given: raise UserError(f"is the folder {folder}, used as it is, so it cannot have "
                                                 f"{next(iter(given), 'all')!r}; leave it out")
         return TrainingSet(None, sampling, family, at, once, models, folder=_path(folder))
     recipe = _recipe_of({k: v for k, v in shared.items() if k == "scale"} if everything else shared, given)

@@ -384,8 +384,7 @@ def _save(trainer, job):
     "The trainer as one file, whole or absent; a trainer whose weights are no numbers is not saved."
     if not all(p.isfinite().all() for p in trainer.model.parameters()):
         raise RunError(f"the weights are no numbers any more at step {trainer.step}; start again in a new folder with "
-                       "a "
-                       f"lower --lr or with --clip 0.1, what {job.out} holds is kept")
+                       f"a lower --lr or with --clip 0.1; the files in {job.out} are kept")
     state = {name: getattr(trainer, name).state_dict() for name in STATEFUL if getattr(trainer, name)}
     state |= {name: getattr(trainer, name) for name in PLAIN}
     job.save(**state, threads=torch.get_num_threads(), losses=[float(x) for x in trainer.losses])
@@ -479,8 +478,8 @@ tags: [super-resolution, {kind}]
     from sr_distill.models import {loader}
     sr = upscale_image({how}, lr, {model.scale})   # lr: uint8 [h,w,3]
 
-{_learnt_to_undo(about, model.scale)} `config.json` has every setting and the hash of each image it learnt from, \
-whose licences may bind it; `history.csv` has its losses.
+{_learnt_to_undo(about, model.scale)} `config.json` has every setting and the hash of each training image; the \
+licences of these images may apply to the model. `history.csv` has the training losses.
 """
 
 # %% ../nbs/method/06_train.ipynb #0000003c
@@ -506,7 +505,7 @@ def _check_val(val, config):
     return val.at_least(4 * config.scale)   # a pixel is left once it is cut to the scale and the border taken off
 
 def _finish(trainer, job, photos, val):
-    "Write the results, then remove the checkpoint, which the last step leaves as well."
+    "Write the results, then remove the checkpoint that the last step wrote."
     def about(p):
         if not p: return p
         told = {"told": p.told} if hasattr(p, "told") else {}   # of a program: it has more images than are counted

@@ -119,7 +119,7 @@ def _in_portions(model, x, scale, tile, symmetries):
 
 # %% ../nbs/tools/09_upscale.ipynb #00000016
 _TIFF, _JPEG = dict(compression="tiff_deflate"), dict(quality=95, subsampling=0)
-WRITES = {   # ending → Pillow's format, what it is told, and whether it takes (transparency, 16 bits)
+WRITES = {   # ending → Pillow's format, its options for saving, and whether it can store (transparency, 16 bits)
     ".png": ("PNG", {}, True, True), ".tif": ("TIFF", _TIFF, True, True), ".tiff": ("TIFF", _TIFF, True, True),
     ".webp": ("WEBP", dict(lossless=True), True, False), ".bmp": ("BMP", {}, False, False),
     ".jpg": ("JPEG", _JPEG, False, False), ".jpeg": ("JPEG", _JPEG, False, False),
@@ -128,7 +128,7 @@ WRITES = {   # ending → Pillow's format, what it is told, and whether it takes
 def check_format(
     file: Path | str,    # its ending, one of `WRITES`, names the format
     picture: Picture,
-) -> tuple:              # Pillow's name of the format, and what it is told
+) -> tuple:              # Pillow's name of the format, and its options for saving
     "`UserError` for a format that would lose transparency or depth of `picture`."
     kind, options, clear, deep = WRITES[Path(file).suffix.lower()]
     if picture.alpha is not None and not clear:
@@ -184,7 +184,7 @@ def upscale(
             failed.append(str(e))
     if failed:
         done = f"{len(jobs) - len(failed)} of {len(jobs)} pictures are written"
-        raise RunError(f"{done}; the others could not be: {'; '.join(failed)}")
+        raise RunError(f"{done}; these failed:  {'; '.join(failed)}")
     return [target for _, target in jobs]
 
 # %% ../nbs/tools/09_upscale.ipynb #14ca3da9

@@ -209,7 +209,7 @@ text-align: left; }
 
 # %% ../nbs/tools/01_widgets.ipynb #0000001f
 class Html(str):
-    "HTML that a notebook shows and `str` puts into a page; its repr stays short."
+    "A string of HTML. A notebook renders it, `str(x)` gives the markup for a page, and its repr is short."
     def _repr_html_(self): return str(self)
     def __repr__(self): return f"<Html, {len(self.encode()) / 1000:.0f} kB>"
 
@@ -219,7 +219,7 @@ def static_widget(
     body: str,    # HTML
     script: str,  # JavaScript that finds the widget by its class
 ) -> Html:
-    "A static widget: its style, body and script, in a shell that keeps its arrow keys from JupyterLab."
+    "A static widget: style, body and script in an element that stops JupyterLab from handling its arrow keys."
     keep_keys = 'onkeydown="event.stopPropagation()" data-lm-suppress-shortcuts="true"'
     heading = f'<p class="srd-title">{title}</p>' if title else ""
     return Html(f'<div class="srd srd-{kind}" role="group" aria-label="{title or kind}" {keep_keys}>'
@@ -529,7 +529,7 @@ class _Screen:
             for widget in (*getattr(row, "children", ()), row): widget.close()
 
 def _show_box(box, **options):
-    "Display a live widget, with empty text for a page that is made from the saved notebook."
+    "Display a live widget; a page that is made from the saved notebook shows nothing in its place."
     from IPython.display import display
     return display(box._repr_mimebundle_() | {"text/html": "", "text/plain": ""}, raw=True, **options)
 
@@ -664,7 +664,7 @@ class LiveView(Recorder):
         self.button.disabled = True
 
     def run(self,
-        loop: Callable,   # a function of the view that gives it to a run as callback
+        loop: Callable,   # a function that takes the view and passes it on as `callback` of a run
     ) -> "LiveView":
         "Show the view with a Stop button, start `loop(view)` in a thread and return at once."
         self.screen.box.children += (self.button,)   # only here: a loop that blocks its cell would not hear it

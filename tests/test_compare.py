@@ -164,7 +164,7 @@ def test_too_few_steps_are_told_before_the_work(small_photos, tmp_path, caplog):
     assert main(["compare", str(small_photos("abcd")), str(tmp_path / "out"), *TINY, "--minutes", "0.000001"]) == 0
     warned = "--steps 2 with --batch 1 may be too few"
     assert warned in caplog.text and caplog.text.index(warned) < caplog.text.index(": about ")
-    assert "EDSR needed 1,000 steps of 16 patches (study `paper_laptop`), so give --steps 16000 or more" in caplog.text
+    assert "the shortest stored training of EDSR that ended above has 1,000 steps of 16 patches (study `paper_laptop`), so give --steps 16000 or more" in caplog.text
 
 
 # ---- plan: the answer from measured curves

@@ -430,7 +430,7 @@ def test_a_budget_below_what_was_asked_for_is_explained(folder, tmp_path):
 
 @pytest.mark.parametrize("changes, words", [
     (dict(pool="net", network="srcnn"), "holds"), (dict(labels="net", scale=3, size=24), "--labels"),
-    (dict(init="loss", ipc=99), "group a has only 4, group b has only 4, group c has only 4 sub-images that do not overlap of 24²"),
+    (dict(init="loss", ipc=99), "group a has only 4, group b has only 4, group c has only 4 sub-images of 24² that do not overlap"),
     (dict(init="diverse", ipc=99, trim=0), "group c has only")])
 def test_refused_before_any_work(folder, tmp_path, monkeypatch, changes, words):
     def never(*a, **k): raise AssertionError("work has begun")

@@ -45,6 +45,20 @@ def test_networks_of_spandrel_go_to_onnx(name, sizes, exporter, tmp_path, pictur
     (answer,) = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]).run(None, {"lr": picture.numpy()})
     with torch.no_grad(): assert model(picture).equal(before) and np.abs(answer - before.numpy()).max() < CLOSE
 
+@pytest.mark.parametrize("name, to", [("spandrel:SwinIR-light", "m.onnx"), ("spandrel:SwinIR-light", "m.pt"), ("spandrel:OmniSR", "m.onnx")])
+def test_attention_over_windows_takes_any_number_of_pictures(name, to, tmp_path, picture):
+    "SwinIR's own code keeps the number of images that was traced. ONNX goes by the older exporter: the newer one takes minutes."
+    import_torchvision()
+    for package in ("spandrel", "onnx", "onnxruntime"): pytest.importorskip(package)
+    import onnxruntime
+    model = make_model(name, 2, depth=1, width=12, generator=rng(0, "net")).eval()
+    file = export_model(model, tmp_path / to)
+    def answer(x):
+        if to == "m.pt": return torch.jit.load(str(file))(x).detach().numpy()
+        return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]).run(None, {"lr": x.numpy()})[0]
+    for x in (picture, picture[:1, :, :, :16]):
+        with torch.no_grad(): assert np.abs(answer(x) - model(x).numpy()).max() < CLOSE
+
 @pytest.mark.parametrize("name", MODELS)
 def test_torchscript_gives_the_same_pictures(name, tmp_path, picture):
     save_model(net(name), tmp_path / "model")

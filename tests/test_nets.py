@@ -71,7 +71,7 @@ def test_a_file_is_trained_on_under_our_name(name, spandrel, tmp_path):
 def test_a_network_that_cannot_be_built_anew_is_refused(spandrel, tmp_path):
     from spandrel.architectures.ESRGAN import ESRGAN
     torch.save(ESRGAN(num_filters=8, num_blocks=1, scale=4).state_dict(), tmp_path / "net.pth")
-    with pytest.raises(UserError, match="net.pth: is ESRGAN ×4, of a kind or size that can be opened here but not built anew"): to_train(tmp_path / "net.pth")
+    with pytest.raises(UserError, match="net.pth: is ESRGAN ×4, which this package can open but not build from settings"): to_train(tmp_path / "net.pth")
 
 def test_weights_wrapped_by_training_programs(tmp_path):
     t = {"a.weight": torch.ones(2)}

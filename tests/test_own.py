@@ -121,7 +121,7 @@ def test_a_prior_made_of_photos(theirs, photos, tmp_path):
     assert np.abs(Latents.load(path, prior).render().astype(int) - made.images).max() <= 1
     with pytest.raises(UserError, match=rf"'squares' with the hash {prior.identity[:12]}.*load_prior\('squares', photos\)"): Latents.load(path)
     with pytest.raises(UserError, match="belong to the prior squares"): Latents.load(path, load_prior("squares", photos.subset([0])))
-    with pytest.raises(UserError, match="made of photos"): load_prior("squares")
+    with pytest.raises(UserError, match="trained on photos"): load_prior("squares")
     for changes, message in ((dict(size=36), "multiples of 8"), (dict(tune=3), "no weights that could be tuned"), (dict(layer=1), "no layers")):
         with pytest.raises(UserError, match=message): distill(photos, Recipe(**{**LATENT, **changes}, prior="squares"), tmp_path / "other", OPTIONS)
 
@@ -353,7 +353,7 @@ def test_the_page_on_objectives_can_be_followed(tmp_path):
     distil[-1:] = [distil[-1], "--device=cpu", "--held-out=0", *(f"--{k}={v}" for k, v in SMALL.items())]
     distil = ["photos" if word == "PHOTOS" else word for word in distil]
     code, said = run("-m", *distil)
-    assert code == 2 and "'mine' is unknown; choose one of: whole" in said and "installed package offers it" in said
+    assert code == 2 and "'mine' is unknown; choose one of: whole" in said and "install a package that offers it" in said
     code, said = run("-m", *install, "--no-index", "--no-deps", "--no-build-isolation", "--quiet", "--target", tmp_path)
     assert code == 0, said
     code, said = run("-m", *distil)

@@ -387,7 +387,7 @@ def test_a_fit_by_short_trainings(tmp_path, monkeypatch):
     assert whole.program == parts.program and report == parts.manifest["report"]["fit"] and report["by"] == "training"
     objective = fitting.training_objective(EMBEDDED)
     assert whole.program == hand_written(EMBEDDED) or objective(whole.program) < objective(hand_written(EMBEDDED))
-    assert "did not ask" in (tmp_path / "whole/README.md").read_text() and report["before"] < -10   # dB, with the sign changed
+    assert "did not use" in (tmp_path / "whole/README.md").read_text() and report["before"] < -10   # dB, with the sign changed
     assert fitting.training_objective(EMBEDDED, held_out=True)(whole.program) == report["after"]
 
 def test_a_fit_learns_and_judges_under_the_degradation_of_the_recipe(tmp_path, monkeypatch):

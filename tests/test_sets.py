@@ -105,7 +105,7 @@ def test_a_full_disk_behind_the_output(small_photos, tmp_path):
     "On an ASCII stream, which click would write past `sys.stdout`."
     with open("/dev/full", "w") as full: done = child(["distill", small_photos("ab"), tmp_path / "set", *TINY], ["--help"], encoding="ascii", stdout=full)
     assert done.returncode == 0 and (tmp_path / "set/manifest.json").exists() and b"Exception" not in done.stderr, done.stderr
-    assert b"could not be written" in done.stderr and b"what is stored is complete" in done.stderr
+    assert b"could not be written" in done.stderr and b"the files that were written are complete" in done.stderr
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes close otherwise on Windows")
 def test_a_reader_that_went_away(small_photos, tmp_path):
@@ -217,7 +217,7 @@ def test_a_budget_that_is_not_used_up_is_explained_in_a_study():
     results.about["sets"]["distilled"]["recipe"]["budget"] = .2
     for r in results.rows:
         if r["set"] == "distilled": r.update(pixels=.00141, bytes=.002)
-    note = "A budget is an upper limit, because every group gets the same number of images: 0.2 % made 0.141 %."
+    note = "A budget is an upper limit, because a set holds whole images: 0.2 % made 0.141 %."
     assert note in results.markdown() and note in results.html()
     results.about["sets"]["distilled"]["recipe"]["budget"] = .141
     assert not results.notes("m")

@@ -141,7 +141,7 @@ def test_single_files_are_had_by_export(photos, few, tmp_path, capsys):
     assert wanted == {u8.tobytes() for u8 in map(decode_image, exported) if u8.shape == (24, 24, 3)}
     with pytest.raises(UserError, match="stores its images in sheets; `sr_distill export"): distill(photos, replace(RECIPE, init=str(made.folder), sheet=False, bytes=None, ipc=5), tmp_path / "next", OPTIONS)
     with pytest.raises(UserError, match="sheets have no LR copies"): distill(photos, RECIPE, tmp_path / "pairs", replace(OPTIONS, lr_images=True))
-    with pytest.raises(UserError, match="stores its images in sheets, beside which LR"): made.store_lr()
+    with pytest.raises(UserError, match="sheets have no LR copies"): made.store_lr()
     assert main(["inspect", str(made.folder)]) == 0 and "15 images" in capsys.readouterr().out
 
 
@@ -151,7 +151,7 @@ def test_the_card_speaks_of_sheets(photos, few, tmp_path):
     assert "sheets of up to 256 images side by side" in card and "plain PNG" not in card and "data_files" not in card
     single = distill(photos, replace(RECIPE, bytes=None, ipc=1, sheet=False), tmp_path / "single", replace(OPTIONS, lr_images=True))
     as_sheets = replace(single, manifest={**single.manifest, "recipe": replace(single.recipe, sheet=True).to_dict()})
-    with pytest.raises(UserError, match="holds LR copies, which have no place beside sheets"): as_sheets.save(single.folder)
+    with pytest.raises(UserError, match="holds LR copies, but sheets have no LR copies beside them"): as_sheets.save(single.folder)
     assert not set_bytes(as_sheets.save(tmp_path / "new").folder).get("LR copies")
 
 
@@ -162,8 +162,8 @@ def test_going_on_from_sheets_leads_through_export(photos, few, tmp_path):
         distill(photos, replace(recipe, steps=3), tmp_path / "set", OPTIONS)
 
 
-@pytest.mark.parametrize("wrong, said", [(dict(bit_weight=1., format="avif"), "--sheet takes other bytes than --bit-weight counts"),
-                                         (dict(space="latent"), "--sheet is for images that are no copy of latents"),
+@pytest.mark.parametrize("wrong, said", [(dict(bit_weight=1., format="avif"), "--sheet changes the size that --bit-weight estimates"),
+                                         (dict(space="latent"), "--sheet is not for latent space, whose latents make the images"),
                                          (dict(space="procedural", steps=0), "--sheet is for stored images")])
 def test_where_there_is_nothing_to_put_on_sheets(wrong, said):
     with pytest.raises(UserError, match=said): Recipe(sheet=True, **wrong)
