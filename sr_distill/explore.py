@@ -66,8 +66,8 @@ class GradientFilm:
         return [i for i, g in enumerate(self.real) if g.ndim > 1]
 
     def cosines(self) -> np.ndarray:
-        "Cosine of real and synthetic gradient, [snapshots, layers + 1]; the last column, over all layers "
-        "together, is that of eq. (3)."
+        """Cosine of real and synthetic gradient, [snapshots, layers + 1]; the last column, over all layers together,
+        is that of eq. (3)."""
         def cosine(s, r): return float(F.cosine_similarity(s.flatten(), r.flatten(), dim=0, eps=1e-12))
         def row(s): return [*(cosine(s[i], self.real[i]) for i in self.layers), 1 - float(dc_loss(s, self.real))]
         return np.array([row(found) for found in self.synthetic])

@@ -123,8 +123,8 @@ def check_layer(prior: Prior, layer: int | None):
 # %% ../nbs/method/14_latent.ipynb #0000001a
 @dataclass(repr=False)
 class Latents:
-    "Images as latents of a prior. If a StyleGAN-XL starts at one of its layers, the features of that layer are "
-    "kept too."
+    """Images as latents of a prior. If a StyleGAN-XL starts at one of its layers, the features of that layer are kept
+    too."""
     prior: Prior
     values: torch.Tensor           # [N, *latent_shape]; of a StyleGAN-XL also [N,1,w_dim]
     size: int                      # side of the images in pixels
@@ -258,8 +258,8 @@ class LatentSpace(RenderedLatents):
         "Take `grad`, of the rendered images [n,3,size,size], back to the parameters, and add it to their gradients."
         self.accumulate(index, lambda images, rows: (images * grad[rows]).sum())
     def accumulate(self, index: slice | torch.Tensor, loss: Callable) -> torch.Tensor:
-        "Add the gradient of `loss(images, rows)`, chunk by chunk, and return the sum; `rows` are places in "
-        "`index`, no image numbers."
+        """Add the gradient of `loss(images, rows)`, chunk by chunk, and return the sum; `rows` are places in `index`,
+        no image numbers."""
         def work(parts, rows, at):
             parts = {k: v.requires_grad_(k in self.free) for k, v in parts.items()}
             value = loss(self.images(**parts), rows)

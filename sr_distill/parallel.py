@@ -93,8 +93,8 @@ class Ranks:
         return x
 
     def _silent(self):
-        "The ranks that do not answer, in words: a rank that still runs writes a key to the store when it "
-        "notices that another one has ended."
+        """The ranks that do not answer, in words: a rank that still runs writes a key to the store when it notices
+        that another one has ended."""
         silent, until = [r for r in range(self.size) if r != self.rank], time.monotonic() + PATIENCE
         try:
             self.store.set(f"alive-{self.rank}", "")

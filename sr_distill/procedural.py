@@ -546,8 +546,7 @@ def render(
     k: int,              # number of the image, 0 or larger, without end
     size: int | tuple[int, int] = (256, 256),   # height and width in pixels
 ) -> np.ndarray:         # uint8 [h,w,3]
-    "Image `k` of `program`, the same bits on every call and any number of threads; another `size` draws a new "
-    "picture."
+    "Image `k` of `program`, the same bits on every call and any number of threads; another `size` is a new picture."
     h, w = _checked_size(size)
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 0:
         raise UserError(f"image {k!r} is no number of an image; give a whole number, 0 or more")
@@ -685,8 +684,8 @@ class _Drawn:
 
 # %% ../nbs/method/10_procedural.ipynb #79d85f5c
 class Endless(ProgramPhotos):
-    "A program as training images without end: each serves some batches, then a new one replaces it. `sampler` "
-    "makes them."
+    """A program as training images without end: each serves some batches, then a new one replaces it. `sampler` makes
+    them."""
     def __init__(self,
         program: Program,
         window: int = 64,      # images that a batch is drawn from

@@ -286,8 +286,8 @@ class Gauge:
     scale = 1.
 
 class _Gauged(torch.autograd.Function):
-    "A cast into or out of the 16-bit layers. Going out, its backward sets the gauge; going in, it divides by "
-    "the gauge."
+    """A cast into or out of the 16-bit layers. Going out, its backward sets the gauge; going in, it divides by the
+    gauge."""
     @staticmethod
     def forward(ctx, x, dtype, gauge):
         ctx.into, ctx.gauge = dtype == torch.float16, gauge
