@@ -115,8 +115,14 @@ def side_effects(tree: ast.Module) -> list:
              if isinstance(n, (ast.Call, ast.Assign))]
     return [c for c in calls if re.match(r"os\.environ(\[|\.(update|setdefault))|os\.putenv|warnings\.(filterwarnings|simplefilter)", c)]
 
+def idle_texts(tree: ast.Module) -> list:
+    "Texts below the first line of a body that nothing takes: the second half of a docstring that was broken in two."
+    bodies = (body[1:] for node in ast.walk(tree) if isinstance(body := getattr(node, "body", None), list))
+    return [n.value.value for body in bodies for n in body if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant) and isinstance(n.value.value, str)]
+
 
 def test_the_measures_measure():
+    assert idle_texts(ast.parse("def f():\n    'one '\n    'two'\n    x = 'three' 'four'")) == ["two"]
     tree = ast.parse("from .a import _b, __version__\ndef f(x: int, y):\n    def g(z): pass\nclass _C:\n    def h(self, w): pass\nh = lambda: 1")
     assert private_imports(tree) == ["_b"] and [(f.name, p) for f, p in functions(tree)] == [("f", True), ("g", False), ("h", False)]
     assert side_effects(ast.parse("import os\nos.environ['A'] = '1'\ndef f(): os.environ['B'] = '1'")) == ["os.environ['A'] = '1'"]
@@ -126,6 +132,7 @@ def test_a_module_keeps_to_itself(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert not private_imports(tree), "private names of another module: make them public, or move what needs them"
     assert not side_effects(tree), "importing a module changes nothing for the rest of the process"
+    assert not idle_texts(tree), "half a docstring; write it in triple quotes"
     assert path.stem in WIDE or not long_lines(path.read_text(encoding="utf-8")), "lines over 120 characters"
 
 def test_public_parameters_are_annotated():
