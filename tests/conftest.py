@@ -21,18 +21,28 @@ def pytest_cmdline_main(config):
     if "PYTEST_XDIST_WORKER" in os.environ or config.args_source is not config.ArgsSource.TESTPATHS: return   # these processes come here too
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if cores > 1 and getattr(config.option, "numprocesses", 0) is None and not config.option.usepdb:
-        config.option.numprocesses, config.option.dist = min(cores, 4), "loadgroup"
+        config.option.numprocesses, config.option.dist = min(cores, 4), "loadscope"
+
+def together(nodeid: str) -> str:
+    "What one process runs: the tests of a file share its fixtures, and those of the site its pages; a notebook or a case stands alone."
+    name = Path(nodeid.partition("::")[0]).stem
+    return nodeid if name in ("test_notebooks", "test_cases") else "site" if name in ("test_browser", "test_docs") else name
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "xdist's own groups, `--dist loadgroup`, go by an attribute that pytest 9.2 no longer has."
+    if config.getvalue("dist") != "loadscope": return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid): return together(nodeid)
+    return ByFile(config, log)
 
 @pytest.hookimpl(tryfirst=True)   # before pytest deselects by `-m`
 def pytest_collection_modifyitems(items):
-    """The tests of a file share its fixtures, so one process runs them all; the notebooks go wherever there is time.
-
-    What reads the optional shared data is marked: `pytest -m shared` runs it alone."""
+    "What reads the optional shared data is marked: `pytest -m shared` runs it alone."
     for item in items:
-        name = item.path.stem
-        if name not in ("test_notebooks", "test_cases"):
-            item.add_marker(pytest.mark.xdist_group("site" if name in ("test_browser", "test_docs") else name))
-        page = item.callspec.params.get("path") if name == "test_notebooks" else None
+        page = item.callspec.params.get("path") if item.path.stem == "test_notebooks" else None
         asks = "shared_dir()" in page.read_text(encoding="utf-8") if page else "shared" in getattr(item, "fixturenames", ())
         if asks: item.add_marker(pytest.mark.shared)
 
