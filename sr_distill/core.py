@@ -209,7 +209,7 @@ def check_like(
     elif isinstance(mine, dict): same = isinstance(theirs, dict) and theirs.keys() == mine.keys()
     elif isinstance(mine, (list, tuple)): same = isinstance(theirs, (list, tuple)) and len(theirs) == len(mine)
     else: same = type(theirs) is type(mine)
-    if not same: raise ValueError(f"{name} is not what it was")
+    if not same: raise ValueError(f"{name} has another type or shape than before")
     if isinstance(mine, (dict, list, tuple)):
         for k in (mine if isinstance(mine, dict) else range(len(mine))): check_like(theirs[k], mine[k], f"{name}.{k}")
 
@@ -310,7 +310,7 @@ def json_sha256(obj: object) -> str:
     return hashlib.sha256(json.dumps(obj, sort_keys=True).encode()).hexdigest()
 
 def state_sha256(state: dict) -> str:
-    "Hex sha256 over names, shapes and float32 values of `state`: the same on every device, in float32 and float64."
+    "Hex sha256 over names, shapes and values of `state`, floats as float32, so it is the same on every device."
     h = hashlib.sha256()
     for name, t in sorted(state.items()):
         t = t.detach().cpu().contiguous()

@@ -428,7 +428,7 @@ class Recipe(Settings):
     inner: int     = option(0, "training steps of the network on the set between two distillation steps", low=0)
     scale: int     = option(2, "super-resolution factor", SCALES)
     size: int      = option(192, "side of a synthetic HR image in pixels", low=16)
-    ipc: int       = option(1, "synthetic images per group; --budget overrides it", low=1)
+    ipc: int       = option(1, "synthetic images per group; --budget and --bytes override it", low=1)
     budget: float | None = option(None, "per cent of the real pixels; sets the largest IPC not above it")
     bytes: int | str | None = option(None, "size of the images on the disk, such as 350kB or 1.3MB; sets the largest "
                                            "IPC that fits", low=1)
