@@ -318,8 +318,8 @@ def _check_pairs(photos, recipe):
     for name in ("store", "labels"):   # a teacher that learnt from those LR images would redraw others
         if getattr(recipe, name) == "teacher":
             raise UserError(f"--{name} teacher: the photos bring LR images, {photos.lr_source}, and such a set makes "
-                            "its own by bicubic reduction; leave --{name} teacher out, or take the photos "
-                            "without their LR images")
+                            f"its own by bicubic reduction; leave --{name} teacher out, or take the photos without "
+                            "their LR images")
     if recipe.steps and recipe.learns: check_takes_lr(recipe, f"LR images of {photos.lr_source}")
 
 def make_plan(

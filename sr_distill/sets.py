@@ -162,10 +162,9 @@ def _said_of_program(report):
             "photos."]
     if not (fit := report.get("fit")): return said
     if fit["by"] == "training":
-        return [*said, "Mean PSNR-RGB of small networks after a short training on its images, measured on "
-                       "photos that the search did not use: {-fit['before']:.2f} dB as written by hand, "
-                       "{-fit['after']:.2f} dB after {fit['steps']} "
-                "steps."]
+        return [*said, "Mean PSNR-RGB of small networks after a short training on its images, measured on photos that "
+                f"the search did not use: {-fit['before']:.2f} dB as written by hand, {-fit['after']:.2f} dB after "
+                f"{fit['steps']} steps."]
     return [*said, f"Distance of its statistics from those of the photos, on unseen images: {fit['before']:.3g} as "
             f"written by hand, {fit['after']:.3g} after {fit['steps']} steps."]
 
