@@ -62,7 +62,7 @@ def test_labels_by_a_teacher(call, photos):
 def test_the_whole_way(call, photos):
     assert call("distill", photos, "set", *TINY)[0] == 0
     assert call("distill", photos, "set", *TINY)[0] == 0                                    # done already
-    assert call("inspect", "set")[1].startswith("distilled set, 2 images of 24²")
+    assert call("inspect", "set")[1].startswith("valid distilled set, 2 images of 24²")
     train = ["train", "set", "model", "--model", "edsr", "--depth", 1, "--width", 8, "--steps", 3, "--patch", 16, "--batch", 2, "--device", "cpu"]
     assert call(*train)[0] == 0
     assert {"model.safetensors", "config.json", "history.csv"} <= set(os.listdir("model"))
@@ -200,7 +200,7 @@ def test_a_set_goes_on_from_a_finished_one(call, photos):
     assert call("distill", photos, "on", *on)[0] == 0 == call("distill", photos, "on", *on)[0]
     about = json.load(open("on/manifest.json"))
     assert about["recipe"]["init"] == "set" and list(about["weights"]) == ["init"] and "Start `set`" in open("on/README.md").read()
-    refused(call("distill", photos, "x", *on, "--size", "32"), "holds an image of 24x24", "have 32²")
+    refused(call("distill", photos, "x", *on, "--size", "32"), "holds an image of 24x24", "needs images of 32²")
     refused(call("distill", photos, "x", *on, "--ipc", "2"), "holds 2 images", "makes 4")
     refused(call("distill", photos, "x", *on, "--scale", "4"), "set for ×2", "set/images")
     refused(call("distill", photos, "x", *TINY, "--init", "nowhere"), "--init 'nowhere'", "give a folder")

@@ -303,7 +303,7 @@ def test_lpips_distance_has_a_gradient(shared, monkeypatch, hr):
     (np.zeros((1, 16, 24, 3), np.uint8), {}, [0], "square 8-bit"),
     (np.zeros((1, 16, 16, 3), np.float32), {}, [0], "square 8-bit"),
     (np.zeros((1, 16, 16, 3), np.uint8), dict(layer=6), [0], "layers 0 to 5"),
-    (np.zeros((2, 16, 16, 3), np.uint8), {}, [0], "as many classes"),
+    (np.zeros((2, 16, 16, 3), np.uint8), {}, [0], "for each of the 2 images"),
     (np.zeros((1, 16, 16, 3), np.uint8), {}, [3], "from 0 to 2"),
 ])
 def test_what_cannot_be_inverted(gan, images, change, classes, message):

@@ -1,6 +1,7 @@
 "Metrics: formulas against float64 references, bad input, tiles against the whole image, LR folders, JSON."
 import json
 import math
+import urllib.request
 
 import numpy as np
 import pytest
@@ -104,6 +105,7 @@ def no_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path/"nowhere"))
     for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(proxy, "http://127.0.0.1:9")   # nothing listens there
+    monkeypatch.setattr(urllib.request, "_opener", None)   # Python keeps the first opener of a process, with the proxies of that moment
     return tmp_path/"nowhere"
 
 

@@ -244,5 +244,5 @@ def test_a_set_by_an_objective_that_is_not_known_here_is_read(tmp_path):
     manifest = read_json(tmp_path / "set/manifest.json")
     write_json(tmp_path / "set/manifest.json", {**manifest, "recipe": {**manifest["recipe"], "objective": "angle"}})
     made = DistilledSet.load(tmp_path / "set")
-    assert len(made) == 2 and made.trace.turns == [] and describe(tmp_path / "set").startswith("distilled set") and len(open_photos(tmp_path / "set")) == 2
+    assert len(made) == 2 and made.trace.turns == [] and describe(tmp_path / "set").startswith("valid distilled set") and len(open_photos(tmp_path / "set")) == 2
     export_set(tmp_path / "set", tmp_path / "out", "folders")

@@ -125,7 +125,7 @@ def test_strange_file_names_go_all_the_way(strange, tmp_path, monkeypatch):
     loads = [v for tag, attrs in elements for k, v in attrs.items() if k in ("src", "href", "action", "data", "poster", "srcset") and v]
     assert loads and all(v.startswith(("data:", "#")) for v in loads)   # no other host is asked
     small = DistilledSet.load(result.sets["distilled"].folder)
-    assert len(small) == len(data.image_files(strange)) - 2 >= 8 and describe(small.folder).startswith("distilled set")
+    assert len(small) == len(data.image_files(strange)) - 2 >= 8 and describe(small.folder).startswith("valid distilled set")
     stored = [s["file"] for s in small.manifest["sources"]]
     assert "new\nline.png" in [*stored, *(f.name for f in strange.iterdir())]
     assert all(len(os.fsencode(p.name)) < 200 and "\n" not in p.name for p in (tmp_path / "out").rglob("*"))
