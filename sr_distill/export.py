@@ -464,5 +464,5 @@ def push_set(
     except Exception as e:   # no token, no network, no right
         said = f"{type(e).__name__}: {' '.join(str(e).split())[:160]}"
         raise RunError(f"{repo}: could not be sent ({said}); the folder {folder} is complete. Log in by "
-                       "`hf auth login`, then give the same command with a new folder, since export needs an empty one") from None
+                       "`hf auth login`, then give the same command with a new folder") from None
     return f"{api.endpoint}/datasets/{repo}"

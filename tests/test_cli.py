@@ -66,7 +66,7 @@ def test_the_whole_way(call, photos):
     train = ["train", "set", "model", "--model", "edsr", "--depth", 1, "--width", 8, "--steps", 3, "--patch", 16, "--batch", 2, "--device", "cpu"]
     assert call(*train)[0] == 0
     assert {"model.safetensors", "config.json", "history.csv"} <= set(os.listdir("model"))
-    assert call("inspect", "model")[1].startswith("trained model")
+    assert call("inspect", "model")[1].startswith("valid trained model")
     code, out, _ = call("evaluate", "model", photos, "--json", "scores.json", "--lpips", "none")
     scores = json.load(open("scores.json"))
     assert code == 0 and set(scores) == {"dataset", "scale", "border", "lr_source", "lpips_net", "mean", "bicubic", "gain", "notes", "images"} and "PSNR" in out
