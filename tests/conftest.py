@@ -118,13 +118,18 @@ def pytest_terminal_summary(terminalreporter):
     for reason, n in reasons.most_common(): terminalreporter.line(f"{n:4} × {reason}")
 
 
+def run_folder(tmp_path_factory) -> Path:
+    "The temporary folder that all processes of a test run share."
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
 @pytest.fixture(scope="session", autouse=True)
 def environment(tmp_path_factory):
-    "One empty photo cache for the session; the weights in shared data, where they exist."
+    "One empty cache for all processes of a test run; the weights in shared data, where they exist."
     from sr_distill.core import shared_dir
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SR_DISTILL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("SR_DISTILL_CACHE", str(run_folder(tmp_path_factory) / "cache"))
         weights = shared_dir() and shared_dir() / "data/weights/torch_home"
         if weights and weights.is_dir() and "TORCH_HOME" not in os.environ:
             patch.setenv("TORCH_HOME", str(weights))
@@ -171,8 +176,7 @@ def repo_copy(tmp_path_factory):
 def site(tmp_path_factory):
     "The pages that `make docs` builds where Quarto is missing, once for all processes of a test run."
     from sr_distill.core import file_lock
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "site"
+    folder = run_folder(tmp_path_factory) / "site"
     with file_lock(folder):
         if not (folder / "built").exists():
             folder.mkdir(exist_ok=True)
