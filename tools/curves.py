@@ -40,10 +40,10 @@ def stored(study: str, tests: list | None = None) -> Results:
     if tests is None: return found
     return Results([r for r in found.rows if r["test"] in tests], {**found.about, "tests": tests})
 
-def curves(tests: list | None = None) -> list:
+def curves(tests: list | None = None, studies: tuple = STUDIES) -> list:
     "All entries, judged by some of the tests or by all."
     found = {}
-    for study in STUDIES:
+    for study in studies:
         results = stored(study, tests)
         for model, config in results.about["models"].items():
             rival = results.rival(model)
@@ -66,13 +66,13 @@ def curves(tests: list | None = None) -> list:
                 if not same: curve["points"].append(new)
     return [found[k] for k in sorted(found, key=lambda k: [x or 0 if i else x for i, x in enumerate(k)])]
 
-def page(tests: list | None = None) -> str:
+def page(tests: list | None = None, studies: tuple = STUDIES) -> str:
     "The text of the file, judged by some of the tests or by all."
-    results = {s: stored(s, tests).about for s in STUDIES}
-    about = results["budget"]
+    results = {s: stored(s, tests).about for s in studies}
+    about = results[studies[0]]
     assert all(r["photos_sha256"] == about["photos_sha256"] and set(r["tests"]) == set(about["tests"]) for r in results.values())
     head, entries = dict(photos=about["photos"], pixels=about["pixels"], tests=about["tests"]), []
-    for c in curves(tests):
+    for c in curves(tests, studies):
         points = ",\n  ".join(json.dumps(p, ensure_ascii=False) for p in c.pop("points"))
         entries.append(json.dumps(c, ensure_ascii=False)[:-1] + ', "points": [\n  ' + points + "]}")
     return json.dumps(head, ensure_ascii=False)[:-1] + ', "curves": [\n ' + ",\n ".join(entries) + "]}\n"
