@@ -7,7 +7,8 @@ budget that was measured, and the test that had no say judges it beside the best
 Labels are the photos' own.  What the advised set would gain between two measured sizes is read off the curve of the test.
 
 A second check goes by other photos to learn from as well: `sr_distill study advice OUT` trains on a small grid of sets of
-six photos that had no part in the curves (hours on two cores; its results are in nbs/results/advice.json).  For each
+six photos that no network of the curves learnt from (hours on two cores; its results are in nbs/results/advice.json), and
+T91 judges, which never judged the curves.  For each
 budget of the grid a set is advised from the curves that come with the package, and the grid says how far it is behind.
 """
 import json
@@ -62,7 +63,8 @@ def judge(photos, test: str, known: list, truth: list, budgets: tuple) -> list:
 
 def summary(rows: list) -> dict:
     behind = [r["behind"] for r in rows if r["behind"] is not None]
-    return dict(rows=len(rows), mean=round(statistics.mean(behind), 3), worst=max(behind), within_a_tenth=sum(b <= .1 for b in behind))
+    return dict(rows=len(behind), not_in_the_grid=len(rows) - len(behind), mean=round(statistics.mean(behind or [0.]), 3),
+                worst=max(behind, default=0.), within_a_tenth=sum(b <= .1 for b in behind))
 
 def main():
     page = json.loads((REPO / "sr_distill/curves.json").read_text(encoding="utf-8"))

@@ -207,7 +207,8 @@ class Advice:
         "The advice in a sentence."
         if self.best is None: return f"Not measured: {'; '.join(self.odd)}. The recommended recipe is a guess here."
         said = _gain_in_words(self.best.gain, self.sampling)
-        return f"Not measured: {'; '.join(self.odd)}. For it the answer is: {said}" if self.odd else said
+        if not self.odd: return said
+        return f"Not measured: {'; '.join(self.odd)}. For the nearest that was measured the answer is: {said}"
 
     @property
     def commands(self) -> str:
@@ -258,7 +259,7 @@ def _gain_in_words(gain, sampling):
         return f"Take all the photos, drawn {DRAWN[sampling]}: the best set of this size came out {_plus(gain)}."
     if gain.n < 2: return f"Make this set: it came out {_plus(gain)} beside {every}, which shows nothing sure."
     limit = t_limit(gain.n) * gain.se
-    return (f"This set should do as well as {every}: no measurable difference, {gain.mean:+.2f} ± {gain.se:.2f} dB, "
+    return (f"This set should do as well as {every}: no measurable difference, {gain.mean:+.2f} ± {gain.se:.2f} dB; "
             f"only more than {limit:.2f} dB would be significant.")
 
 def _plus(gain):

@@ -24,7 +24,7 @@ class _Names(click.Choice):
         self.known = known
     def convert(self, value, param, ctx):
         try: return super().convert(value, param, ctx)
-        except click.BadParameter: self.fail(f"{value!r} is unknown; choose one of: {self.known.known}.", param, ctx)
+        except click.BadParameter: self.fail(f"{value!r} is unknown; choose one of: {self.known.known}", param, ctx)
 
 # %% ../nbs/tools/11_cli.ipynb #00000006
 def flags(
@@ -393,7 +393,7 @@ def _upscale(model, source, out, scale, ensemble, tile, ending, device, recursiv
 @click.option("--to", default="", help="of a model: onnx, basicsr, torchscript or safetensors; without it OUT's ending "
               "says it. Of a set: folders, basicsr, lmdb, huggingface, parquet, neosr or trainer-redux  [folders]")
 @click.option("--exporter", type=click.Choice(["auto", "dynamo", "torchscript"]), default="auto",
-              help="PyTorch's exporter for ONNX  [auto: the newer one that is installed]")
+              help="PyTorch's exporter for ONNX  [auto: dynamo with onnxscript, but torchscript for SwinIR and OmniSR]")
 @click.option("--scale", type=click.Choice([str(s) for s in SCALES]),
               help="factor of a set's LR copies  [the set's own, or 2]")
 @click.option("--format", default="png", help="format of a set's images: png, webp or avif  [png]")

@@ -195,7 +195,8 @@ class InWords(Comparisons):
         odd = [n for n in asked if f"{asked[n]:.2g}" != f"{shares[n]:.2g}"]
         if odd:
             made = ", ".join(dict.fromkeys(f"{asked[n]:g} % made {shares[n]:.3g} %" for n in odd))
-            said.append(f"A budget is an upper limit, because a set holds whole images: {made}.")
+            said.append("A budget is an upper limit, because every group gets the same number of whole images: "
+                        f"{made}.")
         return said
 
     def state(self, most: int = 5) -> list:

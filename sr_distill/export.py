@@ -7,7 +7,7 @@ __all__ = ['ENDINGS', 'CLOSE', 'SLOW', 'SET_FORMATS', 'cubic_taps', 'portable_up
            'plain_names', 'export_set', 'push_set']
 
 # %% ../nbs/tools/10_export.ipynb #00000003
-import contextlib, copy, csv, importlib.util, io, json, logging, os, re, shutil, sys, warnings
+import contextlib, copy, csv, importlib.util, inspect, io, json, logging, os, re, shutil, sys, warnings
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
@@ -71,11 +71,16 @@ def _join_windows(windows, side, height, width):
     grid = windows.view(-1, height // side, width // side, side, side, windows.shape[-1])
     return grid.transpose(2, 3).reshape(-1, height, width, windows.shape[-1])
 
+@contextlib.contextmanager
 def _any_number(net):
     "A block in which a trace of `net` takes any number of images."
-    home = sys.modules[type(net).__module__]
-    if not hasattr(home, "window_reverse"): return contextlib.nullcontext()
-    return patch.object(home, "window_reverse", _join_windows)
+    def like_swinir(home):
+        theirs = getattr(home, "window_reverse", None)
+        return theirs is not None and [*inspect.signature(theirs).parameters] == ["windows", "window_size", "H", "W"]
+    with contextlib.ExitStack() as patches:
+        for home in {sys.modules[type(part).__module__] for part in net.modules()}:
+            if like_swinir(home): patches.enter_context(patch.object(home, "window_reverse", _join_windows))
+        yield
 
 ENDINGS = {".onnx": "onnx", ".pth": "basicsr", ".pt": "torchscript", ".safetensors": "safetensors"}
 CLOSE = 1e-4   # how far the values of an exported file, in [0,1], may be from the model's
@@ -84,7 +89,7 @@ def export_model(
     model: torch.nn.Module | Path | str,  # a trained model, its folder, or a file that `open_model` takes
     file: Path | str,
     to: str = "",            # onnx, basicsr, torchscript or safetensors; empty to go by the ending, one of `ENDINGS`
-    exporter: str = "auto",  # of ONNX: dynamo (needs onnxscript), torchscript, or auto, which chooses
+    exporter: str = "auto",  # of ONNX: dynamo (needs onnxscript), torchscript, or auto: dynamo if it is quick
 ) -> Path:                   # the file
     "Write `model` as one file for other programs; `UserError` if the format cannot hold it or a package is missing."
     file, to = Path(file), to or ENDINGS.get(Path(file).suffix.lower(), "")
@@ -125,13 +130,14 @@ def _need(what, extra, *packages):
     if missing: raise UserError(f"export to {what} needs {', '.join(missing)}: pip install 'sr_distill[{extra}]'")
 
 # %% ../nbs/tools/10_export.ipynb #00000011
-SLOW = ("SwinIR", "OmniSR")   # networks of attention over windows, which take dynamo minutes
+SLOW = {"SwinIR", "OmniSR"}   # networks of attention over windows, which take dynamo minutes
 
 def _to_onnx(net, file, exporter):
     if exporter not in ("auto", "dynamo", "torchscript"):
         raise UserError(f"--exporter {exporter} is unknown; choose one of: auto, dynamo, torchscript")
     _need("ONNX", "export", "onnx", *["onnxscript"] * (exporter == "dynamo"))
-    quick = type(net).__name__ not in SLOW and importlib.util.find_spec("onnxscript") is not None
+    slow = SLOW & {type(part).__name__ for part in net.modules()}
+    quick = not slow and importlib.util.find_spec("onnxscript") is not None
     newer = exporter == "dynamo" or exporter == "auto" and quick
     axes = {0: "n", 2: "h", 3: "w"}
     free = dict(dynamic_shapes=(axes,)) if newer else dict(dynamic_axes=dict(lr=axes, sr=axes))

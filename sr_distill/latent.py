@@ -259,7 +259,7 @@ class LatentSpace(RenderedLatents):
         self.accumulate(index, lambda images, rows: (images * grad[rows]).sum())
     def accumulate(self, index: slice | torch.Tensor, loss: Callable) -> torch.Tensor:
         """Add the gradient of `loss(images, rows)`, chunk by chunk, and return the sum; `rows` are places in `index`,
-        no image numbers."""
+        not image numbers."""
         def work(parts, rows, at):
             parts = {k: v.requires_grad_(k in self.free) for k, v in parts.items()}
             value = loss(self.images(**parts), rows)

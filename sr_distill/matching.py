@@ -448,7 +448,7 @@ def check_takes_lr(
     "`UserError` for an objective whose statistic makes LR images itself, where others are asked for."
     if (statistic := statistic_of(recipe.objective)).takes_lr: return
     raise UserError(f"{why}: the statistic {statistic.name!r} of --objective {recipe.objective} makes bicubic copies "
-                    "itself; give it a parameter `lr` for the LR images, or choose another objective")
+                    "itself; give it a last parameter `lr` for the LR images, or choose another objective")
 
 # %% ../nbs/method/08_matching.ipynb #00000037
 HARD = .05, .002   # share of a group's sub-images that are called hard, and of outliers above them

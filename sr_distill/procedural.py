@@ -685,7 +685,7 @@ class _Drawn:
 # %% ../nbs/method/10_procedural.ipynb #79d85f5c
 class Endless(ProgramPhotos):
     """A program as training images without end: each serves some batches, then a new one replaces it. `sampler` makes
-    them."""
+    the batches."""
     def __init__(self,
         program: Program,
         window: int = 64,      # images that a batch is drawn from

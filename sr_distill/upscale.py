@@ -184,7 +184,7 @@ def upscale(
             failed.append(str(e))
     if failed:
         done = f"{len(jobs) - len(failed)} of {len(jobs)} pictures are written"
-        raise RunError(f"{done}; these failed:  {'; '.join(failed)}")
+        raise RunError(f"{done}; these failed: {'; '.join(failed)}")
     return [target for _, target in jobs]
 
 # %% ../nbs/tools/09_upscale.ipynb #14ca3da9

@@ -118,18 +118,18 @@ def pytest_terminal_summary(terminalreporter):
     for reason, n in reasons.most_common(): terminalreporter.line(f"{n:4} × {reason}")
 
 
-def run_folder(tmp_path_factory) -> Path:
+def run_folder(config, tmp_path_factory) -> Path:
     "The temporary folder that all processes of a test run share."
     base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return base.parent if hasattr(config, "workerinput") else base   # a process of xdist, and not a pytest that a test started in one
 
 @pytest.fixture(scope="session", autouse=True)
-def environment(tmp_path_factory):
+def environment(pytestconfig, tmp_path_factory):
     "One empty cache for all processes of a test run; the weights in shared data, where they exist."
     from sr_distill.core import shared_dir
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SR_DISTILL_CACHE", str(run_folder(tmp_path_factory) / "cache"))
+        patch.setenv("SR_DISTILL_CACHE", str(run_folder(pytestconfig, tmp_path_factory) / "cache"))
         weights = shared_dir() and shared_dir() / "data/weights/torch_home"
         if weights and weights.is_dir() and "TORCH_HOME" not in os.environ:
             patch.setenv("TORCH_HOME", str(weights))
@@ -173,10 +173,10 @@ def repo_copy(tmp_path_factory):
     return copy_repo(tmp_path_factory.mktemp("repo"))
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory):
+def site(pytestconfig, tmp_path_factory):
     "The pages that `make docs` builds where Quarto is missing, once for all processes of a test run."
     from sr_distill.core import file_lock
-    folder = run_folder(tmp_path_factory) / "site"
+    folder = run_folder(pytestconfig, tmp_path_factory) / "site"
     with file_lock(folder):
         if not (folder / "built").exists():
             folder.mkdir(exist_ok=True)
