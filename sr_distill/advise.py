@@ -349,6 +349,8 @@ def advise(
     found = fitting(asked)
     plain = next((c for c in found if c.recipe.labels == "own"), None)
     if not found: odd.append(f"sets of so few pixels ({_sizes_in_words(curves)})")
+    known = read_json(files("sr_distill")/"curves.json")["photos"]
+    if 2 * len(photos) < known: odd.append(f"sets of {len(photos)} photos (the nearest are of {known})")
     alike = sorted((c for c in fitting(usual) if _way(c.recipe) == _way(usual)
                     and c.sampling == "uniform"), key=lambda c: c.images)   # as `train` draws unless told otherwise
     gain = alike[-1].gain if alike and not odd else None
