@@ -8,8 +8,8 @@ Labels are the photos' own.  What the advised set would gain between two measure
 
 A second check goes by other photos to learn from as well: `sr_distill study advice OUT` trains on a small grid of sets of
 six photos that no network of the curves learnt from (hours on two cores; its results are in nbs/results/advice.json), and
-T91 judges, which never judged the curves.  For each
-budget of the grid a set is advised from the curves that come with the package, and the grid says how far it is behind.
+T91 judges, which never judged the curves.  For each budget of the grid a set is advised from the curves that come with
+the package, and the grid says how far it is behind.
 """
 import json
 import runpy
@@ -33,7 +33,7 @@ class Shoot:
     def __len__(self): return self.count
 
 
-def curves_of(tests: list | None, studies: list = TOOL["STUDIES"]) -> tuple:
+def curves_of(tests: list | None, studies: tuple = TOOL["STUDIES"]) -> tuple:
     "The curves of some studies, judged by some of their tests or by all."
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "curves.json").write_text(TOOL["page"](tests, studies), encoding="utf-8")
@@ -72,7 +72,7 @@ def main():
     for test in page["tests"]:
         rows += judge(photos, test, curves_of([t for t in page["tests"] if t != test]), curves_of([test]), BUDGETS)
     about = TOOL["stored"]("advice").about
-    others = judge(Shoot(about), "T91", load_curves(), curves_of(None, ["advice"]), GRID)
+    others = judge(Shoot(about), "T91", load_curves(), curves_of(None, ("advice",)), GRID)
     found = dict(command="python benchmarks/plan_check.py", summary=summary(rows), rows=rows,
                  other_photos=dict(command="sr_distill study advice OUT", photos=about["photos"], summary=summary(others), rows=others))
     write_json(REPO / "nbs/results/plan_check.json", found)
