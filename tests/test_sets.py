@@ -217,7 +217,7 @@ def test_a_budget_that_is_not_used_up_is_explained_in_a_study():
     results.about["sets"]["distilled"]["recipe"]["budget"] = .2
     for r in results.rows:
         if r["set"] == "distilled": r.update(pixels=.00141, bytes=.002)
-    note = "A budget is an upper limit, because a set holds whole images: 0.2 % made 0.141 %."
+    note = "A budget is an upper limit, because every group gets the same number of whole images: 0.2 % made 0.141 %."
     assert note in results.markdown() and note in results.html()
     results.about["sets"]["distilled"]["recipe"]["budget"] = .141
     assert not results.notes("m")
