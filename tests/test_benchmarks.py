@@ -119,3 +119,34 @@ def test_a_gpus_sections_run_on_a_cpu(run, data, tmp_path):
     assert found["machine"]["device"] == "cpu" and set(found["scale"]) == {"TF32 False", "TF32 True"}
     share = found["shares"]["2 groups"]
     assert share["arithmetic"] > 0 and share["kernels"] > 100 and not (tmp_path / "speed-cuda.json").exists()
+
+
+# ---- a curriculum
+
+def test_a_curriculum_draws_as_much_from_the_program():
+    "Every order takes half of all patches from the program; only when they come differs. The constant one is the set's own."
+    from sr_distill.data import Photos
+    from sr_distill.procedural import Endless, Mixture, hand_written
+    from sr_distill.recipe import TrainConfig
+    photos, bench = Photos.open("embedded").subset([0, 1]), benchmark("curriculum")
+    source, config = Mixture(photos, Endless(hand_written(photos, seed=1), window=2), .5), TrainConfig(batch=4, patch=24, steps=40)
+    counts = {}
+    for name, shares in bench.ORDERS.items():
+        sampler = bench.Ordered(source, *shares).sampler(config)
+        drawn = [(sampler.draw(t)[:, 0] >= 0).sum() for t in range(config.steps)]
+        counts[name] = [sum(drawn), sum(drawn[:20])]
+        if name == "constant": assert all((sampler.draw(t) == source.sampler(config).draw(t)).all() for t in range(config.steps))
+    assert counts == {"constant": [80, 40], "program first": [80, 60], "windows first": [80, 20]}
+
+def test_a_curriculum_tells_paired_differences(run, data, monkeypatch, capsys):
+    bench_rows = {"constant": 30., "program first": 29.5}
+    def learn(source, tests, model, steps, seed):
+        return bench_rows["program first" if source.begin == 1 else "constant"] + seed * (1 if source.begin == 1 else .8)
+    run("curriculum", "ready:50kB", "--tests", data / "val", "--steps", 4, "--seeds", 3, "--orders", "program first", learn=learn)
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(r["seed"], r["order"]) for r in said[:-1]] == [(s, o) for s in range(3) for o in ("constant", "program first")]
+    assert said[-1] == dict(order="program first", minus="constant", mean=-.3, standard_error=.115)
+
+def test_a_curriculum_needs_windows_and_a_program(run, data, capsys):
+    with pytest.raises(SystemExit): run("curriculum", data / "val", "--tests", data / "val")
+    assert "holds no mixture of windows and a program" in capsys.readouterr().err
