@@ -2,6 +2,8 @@
 
 Both ways start from nbdev's own processing (hidden cells go, every export gets its API table) and end with the same
 steps of tidy.py, so the pages say the same; the shell of the pages is described here for the second way only."""
+import atexit
+import gc
 import html
 import json
 import os
@@ -10,8 +12,9 @@ import shutil
 import subprocess
 import sys
 import unicodedata
+import warnings
 from collections import Counter
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from string import Template
 
@@ -96,6 +99,7 @@ class PageExporter(HTMLExporter):
     def default_filters(self):
         yield from super().default_filters()
         yield "described", described
+        yield "clean_html", lambda markup: markup   # the cells are our own: nothing to sanitise
 
     def from_notebook_node(self, *args, **kwargs):
         self.seen = Counter()
@@ -104,6 +108,12 @@ class PageExporter(HTMLExporter):
     @pass_context
     def markdown2html(self, context, source):
         return MarkdownWithMath(renderer=Renderer(self.seen, escape=False)).render(PANDOC_ATTRIBUTES.sub("", source))
+
+
+@cache
+def page_exporter() -> PageExporter:
+    "The one exporter of all pages: it compiles its templates once."
+    return PageExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True, optimistic_validation=True)
 
 
 class Page:
@@ -121,8 +131,7 @@ class Page:
         for cell in self.notebook.cells:
             if alt := readme.alt_text(cell): cell.metadata["alt"] = alt
         self.notebook.cells = readme.reader_cells(self.notebook.cells)
-        exporter = PageExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
-        return exporter.from_notebook_node(self.notebook)[0]
+        return page_exporter().from_notebook_node(self.notebook)[0]
 
     def contents(self) -> str:
         return "".join(f'<li class="h{level}"><a href="#{anchor}">{text}</a></li>' for level, anchor, text in HEADING.findall(self.body))
@@ -176,7 +185,10 @@ def process():
     shutil.rmtree(PROC, ignore_errors=True)   # else pages stay that are gone
     write_sidebar()
     refresh_quarto_yml()
-    proc_nbs()
+    # At exit, the IPython shell of each notebook searches all that torch has made for garbage: what is frozen it passes over.
+    atexit.register(gc.unfreeze)
+    proc_nbs(n_workers=0)   # in this process: others would each import torch, and all of this file, again
+    atexit.register(gc.freeze)
     found = {path.relative_to(PROC): path for path in sorted(PROC.rglob("*.ipynb"))}
     pages = {name: Page(path) for name, path in found.items()}
     steps = [(p.title, p.address.name, name.name) for name, p in pages.items() if name.parts[0] == "tutorials"]
@@ -277,7 +289,7 @@ def write_redirects():
 
 if __name__ == "__main__":
     os.chdir(REPO)
-    os.environ["PYTHONWARNINGS"] = "ignore:Found cells containing imports:UserWarning"  # hidden set-up cells may
+    warnings.filterwarnings("ignore", "Found cells containing imports", UserWarning)  # hidden set-up cells may
     readme.write()
     process()
     quarto_docs() if shutil.which("quarto") and "--nbconvert" not in sys.argv else nbconvert_docs()
