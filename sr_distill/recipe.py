@@ -186,7 +186,7 @@ class Registry(Mapping):
 
     def _offered(self):
         "name → entry point of an installed package."
-        points = importlib.metadata.entry_points(group=f"sr_distill.{self.kind}s")
+        points = _entry_points(f"sr_distill.{self.kind}s", _places())
         return {e.name: e for e in points if e.name not in self._own}
 
     def _load(self, point):
@@ -198,6 +198,19 @@ class Registry(Mapping):
                                         f"({type(e).__name__}: {e}); mend or remove the package")
             return
         if point.name not in self._entries: self.register(point.name)(entry)
+
+def _places():
+    "Where Python looks for packages, and when each place last changed: a package that is installed now counts at once."
+    def changed(place):
+        try: return os.stat(place or ".").st_mtime_ns
+        except OSError: return None
+    return tuple((place, changed(place)) for place in sys.path)
+
+@functools.lru_cache(64)
+def _entry_points(group, places):
+    "What the packages in `places` offer; to read that takes milliseconds, and every recipe asks."
+    return tuple(importlib.metadata.entry_points(group=group))
+
 
 # %% ../nbs/engine/01_recipe.ipynb #0000000f
 def option(

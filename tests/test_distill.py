@@ -3,20 +3,19 @@ import errno
 import hashlib
 import io
 import json
-import os
-import subprocess
-import sys
 import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from sr_distill import core, distill as room, explore, matching, widgets
+from sr_distill.cli import main
 from sr_distill.core import read_json, write_json
 from sr_distill.data import Photos
 from sr_distill.distill import DistilledSet, Trace, describe, distill, open_photos, set_files, snapshot_steps
@@ -27,6 +26,7 @@ from sr_distill.recipe import Recipe, RunError, RunOptions, UserError
 
 RECIPE = Recipe(size=24, steps=12, networks=2, real=4, init="random", pool="random")
 OPTIONS = RunOptions(device="cpu", checkpoint=2, held_out=0, snapshots=5)
+COMMAND = "--size 24 --steps 60 --networks 2 --real 4 --init random --pool random --device cpu --checkpoint 2 --held-out 0".split()
 
 
 @pytest.fixture(autouse=True)
@@ -107,25 +107,17 @@ def test_windows_without_error_can_be_drawn_by_error(tmp_path, small_photos):
     assert len(distill(black, replace(RECIPE, target="error", steps=2), tmp_path / "out", OPTIONS)) == 2
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from sr_distill.cli import main
-sys.exit(main(["distill", sys.argv[1], sys.argv[2], "--size", "24", "--steps", "150", "--networks", "2", "--real", "4", "--init", "random", "--pool", "random",
-               "--device", "cpu", "--checkpoint", "2", "--held-out", "0"]))
-"""
-
+@pytest.mark.apart
 def test_killed_at_any_moment_it_ends_the_same(folder, tmp_path):
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    start = lambda out: subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(tmp_path / out)], env=env, stdout=subprocess.DEVNULL)
+    "Before the first step, at a checkpoint, within the steps after it, and between the last step and the set."
+    start = lambda out: forks.fork(lambda: main(["distill", str(folder), str(tmp_path / out), *COMMAND]), tmp_path / "log")
     assert start("whole").wait() == 0
-    kills, marks = 0, [("run.json", 0), ("part-0000/checkpoint.pt", 0), ("part-0000/checkpoint.pt", .2), ("part-0000/checkpoint.pt", .5), ("part-0000/end.npy", 0)]
-    for mark, delay in marks:
+    kills, saved = 0, "part-0000/checkpoint.pt"
+    for mark, delay in [("run.json", 0), (saved, 0), (saved, .1), (saved, .25), ("part-0000/end.npy", 0)]:
         process = start("killed")
-        while process.poll() is None and not (tmp_path / "killed/.run" / mark).exists(): time.sleep(.01)
-        time.sleep(delay)
-        kills += process.poll() is None
-        process.kill(); process.wait()
+        while process.poll() is None and not (tmp_path / "killed/.run" / mark).exists(): time.sleep(.005)
+        process.wait(delay)
+        kills += process.kill()
     assert start("killed").wait() == 0
     assert kills >= 2 and files(tmp_path / "killed") == files(tmp_path / "whole")
 
@@ -311,14 +303,16 @@ def test_out_of_memory_halves_the_chunk_and_goes_on(folder, tmp_path, monkeypatc
 
 
 def test_neither_chunks_nor_threads_change_a_bit(folder, tmp_path):
-    photos, recipe, threads = Photos.open(folder), replace(RECIPE, ipc=4, steps=30), torch.get_num_threads()
+    photos, recipe, threads = Photos.open(folder), replace(RECIPE, ipc=4, steps=10), torch.get_num_threads()
     try:
         made = []
         for n, chunk in ((1, 4), (2, 1), (3, 2)):
+            losses = []   # to the last bit of float64
             torch.set_num_threads(n)
-            made.append(files(distill(photos, recipe, tmp_path / str(n), replace(OPTIONS, chunk=chunk)).folder))
+            s = distill(photos, recipe, tmp_path / str(n), replace(OPTIONS, chunk=chunk), lambda step, loss, images: losses.append(loss))
+            made.append((losses, files(s.folder)))
     finally: torch.set_num_threads(threads)
-    assert made[0] == made[1] == made[2]
+    assert made[0] == made[1] == made[2] and len(made[0][0]) > 5
 
 
 @pytest.mark.cuda

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sr_distill.cli import main
 from sr_distill.data import Photos
 from sr_distill.recipe import Recipe, RunOptions, TrainConfig, UserError
 
@@ -45,6 +46,21 @@ def installed(folder, source, entry_points):
     Image.fromarray(Photos.open("embedded")[0][:64, :64]).save(folder / "photos/one.png")
     path = os.pathsep.join([str(folder), str(Path(__file__).parents[1])])
     return dict(os.environ, PYTHONPATH=path, TORCH_HOME=str(folder)), info / "entry_points.txt"
+
+
+def test_a_package_that_is_installed_meanwhile_is_known_at_once(tmp_path, monkeypatch):
+    "What installed packages offer is read once for as long as no place of packages changes."
+    from sr_distill import recipe
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "later" not in recipe.METRICS
+    info = tmp_path / "later-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: later\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[sr_distill.metrics]\nlater = later:Later\n")
+    assert "later" in recipe.METRICS and [*recipe.METRICS].count("later") == 1
+    before = recipe._entry_points.cache_info().misses
+    for _ in range(3): Recipe()
+    assert recipe._entry_points.cache_info().misses - before <= len(recipe.REGISTRIES)
 
 
 # ---------------------------------------------------------------- a prior
@@ -155,19 +171,6 @@ def test_what_is_no_prior_is_told(theirs):
     with pytest.raises(UserError, match="'wrong' is a dict; register a function that returns a Prior"): load_prior("wrong")
     with pytest.raises(UserError, match="comes with sr_distill"): register_prior("taesd")(dict)
     with pytest.raises(TypeError, match="abstract"): type("Half", (Prior,), dict(paint=lambda self, z: z))()
-
-
-def test_a_prior_of_an_installed_package(tmp_path):
-    "The command line knows it by its entry point; nothing was imported by hand."
-    env, _ = installed(tmp_path, COSINES, "[sr_distill.priors]\ncosines = theirs:Cosines\n")
-    asked = [f"--{k.replace('_', '-')}={v}" for k, v in dict(LATENT, steps=1, invert=2).items()]
-    command = [sys.executable, "-m", "sr_distill", "distill", str(tmp_path / "photos"), str(tmp_path / "set"), "--prior=cosines", "--device=cpu", *asked]
-    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stderr
-    assert (tmp_path / "set/latents.safetensors").exists()
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", "prior and cosines", str(Path(__file__).with_name("test_contracts.py"))]
-    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0 and "2 passed" in ended.stdout, ended.stdout   # the contract tests pick it up
 
 
 # ---------------------------------------------------------------- a metric
@@ -313,19 +316,22 @@ def test_a_set_is_read_where_its_objective_is_not_known(theirs, photos, tmp_path
     assert (DistilledSet.load(tmp_path / "set").images == made.images).all() and "angles" in describe(tmp_path / "set")
 
 
-def test_a_start_on_the_command_line(tmp_path):
-    "Of an installed package, by its entry point; the contract tests pick it up."
-    env, _ = installed(tmp_path, ANGLES, "[sr_distill.starts]\ngrey = theirs:grey\n")
-    asked = [f"--{k}={v}" for k, v in {**SMALL, "init": "grey"}.items()]
-    command = [sys.executable, "-m", "sr_distill", "distill", str(tmp_path / "photos"), str(tmp_path / "set"), "--device=cpu", *asked]
-    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stderr
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", "start and grey", str(Path(__file__).with_name("test_contracts.py"))]
-    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0 and "passed" in ended.stdout, ended.stdout
+def test_a_prior_and_a_start_of_an_installed_package(tmp_path):
+    "The command line knows them by their entry points; nothing was imported by hand; the contract tests pick them up."
+    env, _ = installed(tmp_path, COSINES + ANGLES, "[sr_distill.priors]\ncosines = theirs:Cosines\n[sr_distill.starts]\ngrey = theirs:grey\n")
+    asked = [f"--{k}={v}" for k, v in dict(LATENT, steps=1, invert=2, prior="cosines", init="grey").items()]
+    def run(*command):
+        ended = subprocess.run([sys.executable, "-m", *map(str, command)], env=env, capture_output=True, text=True, timeout=300)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout
+    run("sr_distill", "distill", tmp_path / "photos", tmp_path / "set", "--device=cpu", "--held-out=0", *asked)
+    about = json.loads((tmp_path / "set/manifest.json").read_text())
+    assert (tmp_path / "set/latents.safetensors").exists() and (about["recipe"]["prior"], about["recipe"]["init"]) == ("cosines", "grey")
+    said = run("pytest", "-v", "-n", "0", "-p", "no:cacheprovider", "-k", "prior and cosines or start and grey", Path(__file__).with_name("test_contracts.py"))
+    assert len(re.findall(r"::test_\w*prior\w*\[cosines.* PASSED", said)) == 2 and re.search(r"::test_every_start\[.*grey.* PASSED", said), said
 
 
-def test_the_page_on_objectives_can_be_followed(tmp_path):
+def test_the_page_on_objectives_can_be_followed(tmp_path, monkeypatch, capsys):
     "Its file, script, `pyproject.toml` and commands, copied as they stand: a set and its loss curve, from Python and from the shell."
     pytest.importorskip("setuptools", minversion="70.1", reason="setuptools is missing (pip install setuptools)")
     repo = Path(__file__).parents[1]
@@ -337,6 +343,7 @@ def test_the_page_on_objectives_can_be_followed(tmp_path):
     mine = tmp_path / "FOLDER"
     mine.mkdir()
     (mine / "mine.py").write_text(function)
+    monkeypatch.chdir(tmp_path)
     for written, quick in (("size=48, steps=60, networks=4, real=8", ", ".join(f"{k}={v!r}" for k, v in SMALL.items())), ("PHOTOS", "photos"),
                            ('"mine_set")', '"mine_set", sd.RunOptions(device="cpu", held_out=0))\n    player(small.trace)')):
         assert written in script
@@ -352,17 +359,18 @@ def test_the_page_on_objectives_can_be_followed(tmp_path):
     install, distil, inspect = (line.split() for line in commands.splitlines())
     distil[-1:] = [distil[-1], "--device=cpu", "--held-out=0", *(f"--{k}={v}" for k, v in SMALL.items())]
     distil = ["photos" if word == "PHOTOS" else word for word in distil]
-    code, said = run("-m", *distil)
+    code, said = main(distil[1:]), capsys.readouterr().err   # here, where it is not installed
     assert code == 2 and "'mine' is unknown; choose one of: whole" in said and "install a package that offers it" in said
     code, said = run("-m", *install, "--no-index", "--no-deps", "--no-build-isolation", "--quiet", "--target", tmp_path)
     assert code == 0, said
     code, said = run("-m", *distil)
     assert code == 0, said
-    code, said = run("-m", *inspect)
+    contracts = ["-q", "-n", "0", "-p", "no:cacheprovider", "-k", "objective and mine", str(Path(__file__).with_name("test_contracts.py"))]
+    both = f"import sys, pytest\nfrom sr_distill.cli import main\nsys.exit(main() or pytest.main({contracts!r}))"
+    code, said = run("-c", both, *inspect[1:])
     film = (tmp_path / "FILE.html").read_text(encoding="utf-8")
     assert code == 0 and "the objective 'mine'" in film.replace("&#x27;", "'") and "not registered" not in film, said
-    code, said = run("-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", "objective and mine", Path(__file__).with_name("test_contracts.py"))
-    assert code == 0 and "passed" in said, said   # the contract tests pick it up
+    assert re.search(r"^\d+ passed", said, re.M), said   # the contract tests pick it up
 
 
 # ---------------------------------------------------------------- in a study of several processes
@@ -374,24 +382,25 @@ import sr_distill as sd
 def sums(s, r): return sum((a - b).square().sum() for a, b in zip(s, r))
 '''
 
-def own_study():
+def own_study(photos):
     from sr_distill.study import Model, Study, TrainingSet
     quick = Recipe(size=24, steps=2, networks=1, pool="random", real=2, objective="sums")
     config = TrainConfig("srcnn", width=4, steps=2, batch=2, patch=16)
-    return Study("embedded", {"mine": TrainingSet(quick)}, {"small": Model(config)}, {"held out": ""}, seeds=1, count=3, held_out=1, ssim=False)
+    return Study(str(photos), {"mine": TrainingSet(quick)}, {"small": Model(config)}, {"held out": ""}, seeds=1, held_out=1, ssim=False)
 
-def test_worker_processes_know_what_a_module_registered(theirs, tmp_path):
+def test_worker_processes_know_what_a_module_registered(theirs, small_photos, tmp_path):
     from sr_distill.study import run_study
     theirs("their_sums", SUMS)
-    found = run_study(own_study(), tmp_path / "two", jobs=2)
+    found = run_study(own_study(small_photos("abc")), tmp_path / "two", jobs=2)
     assert not found.failed and not found.missing and len(found.rows) == 2
 
-def test_what_a_notebook_registered_needs_one_process(theirs, tmp_path):
+def test_what_a_notebook_registered_needs_one_process(theirs, small_photos, tmp_path):
     from sr_distill.recipe import OBJECTIVES
     from sr_distill.study import run_study
     mine = theirs("their_sums", SUMS).sums
     mine.__module__ = "__main__"
-    with pytest.raises(UserError, match="objective 'sums' is defined in a notebook or script.*jobs=1"): run_study(own_study(), tmp_path / "out", jobs=2)
+    study = own_study(small_photos("abc"))
+    with pytest.raises(UserError, match="objective 'sums' is defined in a notebook or script.*jobs=1"): run_study(study, tmp_path / "out", jobs=2)
     assert not (tmp_path / "out").exists() and OBJECTIVES["sums"] is mine
 
 def test_a_module_that_a_worker_cannot_import_is_named(tmp_path):

@@ -1,10 +1,12 @@
 "Several processes under torchrun: the same set and the same model as one process, also when one of them dies."
+import functools
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from packaging.version import Version
 from PIL import Image, features
 from safetensors.torch import load_file
 
-from sr_distill import core
+from sr_distill import autoencoders, core, priors
 from sr_distill.cli import main
 from sr_distill.labels import redraw
 from sr_distill.models import make_model
@@ -28,15 +30,19 @@ EDSR = ["--model", "edsr", "--depth", 2, "--width", 8, "--batch", 4, "--patch", 
 @pytest.fixture
 def folder(small_photos): return small_photos("abcde")
 
-def launch(processes, cache, *args, threads=1, start=("-m", "sr_distill")):
-    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "TQDM_DISABLE": "1", "SR_DISTILL_CACHE": str(cache)}
-    with_torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    return subprocess.Popen([sys.executable, *with_torchrun, *map(str, [*start, *args])], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def under_torchrun(script, cache, *args):
+    "What two processes that torchrun starts with this script come to: (exit code, what they said)."
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "SR_DISTILL_CACHE": str(cache)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *map(str, [script, *args])]
+    ended = subprocess.run(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
+    return ended.returncode, ended.stdout
 
-def run(*args, **how):
-    process = launch(*args, **how)
-    said = process.communicate(timeout=600)[0]
-    return process.returncode, said
+def run(processes, cache, *args, threads=1, do=main):
+    "The same of so many processes that are forked, each with the variables of torchrun; in the files beside the cache is what they said."
+    log = cache.with_name(f"{processes} {args[0]}.log")
+    team = forks.team(processes, lambda: do([*map(str, args)]), log, threads=threads, SR_DISTILL_CACHE=str(cache))
+    codes = [p.wait() for p in team]
+    return max(map(abs, codes)), "".join(p.said for p in team)
 
 def done(*args, **how):
     code, said = run(*args, **how)
@@ -47,44 +53,48 @@ def files(out: Path) -> dict:
     return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*")) if p.suffix in (".png", ".safetensors")}
 
 
-def test_two_processes_give_the_set_that_one_gives(folder, tmp_path):
+QUICK = """
+import runpy, sys
+from sr_distill import matching
+matching.TRAJECTORY_STEPS = 16
+sys.argv[0] = "sr_distill"
+runpy.run_module("sr_distill", run_name="__main__")
+"""
+
+@pytest.mark.apart
+def test_two_processes_give_the_set_that_one_gives(folder, tmp_path, monkeypatch):
     "Bit for bit, each from an empty cache, with different numbers of threads; the first process alone speaks."
-    common = ("distill", folder)
-    done(1, tmp_path / "cache1", *common, tmp_path / "one", *DISTIL, "--steps", 12, threads=2)
-    said = done(2, tmp_path / "cache2", *common, tmp_path / "two", *DISTIL, "--steps", 12)
+    monkeypatch.setattr("sr_distill.matching.TRAJECTORY_STEPS", 16)
+    (tmp_path / "quick.py").write_text(QUICK)
+    done(1, tmp_path / "cache1", "distill", folder, tmp_path / "one", *DISTIL, "--steps", 12, threads=2)
+    code, said = under_torchrun(tmp_path / "quick.py", tmp_path / "cache2", "distill", folder, tmp_path / "two", *DISTIL, "--steps", 12)
+    assert code == 0, said
     one, two = files(tmp_path / "one"), files(tmp_path / "two")
     assert one == two and len(one) == 11
     assert said.count("10 images of 24²") == 1 and core.read_json(tmp_path / "two/manifest.json")["report"]["processes"] == 2
     assert not (tmp_path / "two/.run").exists()
 
 
+@pytest.mark.apart
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
 def test_two_processes_weigh_bits_as_one_does(folder, tmp_path):
     options = [*DISTIL, "--pool", "random", "--steps", "4", "--format", "avif", "--bit-weight", "30"]
-    assert main(["distill", str(folder), str(tmp_path / "1"), *options]) == 0
-    done(2, tmp_path / "cache", "distill", folder, tmp_path / "2", *options)
+    for n in (1, 2): done(n, tmp_path / f"cache{n}", "distill", folder, tmp_path / str(n), *options)
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / name / "images").iterdir()} for name in "12")
     about, report = (core.read_json(tmp_path / name / "manifest.json")["report"] for name in "12")
     assert one == two and len(one) > 3 and about["bits"] == report["bits"] and (about["processes"], report["processes"]) == (1, 2)
 
 
-SMALL = """
-import functools, runpy, sys
-from sr_distill import autoencoders, priors
-small = autoencoders.SmallConfig(channels=8, width=8, depth=1, steps=20, batch=2, crops=12)
-priors.embedded_prior = functools.partial(autoencoders.embedded_prior, config=small)
-sys.argv[0] = "sr_distill"
-runpy.run_module("sr_distill", run_name="__main__")
-"""
-
-def test_two_processes_share_latents_under_a_degradation(folder, tmp_path):
+@pytest.mark.apart
+def test_two_processes_share_latents_under_a_degradation(folder, tmp_path, monkeypatch):
     "Blur, noise, JPEG and an eightfold reduction are drawn for an image of the whole set, whichever process matches it."
-    (tmp_path / "small.py").write_text(SMALL)
+    small = autoencoders.SmallConfig(channels=8, width=8, depth=1, steps=20, batch=2, crops=12)
+    monkeypatch.setattr(priors, "embedded_prior", functools.partial(autoencoders.embedded_prior, config=small))
     for photo in folder.iterdir():   # the prior learns from crops of 64²
         with Image.open(photo) as image: image.resize((72, 72)).save(photo)
     hard = ["--space", "latent", "--size", 32, "--invert", 3, "--scale", 8, "--degradation", ROUGH, "--networks", 1, "--real", 2,
             "--steps", 3, "--init", "random", "--pool", "random", "--ipc", 2, "--held-out", 0, "--device", "cpu"]
-    for n in (1, 2): done(n, tmp_path / f"cache{n}", "distill", folder, tmp_path / str(n), *hard, start=[tmp_path / "small.py"])
+    for n in (1, 2): done(n, tmp_path / f"cache{n}", "distill", folder, tmp_path / str(n), *hard)
     one, two = files(tmp_path / "1"), files(tmp_path / "2")
     assert one == two and "latents.safetensors" in one and len(one) > 8
     assert core.read_json(tmp_path / "2/manifest.json")["report"]["processes"] == 2
@@ -102,19 +112,21 @@ sys.argv[0] = "sr_distill"
 runpy.run_module("sr_distill", run_name="__main__")
 """
 
+@pytest.mark.apart
 def test_a_process_that_dies_loses_its_unfinished_steps_only(folder, tmp_path):
     "The second of two processes is killed before its twelfth step; its last checkpoint is of the tenth."
     args = ("distill", folder)
     (tmp_path / "killed.py").write_text(KILLED)
-    options = [*DISTIL, "--steps", 60, "--pool", "random"]
+    options = [*DISTIL, "--steps", 30, "--pool", "random"]
     done(1, tmp_path / "cache", *args, tmp_path / "whole", *options)
-    code, _ = run(2, tmp_path / "cache", *args, tmp_path / "cut", *options, start=[tmp_path / "killed.py"])
+    code, _ = under_torchrun(tmp_path / "killed.py", tmp_path / "cache", *args, tmp_path / "cut", *options)
     assert code != 0 and not (tmp_path / "cut/manifest.json").exists()
     assert core.load_state(tmp_path / "cut/.run/part-0001/checkpoint.pt")["done"] == 10
     done(1, tmp_path / "cache", *args, tmp_path / "cut", *options)   # goes on in one process: the parts stay what they are
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
+@pytest.mark.apart
 def test_training_shares_the_batch(folder, tmp_path):
     "The model of two processes is that of one to 1e-5, and each writes one history."
     args = [*EDSR, "--steps", 40, "--val", folder, "--checkpoint", 15, "--ema", .9, "--degradation", ROUGH]
@@ -126,6 +138,7 @@ def test_training_shares_the_batch(folder, tmp_path):
     assert np.allclose(one, two, rtol=1e-4) and one[-1] > 5   # the last column is PSNR-Y
 
 
+@pytest.mark.apart
 def test_what_several_processes_cannot_do_is_said(folder, tmp_path):
     code, said = run(2, tmp_path / "cache", "evaluate", "bicubic", folder)
     assert code and "start it without torchrun" in said
@@ -144,7 +157,8 @@ def test_variables_without_torchrun_are_explained(monkeypatch):
 
 
 CLOSED = """
-import atexit, os, runpy, sys, time
+import atexit, os, runpy, socket, sys, time
+starter = os.getpid()
 def gloo():
     names = []
     for task in os.listdir("/proc/self/task"):
@@ -156,8 +170,18 @@ def left():            # registered first, called last
     until = time.time() + 300
     while gloo() and time.time() < until: time.sleep(.01)   # what was joined is listed a moment longer
     said("left")
-atexit.register(left)
-import torch.distributed as dist
+atexit.register(lambda: os.getpid() == starter or left())
+import torch.distributed as dist   # once for the two; what is imported later, when they are connected, may keep the connection open
+assert "torch.distributed.nn" not in sys.modules
+with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    os.environ.update(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(s.getsockname()[1]))
+team = []
+for rank in "01":
+    os.environ["RANK"] = rank
+    team.append(os.fork())
+    if not team[-1]: break
+else: sys.exit(any([os.waitpid(pid, 0)[1] for pid in team]))
 end = dist.destroy_process_group
 dist.destroy_process_group = lambda: (said("open"), end())
 sys.argv[0] = "sr_distill"
@@ -168,8 +192,10 @@ runpy.run_module("sr_distill", run_name="__main__")
 @pytest.mark.skipif(Version(torch.__version__) < Version("2.11"), reason="PyTorch 2.6 gives gloo's threads no names")
 def test_what_was_connected_is_closed_at_the_end(folder, tmp_path):
     "No thread that talks to the other rank is left at exit: one that lets go of a tensor while the interpreter ends aborts the process."
-    (tmp_path / "closed.py").write_text(CLOSED)
-    said = done(2, tmp_path / "cache", "train", folder, tmp_path / "out", *EDSR, "--steps", 2, start=[tmp_path / "closed.py"])
+    command, env = map(str, [sys.executable, "-c", CLOSED, "train", folder, tmp_path / "out", *EDSR, "--steps", 2]), {**os.environ, "TQDM_DISABLE": "1"}
+    ended = subprocess.run([*command], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
+    said = ended.stdout
+    assert ended.returncode == 0, said
     assert said.count("left: 0 threads") == said.count("open: ") == 2 and "open: 0 threads" not in said, said
 
 

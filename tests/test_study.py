@@ -51,18 +51,26 @@ EDSR = {{model = "edsr", depth = 1, width = 8, steps = 3}}
 
 @pytest.fixture
 def file(small_photos, tmp_path):
-    "`file(steps)` writes the study of three photos, one of them held out."
+    "`file(steps)` writes the study of three photos, one of them held out; without some lines if they hold certain words."
     folder = small_photos("abc")
-    def write(steps=4):
-        (tmp_path / "tiny.toml").write_text(FILE.format(photos=folder, steps=steps))
+    def write(steps=4, without="nothing"):
+        lines = FILE.format(photos=folder, steps=steps).splitlines(True)
+        (tmp_path / "tiny.toml").write_text("".join(line for line in lines if without not in line))
         return tmp_path / "tiny.toml"
     return write
+
+@pytest.fixture
+def forked(monkeypatch):
+    "Worker processes are forked from one that has imported PyTorch, as for the notebooks: a start costs no seconds."
+    try: from test_notebooks import FRESH
+    except ImportError: return   # no nbdev here: each is started anew
+    monkeypatch.setattr(module.multiprocessing, "get_context", lambda how: FRESH)
 
 
 def without_time(rows): return [{k: v for k, v in r.items() if k != "set_seconds"} for r in rows]
 
 
-def test_two_processes_give_the_digits_of_one(file, tmp_path):
+def test_two_processes_give_the_digits_of_one(file, tmp_path, forked):
     study = load_study(file())
     one, two = run_study(study, tmp_path / "one", jobs=1), run_study(study, tmp_path / "two", jobs=2)
     assert not one.missing and len(one.rows) == 2 + 5 * 2 and without_time(one.rows) == without_time(two.rows)
@@ -82,8 +90,9 @@ cli.main(sys.argv[1:])
 
 def test_killed_and_gone_on(file, tmp_path):
     "Killed as soon as four rows are stored."
-    study, out = load_study(file()), tmp_path / "out"
-    child = subprocess.run([sys.executable, "-c", KILLED, "study", file(), out, "--jobs", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    path, out = file(without="by error"), tmp_path / "out"
+    study = load_study(path)
+    child = subprocess.run([sys.executable, "-c", KILLED, "study", path, out, "--jobs", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert child.returncode == -signal.SIGKILL and len(Results.load(out / "results.json").rows) > 3
     assert Results.load(out / "results.json").missing
     went_on, whole = run_study(study, out, jobs=1), run_study(study, tmp_path / "whole", jobs=1)
@@ -104,10 +113,10 @@ def test_the_command_leaves_tables_and_a_report(file, tmp_path, capsys):
 
 def test_photos_are_looked_at_anew_and_stay_what_they_were(file, tmp_path, monkeypatch):
     study = load_study(file())
-    before = run_study(study, tmp_path / "out", jobs=1).about
+    before = run_study(study, tmp_path / "out", jobs=1, minutes=1e-9).about   # it trains nothing
     Image.fromarray(np.full((48, 48, 3), 99, np.uint8)).save(tmp_path / "d.png")
     os.replace(tmp_path / "d.png", Path(study.photos) / "d.png")
-    about = run_study(study, tmp_path / "other", jobs=1).about
+    about = run_study(study, tmp_path / "other", jobs=1, minutes=1e-9).about
     assert about["photos"] == before["photos"] + 1 and about["photos_sha256"] != before["photos_sha256"]
     opened = module._photos_of
     def one_less(study):   # as a process sees it that starts after somebody removed a photo
@@ -210,7 +219,7 @@ def test_a_cell_with_an_error_that_nobody_foresaw(little, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_set_that_fails_is_made_once_and_told_by_its_cells(little, tmp_path, jobs, caplog):
+def test_a_set_that_fails_is_made_once_and_told_by_its_cells(little, tmp_path, jobs, caplog, forked):
     study = little(sets=dict(hardest=dict(init="hardest"), greedy=dict(init="random", ipc=9999)))
     found = run_study(study, tmp_path / "out", jobs=jobs)
     assert set(found.failed) == {"greedy; EDSR; seed 0", "greedy; VDSR; seed 0"} == set(found.missing) and all("--ipc 9999" in why for why in found.failed.values())
@@ -270,7 +279,7 @@ def test_the_seed_makes_what_has_chance_in_it():
     assert seeds == dict(a=0, b=2, c=2, d=0, e=2, f=None, g=2) and study.sets["e"].making(1) != study.sets["g"].making(1)
 
 
-def test_all_photos_are_labelled_once_and_by_who_is_needed(little, small_photos, tmp_path, monkeypatch):
+def test_all_photos_are_labelled_once_and_by_who_is_needed(little, tmp_path, monkeypatch, forked):
     net = save_model(make_model("srcnn", 2, generator=rng(0, "net")), tmp_path / "net")
     model = dict(model="edsr", depth=1, width=8, steps=2, batch=1, patch=16)
     study = little(seeds=2, sets=dict(all=dict(all=True, labels=str(net)), small=dict(init="hardest")), models=dict(A=model, B=model))

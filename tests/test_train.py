@@ -2,12 +2,10 @@
 import errno
 import math
 import os
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -161,35 +159,21 @@ def test_a_crash_between_the_last_files_is_repaired(tmp_path, monkeypatch, step)
     assert files(tmp_path/"cut") == files(tmp_path/"whole") and not (tmp_path/"cut"/room.CHECKPOINT).exists()
 
 
-SCRIPT = """
-import sys, torch, numpy as np
-sys.path.insert(0, {here!r})
-from test_train import RUN, model, photos
-from sr_distill.recipe import TrainConfig
-from sr_distill.train import train
-torch.set_num_threads({threads})
-train(model("edsr"), photos(), TrainConfig(**{{**RUN, "model": "edsr", "steps": 150, "validate": 0}}), sys.argv[1])
-"""
-
-def start(out, threads=1):
-    script = SCRIPT.format(here=os.path.dirname(__file__), threads=threads)
-    return subprocess.Popen([sys.executable, "-c", script, str(out)], stderr=subprocess.PIPE)
-
+@pytest.mark.apart
 def test_kill_minus_nine_at_any_moment(tmp_path):
     "Killed three times at unforeseen moments, resumed at another number of threads, the files are the same."
-    whole, cut = tmp_path/"whole", tmp_path/"cut"
+    whole, cut, killed = tmp_path/"whole", tmp_path/"cut", 0
+    config = TrainConfig(**{**RUN, "model": "edsr", "steps": 84, "validate": 0})
+    def start(out, threads=1): return forks.fork(lambda: train(model("edsr"), photos(), config, out) and None, tmp_path/"log", threads)
     assert start(whole).wait() == 0
-    killed = 0
-    for delay in (0., .03, .1):
+    for delay in (0., .01, .03):
         file, process = cut/room.CHECKPOINT, start(cut, threads=1 + (killed > 0))
         stamp = file.stat().st_mtime_ns if file.exists() else 0
         while process.poll() is None:   # let it get further than the last one
             if file.exists() and file.stat().st_mtime_ns != stamp: break
-            time.sleep(.005)
-        time.sleep(delay)
-        if process.poll() is None: killed += 1
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+            time.sleep(.001)
+        process.wait(delay)
+        killed += process.kill()
     assert killed >= 1
     assert start(cut, threads=2).wait() == 0   # the number in the checkpoint counts
     assert files(cut) == files(whole)

@@ -116,7 +116,9 @@ def test_strange_file_names_go_all_the_way(strange, tmp_path, monkeypatch):
     "Through distillation, training, table and report; nothing of a name becomes part of the page."
     from sr_distill.demo import demo
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nothing"))
-    result = demo(tmp_path / "out", strange, 2, Recipe(size=16, steps=2, networks=2, real=2, pool="random"), TrainConfig.for_model("vdsr", depth=2, width=4, steps=5, patch=16, batch=1), seeds=1)
+    for name, few in (("matching.TRAJECTORY_STEPS", 16), ("distill.HELD_OUT_REAL", 2)): monkeypatch.setattr(f"sr_distill.{name}", few)
+    config = TrainConfig.for_model("vdsr", depth=2, width=4, steps=5, patch=16, batch=1)
+    result = demo(tmp_path / "out", strange, 2, Recipe(size=16, steps=2, networks=2, real=2, pool="random"), config, jobs=1, seeds=1)
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     elements = Elements(page).found
     assert len(result.rows) == 7 and len(elements) > 50
