@@ -303,10 +303,9 @@ def _basis_in_words(advice):
     page = read_json(files("sr_distill")/"curves.json")
     read = " and ".join(f"`{study}` ({steps:,} steps)" for study, steps in advice.best.gain.basis)
     seeds = "one seed" if advice.best.gain.n == 1 else f"{advice.best.gain.n} seeds"
-    yield (f"rests on: study {read}; {page['photos']} photos, {page['pixels'] / 1e6:.0f} megapixels in all, "
-           "batches of "
-           f"16, {seeds}, judged by {', '.join(page['tests'])}; ± is over the seeds alone; with other photos "
-           "the gain differs")
+    yield (f"rests on: study {read}; {page['photos']} photos, {page['pixels'] / 1e6:.0f} megapixels in all, batches "
+           f"of 16, {seeds}, judged by {', '.join(page['tests'])}; ± is over the seeds alone; with other photos the "
+           "gain differs")
 
 
 # %% ../nbs/tools/10b_advise.ipynb #dbbbf891

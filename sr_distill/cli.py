@@ -535,8 +535,7 @@ def _run(args, rank):
         if isinstance(e, UserError): text, code = str(e), e.exit_code
         elif _is_memory(e):
             text, code = (f"out of memory ({' '.join(str(e).split())[:120]}); give a smaller --batch, --patch or "
-                          "--size, "
-                          "fewer --jobs or --device cpu: what is finished is kept"), RunError.exit_code
+                          "--size, fewer --jobs or --device cpu: what is finished is kept"), RunError.exit_code
         elif isinstance(e, (KeyboardInterrupt, click.Abort)):
             text, code = "interrupted; what is done is kept, and the same command goes on from there", 130
         else:

@@ -243,9 +243,8 @@ def folder_lock(
         lock.acquire()
     except Timeout:
         raise UserError(f"{folder}: another sr_distill process is writing here; wait for it, or give another folder. "
-                        "If no such process "
-                        "runs on any machine, a killed process left the lock on a file system that cannot lock: delete "
-                        f"{folder/'.lock'}") from None
+                        "If no such process runs on any machine, a killed process left the lock on a file system "
+                        f"that cannot lock: delete {folder/'.lock'}") from None
     except OSError as e:
         raise UserError(f"{folder}: cannot be written to ({e.strerror or e}); give a folder of your own") from None
     try: yield folder

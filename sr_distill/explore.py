@@ -225,9 +225,8 @@ class Bench:
         recipe: Recipe = QUICK,  # size, network, pool; `run` may change `RUN_CHOICES`
     ):
         if recipe.labels != "own":
-            raise UserError(f"--labels {recipe.labels}: the bench shows images during the steps and stores no "
-                            "set, so it needs no teacher; "
-                            "leave it out")
+            raise UserError(f"--labels {recipe.labels}: the bench shows images during the steps and stores no set, "
+                            "so it needs no teacher; leave it out")
         if recipe.pool == "fresh" or recipe.outer > 1 or recipe.space != "pixel":
             raise UserError("the bench has a fixed pool of networks and works in pixels; "
                             "give a recipe with pool trajectory or random and outer 1")
@@ -247,8 +246,7 @@ class Bench:
         recipe = replace(self.recipe, **changes)
         if statistic_of(recipe.objective).name != self.bank.statistic.name:
             raise UserError(f"--objective {recipe.objective}: the bench holds the real statistics of objective "
-                            f"{self.recipe.objective}; "
-                            "make another bench")
+                            f"{self.recipe.objective}; make another bench")
         run = Run(PixelSpace(start_images(self.groups, recipe)), recipe, BankSource(self.bank))
         marks = snapshot_steps(recipe.steps, 40)
         if isinstance(callback, Recorder): callback.turns = turns(recipe)

@@ -176,8 +176,8 @@ def open_weights(
     some = ", ".join(f"{k} {list(v.shape)}" for k, v in [*weights.items()][:3])
     holds = f"{file}: holds {len(weights)} tensor{'s' * (len(weights) > 1)} ({some}{', …' * (len(weights) > 3)})"
     if importlib.util.find_spec("spandrel") is None:
-        raise UserError(f"{holds}, which is no EDSR; "
-                        "more than forty other networks can be opened with: pip install 'sr_distill[nets]'")
+        raise UserError(f"{holds}, which is no EDSR; more than forty other networks can be opened with: pip install "
+                        "'sr_distill[nets]'")
     import_torchvision()
     from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
     try: found = ModelLoader("cpu").load_from_state_dict(weights)

@@ -88,8 +88,7 @@ class Ranks:
         try: dist.all_reduce(x)
         except RuntimeError as e:
             raise RunError(f"another process of this run ended: {self._silent()}; its own output says why; start the "
-                           "same command "
-                           f"again to go on ({str(e).splitlines()[0][:80]})") from None
+                           f"same command again to go on ({str(e).splitlines()[0][:80]})") from None
         return x
 
     def _silent(self):

@@ -305,9 +305,9 @@ def ipc_for_budget(
     one = n_groups * size**2
     ipc = int(percent / 100 * real_pixels * (1 + 1e-9) // one)
     if ipc < 1:
-        raise UserError(f"--budget {percent} % is less than one image of {size}² per group ({100*one/real_pixels:.3g} "
-                        "%); "
-                        "give a smaller --size or fewer groups (--grouping cluster --clusters N)")
+        raise UserError(f"--budget {percent} % is less than one image of {size}² per group "
+                        f"({100*one/real_pixels:.3g} %); give a smaller --size or fewer groups (--grouping cluster "
+                        "--clusters N)")
     return ipc
 
 # %% ../nbs/method/02_patches.ipynb #aae2284e
@@ -321,12 +321,10 @@ def explain_budget(
     if percent and f"{share:.2g}" != f"{percent:.2g}":
         per = f"{ipc} image{'s' * (ipc > 1)} per group"
         said.append(f"`--budget {percent:g}` is an upper limit: {per} make{'s' * (ipc == 1)} {share:.3g} % of the "
-                    "pixels, "
-                    f"{ipc + 1} would make {share * (ipc + 1) / ipc:.3g} %.")
+                    f"pixels, {ipc + 1} would make {share * (ipc + 1) / ipc:.3g} %.")
     if budget.images > budget.real_images:
         said.append("There are more images than photos because an image is small: all of them together have "
-                    f"{share:.3g} % "
-                    "of the photos' pixels.")
+                    f"{share:.3g} % of the photos' pixels.")
     return said
 
 # %% ../nbs/method/02_patches.ipynb #176e020b

@@ -117,8 +117,7 @@ class World:
                 raise UserError(f"{low} {getattr(self, low):g} is above {high} {getattr(self, high):g}; exchange them")
         if (n := _expected_leaves(self)) > MOST_LEAVES:
             raise UserError(f"layers {self.layers:g} of leaves from r_min {self.r_min:g} need {n:,.0f} leaves for "
-                            "256² pixels, "
-                            f"and {MOST_LEAVES:,} are the most; raise r_min or lower layers")
+                            f"256² pixels, and {MOST_LEAVES:,} are the most; raise r_min or lower layers")
 
 PAIRS = tuple((f"{name}_min", f"{name}_max") for name in ("r", "mid", "corners", "amp", "slope", "wave", "blur"))
 MOST_LEAVES = 50_000   # on 256² pixels
@@ -205,8 +204,8 @@ class Program:
                                                                          "program.json")
         if stored.get("version") != VERSION or isinstance(stored["version"], bool):
             raise UserError(f"was written for renderer {str(stored.get('version'))[:20]}, and this release has "
-                            f"renderer {VERSION}, "
-                            "which draws other images; use the release that made it, or make the program again")
+                            f"renderer {VERSION}, which draws other images; use the release that made it, or make "
+                            "the program again")
         _require_names(stored, ("format", "version", "seed", "palettes", "worlds"), "a program")
         for name in ("palettes", "worlds"):
             if not isinstance(stored[name], list): raise UserError(f"{name} is not a list; make the program again")
@@ -249,8 +248,7 @@ def hand_written(
 
 # %% ../nbs/method/10_procedural.ipynb #7f8250df
 LEAF_NUMBERS = ("size mid x y order kind bar turn aspect corners repeat colour gain red green blue texture grating "
-                "amp which dx dy "
-           "wave square phase angle shade both gx gy").split()
+                "amp which dx dy wave square phase angle shade both gx gy").split()
 CORNERS = 8   # of a polygon, at most
 
 def _uniforms(rows, columns, *names):

@@ -519,9 +519,8 @@ class Recipe(Settings):
             raise UserError(f"--objective {self.objective} matches random features, which do not learn; leave --outer "
                             "and --inner out")
         if self.labels != "own" and self.space == "latent":
-            raise UserError(f"--labels {self.labels} replaces the pixels, and no latent fits the new ones; "
-                            "leave it out, or give --space "
-                            "pixel")
+            raise UserError(f"--labels {self.labels} replaces the pixels, and no latent fits the new ones; leave it "
+                            "out, or give --space pixel")
         if self.store == "teacher" and self.degradation != "bicubic":
             raise UserError(f"--degradation {self.degradation}: a set of --store teacher makes its LR images by "
                             "bicubic reduction; leave one of the two out")

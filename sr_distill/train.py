@@ -174,8 +174,7 @@ def _check_model(model, config):
                         "as 2")
     if (made := _answer(model, config)) not in (None, (1, 3, p, p)):
         raise UserError(f"the network {kind} does not enlarge by {model.scale}: an LR image of {p // model.scale}² "
-                        "becomes "
-                        f"{list(made)}, not [1, 3, {p}, {p}]")
+                        f"becomes {list(made)}, not [1, 3, {p}, {p}]")
     if not [*model.parameters()]:
         raise UserError(f"the network {kind} has no weights that could learn; give one that has")
     for key, has in network_sizes(model).items():
