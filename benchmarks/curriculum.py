@@ -1,12 +1,13 @@
 """A curriculum: does it help when the share of each batch that a program draws changes during a training?
 
     OMP_NUM_THREADS=1 python benchmarks/curriculum.py SET --tests SET5 SET14 VAL [--steps 1200] [--seeds 3] [--model edsr]
-                                                      [--orders "program first" "windows first"]
+                                                      [--orders "program first" "windows first"] [--json FILE]
 
 SET holds chosen windows and a program (`sr_distill distill PHOTOS SET --space procedural --share 0.5 --init hardest --steps 0
 --size 64 --bytes 350kB --format avif`), or is a ready-made one, `ready:350kB`.  Every order draws as many patches from the
 program over the whole training as the constant share of a half does, and takes as many steps; `--orders` names the others.
-Prints one row for each training and, for each order, the paired difference to the constant share with its standard error.
+Prints one row for each training and, for each order, the paired difference to the constant share with its standard error;
+`--json` writes the rows to a file, as nbs/results/curriculum.json has them.
 """
 import argparse
 import json
@@ -14,7 +15,7 @@ import statistics
 from dataclasses import replace
 
 from sr_distill import train as training
-from sr_distill.core import rng
+from sr_distill.core import rng, write_json
 from sr_distill.data import Photos
 from sr_distill.metrics import evaluate
 from sr_distill.models import make_model
@@ -69,14 +70,17 @@ def main():
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--orders", nargs="+", choices=[o for o in ORDERS if o != "constant"], default=["program first", "windows first"])
+    parser.add_argument("--json", help="write the rows to this file")
     args = parser.parse_args()
-    source = open_photos(args.set)
+    source, rows = open_photos(args.set), []
     if not isinstance(source, Mixture): parser.error(f"{args.set} holds no mixture of windows and a program")
     found = {name: [] for name in ("constant", *args.orders)}
     for seed in range(args.seeds):
         for name, psnrs in found.items():
             psnrs.append(learn(Ordered(source, *ORDERS[name]), args.tests, args.model, args.steps, seed))
-            print(json.dumps(dict(model=args.model, steps=args.steps, seed=seed, order=name, psnr_rgb=round(psnrs[-1], 3))), flush=True)
+            rows.append(dict(model=args.model, steps=args.steps, seed=seed, order=name, psnr_rgb=round(psnrs[-1], 3)))
+            print(json.dumps(rows[-1]), flush=True)
+            if args.json: write_json(args.json, rows)
     for name in args.orders:
         gains = [a - b for a, b in zip(found[name], found["constant"])]
         error = statistics.stdev(gains) / len(gains)**.5 if len(gains) > 1 else None
