@@ -80,7 +80,7 @@ def main():
             psnrs.append(learn(Ordered(source, *ORDERS[name]), args.tests, args.model, args.steps, seed))
             rows.append(dict(model=args.model, steps=args.steps, seed=seed, order=name, psnr_rgb=round(psnrs[-1], 3)))
             print(json.dumps(rows[-1]), flush=True)
-            if args.json: write_json(args.json, rows)
+            if args.json: write_json(args.json, dict(rows=rows))
     for name in args.orders:
         gains = [a - b for a, b in zip(found[name], found["constant"])]
         error = statistics.stdev(gains) / len(gains)**.5 if len(gains) > 1 else None

@@ -144,7 +144,7 @@ def test_a_curriculum_tells_paired_differences(run, data, monkeypatch, capsys):
         return bench_rows["program first" if source.begin == 1 else "constant"] + seed * (1 if source.begin == 1 else .8)
     run("curriculum", "ready:50kB", "--tests", data / "val", "--steps", 4, "--seeds", 3, "--orders", "program first", "--json", data / "rows.json", learn=learn)
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert said[:-1] == json.loads((data / "rows.json").read_text())
+    assert dict(rows=said[:-1]) == json.loads((data / "rows.json").read_text())
     assert [(r["seed"], r["order"]) for r in said[:-1]] == [(s, o) for s in range(3) for o in ("constant", "program first")]
     assert said[-1] == dict(order="program first", minus="constant", mean=-.3, standard_error=.115)
 
