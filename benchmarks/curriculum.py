@@ -14,16 +14,12 @@ import json
 import statistics
 from dataclasses import replace
 
-from sr_distill import train as training
-from sr_distill.core import rng, write_json
-from sr_distill.data import Photos
-from sr_distill.metrics import evaluate
-from sr_distill.models import make_model
+from leaves import DEPTHS, learn
+
+from sr_distill.core import write_json
 from sr_distill.procedural import EndlessSampler, MixedSampler, Mixture
-from sr_distill.recipe import TrainConfig
 from sr_distill.sets import open_photos
 
-DEPTHS = {"edsr": dict(depth=4, width=32), "vdsr": dict(depth=8, width=32), "srcnn": {}}
 # share of the program in the first batch and in the last one; it changes evenly in between
 ORDERS = {"constant": (.5, .5), "program first": (1., 0.), "windows first": (0., 1.)}
 
@@ -51,17 +47,6 @@ class Ordered(Mixture):
         return made
 
 
-def score(model, tests):
-    "Mean over the test folders of PSNR-RGB, as a study has it."
-    return statistics.mean(evaluate(model, Photos.open(t), 2, None, "none").mean["psnr_rgb"] for t in tests)
-
-def learn(source, tests, model, steps, seed):
-    "What a network learns from `source`: mean PSNR-RGB."
-    config = TrainConfig.for_model(model, batch=16, patch=48, steps=steps, seed=seed, **DEPTHS[model])
-    net = make_model(model, 2, config.depth, config.width, generator=rng(seed, "weights"))
-    return score(training.train(net, source, config).model, tests)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set")
@@ -77,8 +62,8 @@ def main():
     found = {name: [] for name in ("constant", *args.orders)}
     for seed in range(args.seeds):
         for name, psnrs in found.items():
-            psnrs.append(learn(Ordered(source, *ORDERS[name]), args.tests, args.model, args.steps, seed))
-            rows.append(dict(model=args.model, steps=args.steps, seed=seed, order=name, psnr_rgb=round(psnrs[-1], 3)))
+            psnrs.append(learn(Ordered(source, *ORDERS[name]), args.tests, args.model, args.steps, seed)["mean"])
+            rows.append(dict(model=args.model, steps=args.steps, seed=seed, order=name, psnr_rgb=psnrs[-1]))
             print(json.dumps(rows[-1]), flush=True)
             if args.json: write_json(args.json, dict(rows=rows))
     for name in args.orders:
