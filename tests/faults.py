@@ -34,7 +34,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,12 +42,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["TQDM_DISABLE"] = "1"
 import numpy as np
 import torch
+from forks import Child, fork
 from PIL import Image
 
 from sr_distill import autoencoders, core, data, distill, matching, models, patches, priors, recipe, study, train
 
-torch.set_num_threads(1)   # no pool of threads that a forked child would miss
-torch.optim.Adam([torch.zeros(1)])   # loads what PyTorch puts off until the first optimiser
 REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "nbs/results/survives.json"
 
@@ -192,49 +190,18 @@ def workshop():
 
 # ---- a job in a child
 
-@dataclass
-class Child:
-    "A job under way in a process of its own."
-    pid: int
-    log: Path
-    code: int = None   # as of subprocess: negative for a signal
-
-    def poll(self):
-        if self.code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid: self.code = os.waitstatus_to_exitcode(status)
-        return self.code
-    def wait(self, seconds=300.):
-        "Until it has ended or the time is over; its exit code or None."
-        until = time.monotonic() + seconds
-        while self.poll() is None and time.monotonic() < until: time.sleep(.001)
-        return self.code
-    def kill(self):
-        if self.poll() is None: os.kill(self.pid, signal.SIGKILL); self.wait()
-        return self.code == -signal.SIGKILL
-    @property
-    def said(self): return self.log.read_text(errors="replace").strip()
-
 def start(job: str, place: Place, prepare=lambda: None, log="log") -> Child:
     "The job in a forked child, which first calls `prepare`; exit code 0, or that of the error, or 70 for an error that is none of ours."
     place.root.mkdir(parents=True, exist_ok=True)
-    log = place.root.parent / f"{place.root.name}.{log}"
-    pid = os.fork()
-    if pid: return Child(pid, log)
-    code = 70
-    try:
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(descriptor, 1); os.dup2(descriptor, 2)
-        os.environ["SR_DISTILL_CACHE"] = str(place.cache)
-        _small_machinery()
-        prepare()
-        JOBS[job](place)
-        code = 0
-    except recipe.UserError as e:
-        os.write(2, f"\n{type(e).__name__}: {e}".encode(errors="replace"))   # below a progress bar
-        code = e.exit_code
-    except BaseException: os.write(2, traceback.format_exc().encode(errors="replace"))
-    finally: os._exit(code)
+    def work():
+        try:
+            _small_machinery()
+            prepare()
+            JOBS[job](place)
+        except recipe.UserError as e:
+            os.write(2, f"\n{type(e).__name__}: {e}".encode(errors="replace"))   # below a progress bar
+            return e.exit_code
+    return fork(work, place.root.parent / f"{place.root.name}.{log}", SR_DISTILL_CACHE=str(place.cache))
 
 def finish(job: str, place: Place, prepare=lambda: None) -> Child:
     child = start(job, place, prepare)
