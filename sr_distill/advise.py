@@ -77,7 +77,7 @@ class Gain(NamedTuple):
     @property
     def paired(self) -> dict: return dict(mean=self.mean, se=self.se, n=self.n)
 
-NEAR = 1.25   # factor beyond the ends of a curve that is still read off it
+NEAR = 1.25   # so far beyond an end of a curve, as a factor, the value at that end still counts
 
 def _between(x, known):
     "The gain at `x`, from a dict x → `Gain`; None outside."
@@ -130,7 +130,7 @@ def candidates(
     steps: int,         # of the training
     most: float,        # pixels
     labels: str | None = None,   # own or teacher; None for both
-    weight: float = math.inf,    # byte limit of the set, divided by the photos' PNG bytes for each pixel
+    weight: float = math.inf,    # byte limit of the set, as so many pixels of the photos in PNG
 ) -> list:              # of `Candidate`, the best first
     "All sets that fit and that the curves know of."
     ways, found, largest = {}, [], NEAR * LARGEST / 100 * photos.pixels
@@ -153,7 +153,7 @@ def nearest(
     config: TrainConfig,   # the training that is asked about
 ) -> tuple:                # the curves to read, the number of steps to read at, and what was not measured, in words
     "The curves of the network and scale of `config`, or the nearest ones."
-    def far(c): return (c.model != config.model, c.model != "edsr", c.scale != config.scale,
+    def far(c): return (c.model != config.model, c.model != "edsr", abs(math.log(c.scale / config.scale)),
                         (c.depth, c.width) != (config.depth, config.width))
     near = min((c.config for c in load_curves()), key=far)
     def same(c): return (c.model, c.depth, c.width, c.scale) == (near.model, near.depth, near.width, near.scale)

@@ -69,7 +69,7 @@ def coded(
     images: torch.Tensor,   # [...,3,H,W] in [0,1]
     quality: int = 75,      # of AVIF
 ) -> torch.Tensor:          # the same shape, in [0,1]
-    "The images as a receiver decodes them, about; their gradient goes straight through to `images`."
+    "Approximately the images that a receiver decodes; the gradient goes straight through to `images`."
     with torch.no_grad():
         c, step = frequencies(images), quantiser(quality)[0] / 255
         seen = pixels((c / step).round() * step, images.shape[-2:]).clamp(0, 1)

@@ -74,7 +74,7 @@ def _model_said(config):
 # %% ../nbs/tools/10a_compare.ipynb #cc20a879
 def comparison(
     photos: Path | str,          # a folder or a source by name
-    held_out: Path | str = "",   # photos to judge by, which nothing learns from; "" takes some of `photos` away for it
+    held_out: Path | str = "",   # photos to test on, which nothing learns from; "" sets some of `photos` aside for this
     config: TrainConfig | None = None,   # the network and its training; a small EDSR if None
     options: CompareOptions = CompareOptions(),
 ) -> dict:
@@ -236,7 +236,7 @@ def too_short(
 def compare(
     photos: Path | str,          # a folder or a source by name
     out: Path | str,             # folder for sets, models, tables, report.html and study.toml
-    held_out: Path | str = "",   # photos to judge by, which nothing learns from; "" takes some of `photos` away for it
+    held_out: Path | str = "",   # photos to test on, which nothing learns from; "" sets some of `photos` aside for this
     config: TrainConfig | None = None,   # the network and its training; a small EDSR if None
     options: CompareOptions = CompareOptions(),
 ) -> Answer:                     # complete, or as far as it came

@@ -187,7 +187,7 @@ class InWords(Comparisons):
         tests, names, said = self.about["tests"], self.unique("set", model=model), []
         low = [n for n in names if any(self.below_bicubic(n, model, t) for t in tests)]
         if low:
-            said.append("Below bicubic enlargement on at least one test: the networks of "
+            said.append("Below bicubic enlargement on at least one test, in PSNR-RGB: the networks of "
                         f"{len(low)} of {len(names) - 1} sets. These networks have "
                         "learnt too little, so a lead over them means little. Train for more steps.")
         shares = {n: 100 * r["pixels"] for n in names for r in self.rows if r["set"] == n and "pixels" in r}

@@ -284,7 +284,7 @@ def decode_image(
 def encode_png(
     u8: np.ndarray,  # uint8 [H,W,3] or [H,W]
 ) -> bytes:
-    "The image `u8` as PNG, with the settings that all stored sizes are counted with."
+    "The image `u8` as PNG, with the settings by which all sizes in PNG are counted."
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(u8)).save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
@@ -801,7 +801,7 @@ class _Pair(_Photo):
 def degradation_code(
     degradation: str,   # a text as `degrade` takes it
 ) -> list[str]:
-    "A hash of each step of your own in it, for keys."
+    "A hash of each step of `degradation` that you registered yourself; they become part of the keys of caches."
     return DEGRADATIONS.code(*(name for name, *_ in degradation_steps(degradation, stored=True)))
 
 # %% ../nbs/method/01_data.ipynb #00000052

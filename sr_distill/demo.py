@@ -100,7 +100,7 @@ def run_line_up(
 
 # %% ../nbs/tools/08_demo.ipynb #09e70c9f
 def _check_rows(rows, config):
-    "`UserError` for rows that the one training of a comparison does not fit."
+    "`UserError` if the training settings, which all rows share, do not suit a row: another seed, or validation."
     if other := next((k for k, r in rows.items() if r and r.seed != config.seed), None):
         raise UserError(f"row {other!r}: its --seed is {rows[other].seed} and that of the training {config.seed}; "
                         "make them equal")
@@ -133,14 +133,14 @@ def verdict(result: Comparison) -> str:
     best = max(rivals, key=result.gain)
     against = {f"the best other small set, {best}": best}
     if "all photos" in names: against["all photos, after equally many steps"] = "all photos"
-    said = "; minus that of ".join(f"{what}: {result.beside(small, rival)}" for what, rival in against.items())
+    said = "; with ".join(f"{what}: {result.beside(small, rival)}" for what, rival in against.items())
     share = next((r["bytes"] for r in result.rows if r["set"] == small and "bytes" in r), None)
     size = f" ({100 * share:.2g} % of the bytes)" if share else ""
     seeds = len({r.get("seed") for r in result.rows if r["set"] == small})
     sure = (f"Mean RGB PSNR of {seeds} seeds." if seeds > 1 else
             "RGB PSNR of one seed: another seed can reverse a difference of one or two tenths of a decibel. "
             "Use more seeds to be sure.")
-    return f"Score of the {small} set{size} minus that of {said}. {sure}"
+    return f"The {small} set{size}, compared with {said}. {sure}"
 
 # %% ../nbs/tools/08_demo.ipynb #00000014
 def _crops(comparison, photo, scale, side):

@@ -76,7 +76,7 @@ class Run:
         self.optimizer = make_optimizer(recipe, self.space.parameters())
         self.chunk = chunk or (choose_chunk(source.start(0), recipe.size) if source else 1)
         self.groups, self.done = len(space) // recipe.ipc, 0
-        self.began = time.perf_counter()   # moves back by what earlier calls took
+        self.began = time.perf_counter()   # start time, minus the seconds of earlier calls
         self.losses = torch.zeros(recipe.steps, device=device, dtype=torch.float64)   # summed over groups
 
     def step(self):
@@ -171,7 +171,7 @@ def how_far(
     share, mean = (np.mean(list(values)) for values in (((d > 0).mean() for d in deltas), (d.mean() for d in deltas)))
     return dict(share=float(share), mean=float(mean))
 
-HELD_OUT_GROUPS, HELD_OUT_REAL = 64, 16   # most groups that the held-out loss is measured on; real sub-images of each
+HELD_OUT_GROUPS, HELD_OUT_REAL = 64, 16   # groups that the held-out loss is measured on, at most; sub-images of each
 
 def held_out_report(
     groups: Groups,
@@ -278,7 +278,7 @@ def distill(
 
 # %% ../nbs/method/19_distill.ipynb #770c80c7
 def _make(plan, callback, began):
-    "This process's parts, and then, in the first one, the set."
+    "Make the parts of this process; the first process then makes the set."
     team, recipe, mine = plan.team, plan.recipe, plan.mine
     if recipe.space == "procedural": return _make_program(plan, callback, began)
     if team.first and recipe.steps: log.info(needs(footprint(plan)))
@@ -373,7 +373,7 @@ def _assemble(plan, prior, teacher, began):
     made.save(plan.out, plan.options.lr_images)
 
 def _made(plan, images, teacher, report, program=None):
-    "The set of `images` without its manifest, labelled and as it will be stored; adds to `report` what that changed."
+    "Make the set of `images`, labelled and as its files will hold it; `report` gets what labels and files changed."
     recipe = plan.recipe
     if recipe.store == "teacher": return _taught(plan, images, half_precision(teacher), report, program)
     drawn, labels = _labelled(images, teacher, recipe)
@@ -413,7 +413,7 @@ def _as_stored(plan, images, beside=0):
     return decode_images(files, len(kept), recipe), names, files, kept
 
 def _files_within(recipe, stored, ranked, room):
-    "The images whose files fit into `room` bytes, taken in the order `ranked`, and the files, both by their numbers."
+    "The numbers of the images whose files fit into `room` bytes, taken in the order `ranked`, sorted; and these files."
     files, kept = encode_images(stored, recipe), []
     for i in ranked:
         if len(files[i]) <= room: kept, room = [*kept, i], room - len(files[i])
@@ -421,7 +421,7 @@ def _files_within(recipe, stored, ranked, room):
     return kept, [files[i] for i in kept]
 
 def _sheets_within(recipe, stored, ranked, room):
-    "The first of the images `ranked` whose sheets fit into `room` bytes, in that order, and the sheets."
+    "As many images, in the order `ranked`, as fit into `room` bytes as sheets; and the sheets."
     known = {}
     def sheet(part):
         if part not in known: known[part], = encode_images(stored[list(part)], recipe)
@@ -496,7 +496,7 @@ def _joined(found):
 
 # %% ../nbs/method/19_distill.ipynb #131365c3
 def _make_program(plan, callback, began):
-    "The images that are chosen, by all processes, and then, in the first one, the program and the set."
+    "All processes choose the images; the first one then makes the program and the set."
     for part in plan.mine: part.start(plan.groups, plan.recipe)
     plan.team.wait()
     if not plan.team.first: return
@@ -517,11 +517,11 @@ def _about_program(program):
     return dict(worlds=len(program.worlds), numbers=numbers, palettes=len(program.palettes))
 
 # %% ../nbs/method/19_distill.ipynb #269e656b
-HELD_OUT_IMAGE = 1000     # of a program: the first one whose statistics judge a fit; the search sees those from 0 on
+HELD_OUT_IMAGE = 1000     # number of the first image that judges a finished fit; the search sees those from 0 on
 FILMED, FILM_SIDE = 8, 96   # images of a program that its film shows, and their side in pixels
 
 def _fit_objective(plan, held_out):
-    "What a program is fitted to, or judged by afterwards: both by the same measure, on other photos or images."
+    "The objective of the search, or of the judgement after it, which takes photos or images that the search did not."
     photos, scale, seed = plan.photos, plan.recipe.scale, plan.recipe.seed
     if plan.recipe.fit == "training":
         return training_objective(photos, scale, seed, held_out, plan.device, **lr_settings(plan.recipe, photos))

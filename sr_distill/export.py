@@ -67,7 +67,7 @@ def _settled(net):
     return net
 
 def _join_windows(windows, side, height, width):
-    "SwinIR's `window_reverse`, for any number of images; a trace of its own keeps the number that was traced."
+    "Stands in for SwinIR's `window_reverse`, whose trace takes only as many images as the example had."
     grid = windows.view(-1, height // side, width // side, side, side, windows.shape[-1])
     return grid.transpose(2, 3).reshape(-1, height, width, windows.shape[-1])
 

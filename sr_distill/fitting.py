@@ -65,7 +65,7 @@ def statistics_objective(
 
 # %% ../nbs/method/10a_fitting.ipynb #e57bb2e8
 TRIAL = dict(depth=2, width=16, steps=400, batch=16, patch=48)   # a training that judges a program
-TRIALS, JUDGES, EACH, JUDGED = 2, 20, 3, 128   # trainings; most photos, windows of each, their largest side in pixels
+TRIALS, JUDGES, EACH, JUDGED = 2, 20, 3, 128   # trainings; photos that judge, at most; windows of each, their side
 DRAWN = dict(window=64, side=256)              # the program's images at hand, and their side
 
 def _judges(photos, scale, seed, held_out, degradation):

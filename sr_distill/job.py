@@ -109,7 +109,7 @@ def duration(seconds: float) -> str:
 
 class LogLines:
     "The progress of a run as lines in its log: call it after each step if no bar is drawn."
-    FIRST, OFTEN, SELDOM = 2., 5., 30.   # seconds before the estimate, between two tenths, between two lines at most
+    FIRST, OFTEN, SELDOM = 2., 5., 30.   # seconds: before the first line; least between tenths; most between lines
 
     def __init__(self,
         name: str,      # name of the run, such as `train`, at the start of each line

@@ -73,7 +73,7 @@ if triton:
 
     @triton.jit
     def _square(first_y, first_x, height, width, sides, most):
-        "Rows and columns of a tile's square, and a mask of its samples inside the image and among the first `most`."
+        "Rows and columns of a tile's square, and a mask: inside the image and in the first `most` rows and columns."
         y, x = first_y + sides, first_x + sides
         rows, columns = (sides < most) & (y >= 0) & (y < height), (sides < most) & (x >= 0) & (x < width)
         return y[:, None], x[None, :], rows[:, None] & columns[None, :]

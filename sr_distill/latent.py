@@ -56,7 +56,7 @@ def render_latents(
 
 # %% ../nbs/method/14_latent.ipynb #28dad4b4
 PIXELS_AT_ONCE = 1 << 21   # pixels that a GPU takes at once if no chunk is given; a CPU core takes one image
-WEIGHT_BYTES = 8           # memory of one image for each weight of a generator, measured on StyleGAN-XL, 32² and 64²
+WEIGHT_BYTES = 8           # memory of an image for each weight of the generator, measured on StyleGAN-XL, 32² and 64²
 PIXEL_BYTES = 24_000       # and for each pixel of the image, an estimate
 
 # %% ../nbs/method/14_latent.ipynb #00000015
@@ -258,8 +258,8 @@ class LatentSpace(RenderedLatents):
         "Take `grad`, of the rendered images [n,3,size,size], back to the parameters, and add it to their gradients."
         self.accumulate(index, lambda images, rows: (images * grad[rows]).sum())
     def accumulate(self, index: slice | torch.Tensor, loss: Callable) -> torch.Tensor:
-        """Add the gradient of `loss(images, rows)`, chunk by chunk, and return the sum; `rows` are places in `index`,
-        not image numbers."""
+        """Add the gradient of `loss(images, rows)`, chunk by chunk, and return the total loss; `rows` are places in
+        `index`, not image numbers."""
         def work(parts, rows, at):
             parts = {k: v.requires_grad_(k in self.free) for k, v in parts.items()}
             value = loss(self.images(**parts), rows)

@@ -263,7 +263,7 @@ def match(
     chunk: int,                  # images that a CPU core or the GPU takes at once
     low: Callable | None = None, # (images [n,3,H,W], number of the first) → LR images; None: bicubic
 ) -> tuple[torch.Tensor, torch.Tensor]:   # distances [G], gradient in the images [G,I,3,H,W]
-    "Distance of every group and its gradient in the pixels; the chunk changes memory and speed, not the result."
+    "Distance of every group and its gradient in the pixels; the chunk changes the result only by rounding."
     groups, per, device = len(images), images.shape[1], images.device
     way = policy(device)
     def target(g): return [t[g] for t in targets]   # of a group, or of a slice of them
@@ -600,9 +600,9 @@ def round_order(
     return torch.randperm(networks, generator=rng(seed, "order", k)).tolist()
 
 def turns(recipe: Recipe) -> list[int]:
-    """The network that each distillation step of `recipe` matches in, or nothing where no network comes twice or
-    all steps share one. Each network has a loss of its own, so a loss curve is read network by network. An objective
-    that somebody else registered, and that is not known here, gives nothing either."""
+    """The network that each distillation step of `recipe` matches in. The list is empty if each step has a network of
+    its own, if all steps share one, if a network has several steps in a row (`outer`), or if the objective is not
+    registered here. Each network has a loss of its own, so a loss curve is read network by network."""
     if recipe.objective not in OBJECTIVES: return []
     n = pool_size(recipe)
     if n < 2 or recipe.outer > 1: return []

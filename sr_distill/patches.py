@@ -330,7 +330,7 @@ def explain_budget(
 # %% ../nbs/method/02_patches.ipynb #176e020b
 def most_that_fit(
     limit: int,        # bytes
-    weigh: Callable,   # number of images per group → bytes of all those images; infinity if there are fewer images
+    weigh: Callable,   # number of images per group → bytes of all those images; infinity if a group has too few
 ) -> int:              # images per group
     "The largest number of images per group that take at most `limit` bytes; 0 if one does not fit."
     low, guess, known = 0, 1, {0: 0}

@@ -81,8 +81,8 @@ def _tile(u8, k, n):
 
 @register_start("downscaled")
 def start_downscaled(groups: Groups, g: int, recipe: Recipe) -> np.ndarray:
-    """Whole photos, or equal tiles of them, reduced to the synthetic size; only the first photos if there are more
-    than images."""
+    """Whole photos, or equal tiles of them, reduced to the synthetic size; if there are more photos than
+    images, only the first photos are used."""
     sources = groups.photos_of(g)
     tiles = -(-recipe.ipc // len(sources))   # tiles that each photo is cut into
     picks = [(sources[j % len(sources)], j // len(sources)) for j in range(recipe.ipc)]

@@ -83,7 +83,7 @@ class World:
     jag: float = number(.5, 0, .95, "how far a corner may lie inside the radius, as a share of it")
     repeat: float = number(0, 0, 1, "share of leaves up to 24 pixels that are drawn as a row of equal copies")
     gain: float = number(.2, 0, 1, "largest relative change of a colour of the palette")
-    spread: float = number(8, 0, 64, "standard deviation added to each channel, grey levels")
+    spread: float = number(8, 0, 64, "standard deviation of what is added to each channel at random, grey levels")
     contrast: float = number(1, .1, 3, "factor of the distance of a colour from mid grey", log=True)
     saturation: float = number(1, .02, 3, "factor of the distance of a colour from its own grey", log=True)
     brightness: float = number(0, -128, 128, "added to all channels, grey levels")
@@ -240,7 +240,7 @@ def hand_written(
     photos: Photos,          # to take colours from
     seed: int = 0,           # of the renderer
     world: World = World(),  # numbers of the pictures
-    most: int = 64,          # largest number of palettes; of more photos, evenly spaced ones
+    most: int = 64,          # largest number of palettes; if there are more photos, evenly spaced ones are used
 ) -> Program:
     "The program that was written by hand, with the colours of `photos`."
     chosen = np.unique(np.linspace(0, len(photos) - 1, min(most, len(photos))).round().astype(int)).tolist()
@@ -322,7 +322,7 @@ def ellipse_spans(
 STRIDE = 1 << 17   # samples that are painted at a time: they stay in the processor's cache
 
 def paint(
-    leaf: np.ndarray,   # number of the leaf of each span, the front last
+    leaf: np.ndarray,   # number of the leaf of each span, from the back to the front
     row: np.ndarray,    # row of each span
     left: np.ndarray,   # its left end, samples
     right: np.ndarray,  # its right end
@@ -643,7 +643,7 @@ class ProgramPhotos(Photos):
         program: Program,
         images: int = 96,   # how many
         side: int = 256,    # in pixels
-        source: str = "",   # where the program comes from, for reports; empty to tell its size
+        source: str = "",   # where the program comes from, for reports; if empty, they tell its size
         teacher: torch.nn.Module | None = None,   # an SR model that redraws the images from their LR copies
     ):
         _check_count(images)
@@ -689,7 +689,7 @@ class Endless(ProgramPhotos):
         window: int = 64,      # images that a batch is drawn from
         side: int = 256,       # of an image, pixels
         per_image: int = 128,  # mean number of patches that are cut from one image
-        source: str = "",      # where the program comes from, for reports; empty to tell its size
+        source: str = "",      # where the program comes from, for reports; if empty, they tell its size
         teacher: torch.nn.Module | None = None,   # an SR model that redraws the images from their LR copies
     ):
         super().__init__(program, window, side, source, teacher)
@@ -753,7 +753,7 @@ class EndlessSampler(PatchSampler):
         return lr, self.answers[k]
 
     def keep(self, t: int, device: str | torch.device = "cpu") -> None:
-        "Have the images of batch `t` and those after it drawn, and forget those before."
+        "Begin to draw the images for batch `t` and the next ones, and forget older images."
         first, self.device = self.drawn(t) // self.source.per_image, device
         wanted = range(first, first + len(self.source) + self.AHEAD)
         for k in [k for k in self.images if k not in wanted]: self.images.pop(k).cancel()

@@ -55,7 +55,7 @@ def distillation_work(
     groups: int,        # number of groups that they belong to
     held_out: int = 5,  # number of held-out networks
 ) -> float:
-    "Multiply-adds of one distillation and its teacher's training; the teacher's alone for no steps or for a program."
+    "Multiply-adds of a distillation and its teacher's training; without steps or for a program, the teacher's alone."
     if not recipe.steps or recipe.space == "procedural": return teacher_work(recipe)
     net = make_model(recipe.network, recipe.scale)
     once, runs = multiply_adds(net, recipe.size), 2 * (recipe.pool == "trajectory") + bool(held_out)

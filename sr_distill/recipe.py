@@ -131,7 +131,7 @@ class Registry(Mapping):
         if name in self.added: self._entries.pop(name, None)
 
     def _is_own(self, name, entry):
-        "Is this the package's own entry, from its module, or the same code in the notebook that the module is made of?"
+        "True if the entry is the package's own: of its module, or the same code in the notebook that makes the module."
         module = f"{__package__ or 'sr_distill'}.{self._own[name][0]}"
         said = getattr(entry, "__module__", "")
         return said == module or said == "__main__" and _compiled(self[name], False) == _compiled(entry, False)
@@ -333,8 +333,8 @@ STORES     = ("labels", "teacher")
 FITS       = ("training", "statistics")
 STORAGE    = ("png", "webp", "avif")
 
-_ranked    = "pixel", dict(ranked=True)   # the starts that go by a score, and can leave its top out
-_drawn     = "pixel", dict(ranked=True, drawn=True)   # one that draws by it, so that its windows may overlap
+_ranked    = "pixel", dict(ranked=True)   # starts that rank windows by a score, and can leave out the highest scores
+_drawn     = "pixel", dict(ranked=True, drawn=True)   # a start that draws by the score, so its windows may overlap
 INITS      = Registry("start",
                       dict(noise="pixel", downscaled="pixel", random="pixel", hardest=_ranked, error=_drawn,
                            loss=_ranked, gradient=_ranked, diverse="pixel", srdd="pixel", diverseg="pixel"))
@@ -476,12 +476,12 @@ class Recipe(Settings):
                                    "learns from all the photos redraws them from their LR copies), or the folder of a "
                                    "trained model that redraws them")
     teacher_steps: int = option(6000, "training steps of the teacher of --labels teacher", low=1)
-    store: str     = option("labels", "labels stores the images that a teacher redrew; teacher stores its weights and "
-                                      "LR images, which it enlarges when you open the set, and it also redraws the "
-                                      "images of a program while you train", STORES)
-    views: float   = option(1.0, "with --store teacher: in training, the teacher also enlarges the stored LR images "
-                                 "reduced to a size between this share of their side, such as 0.75, and the whole; 1 "
-                                 "for the stored size alone",
+    store: str     = option("labels", "labels: the set holds the images that a teacher redrew; teacher: it holds the "
+                                      "teacher's weights and LR images, and the teacher enlarges these when you open "
+                                      "the set, and redraws the images of a program while you train", STORES)
+    views: float   = option(1.0, "with --store teacher: in training, stored LR images are also shrunk at random, to "
+                                 "a side between this share of the stored side, such as 0.75, and the full side, and "
+                                 "the teacher enlarges these too; 1 for the stored size alone",
                             low=0)
     seed: int      = option(0, "fixes every random choice", low=0)
     share: float   = option(1.0, "procedural space: share of every training batch that the program draws; below 1 the "
@@ -607,7 +607,7 @@ CHOOSING = ("bytes", "budget", "init", "trim", "grouping", "size", "ipc", "forma
 RATES = {"adam": .01, "sgd": .1, ("sgd", "whole"): 10.}
 
 # %% ../nbs/engine/01_recipe.ipynb #9fd70c89
-LONG = 3000   # training steps from which a program draws half of each batch: no gain at 1,200 (350 kB), good at 6,000
+LONG = 3000   # training steps from which a program draws half of each batch: no gain at 1,200, a gain at 6,000
 
 def recommended(
     budget: float | None = .7,   # per cent of the photos' pixels; None if `bytes` is given

@@ -101,7 +101,7 @@ class Trace:
 TRACE = "trace.safetensors"   # name of the packed trace in a set
 
 class TraceFolder:
-    "The trace of a run that is under way, in `folder`: a PNG for each snapshot."
+    "The trace of a run whose steps are done, in `folder`: a PNG for each snapshot, until they are packed."
     def __init__(self, folder: Path): self.folder = make_folder(folder)
 
     def add(self,
@@ -404,7 +404,7 @@ def _store_image(folder, name, data, format):
     return dict(file=f"images/{name}.{format}", sha256=file_sha256(path), bytes=len(data))
 
 def _forget(folder, names, format=""):
-    "Remove images as they were stored before: in other formats, or in all."
+    "Remove earlier files of the images: those of other formats than `format`, or of all if none is given."
     for name, other in itertools.product(names, STORAGE):
         if other != format: (folder/"images"/f"{name}.{other}").unlink(missing_ok=True)
 
@@ -418,7 +418,7 @@ def _store_images(folder, made, encoded):
     return dict(images=[dict(name=name) for name in made.names], sheets=written)
 
 def _encoded(made):
-    "The images as files. Those of a lossy format are not encoded twice: a loaded file stays as long as its image does."
+    "The images as files. A lossy image is not encoded twice: if it did not change after loading, its file is kept."
     recipe, images, known = made.recipe, made.stored_images, made.files or []
     if recipe.format not in LOSSY or not len(images): return encode_images(images, recipe)
     parts = image_parts(images, recipe)

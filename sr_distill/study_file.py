@@ -32,7 +32,7 @@ class TrainingSet:
     recipe: Recipe = None          # None: all photos, or `folder`
     sampling: str = "uniform"      # uniform, or error: patches in proportion to their bicubic error
     family: str = ""               # its name in the study file, before lists are expanded
-    at: dict = field(default_factory=dict)   # its values of the listed settings
+    at: dict = field(default_factory=dict)   # of the settings given as lists: the values of this entry
     once: bool = False             # made once, with seed 0, for all seeds: the spread is then of training only
     models: str = ""               # a regular expression: only models with a match learn from it; empty for all
     labels: Recipe = None          # all photos only: the recipe of the teacher's labels; None for their own pixels
@@ -52,7 +52,7 @@ class TrainingSet:
                                       or r.space != "pixel" or r.labels == "teacher")
 
     def making(self, seed: int) -> tuple | None:
-        "A pair that equal sets share: whether only the labels are made, and the recipe. None for unchanged photos."
+        "A key, equal for two sets that are made alike: whether only labels are made, and the recipe. None for photos."
         recipe = self.for_seed(seed)
         return recipe and (self.recipe is None, recipe)
 
@@ -62,7 +62,7 @@ class Model:
     "One model of a study: its training settings `config`."
     config: TrainConfig
     family: str = ""                         # its name in the study file, before lists are expanded
-    at: dict = field(default_factory=dict)   # its values of the listed settings
+    at: dict = field(default_factory=dict)   # of the settings given as lists: the values of this entry
 
 def model_name(
     config: TrainConfig,
@@ -153,7 +153,7 @@ class Study(StudyOptions):
 # %% ../nbs/tools/04_study_file.ipynb #0000000b
 def expand(
     table: dict,   # name → dict of settings; a list in it makes one entry per value
-) -> dict:         # name → (family, its values of the listed settings, all settings)
+) -> dict:         # name → (family, its values of the settings given as lists, all settings)
     "An entry for every combination of the listed values, with the values in its name."
     made = {}
     for family, given in table.items():

@@ -269,7 +269,7 @@ class Phases:
         return to_x
 
 # %% ../nbs/method/12_stylegan.ipynb #00000024
-PART = 1 << 25   # most numbers of the up-sampled signal at once, where no GPU kernel computes it
+PART = 1 << 25   # at most so many numbers of the up-sampled signal are held at once, if no GPU kernel computes it
 AT_ONCE = 300_000   # most numbers of the input at once in `Phases`: they fit a core's cache
 
 @dataclass(frozen=True)
@@ -286,8 +286,8 @@ class Gauge:
     scale = 1.
 
 class _Gauged(torch.autograd.Function):
-    """A cast into or out of the 16-bit layers. Going out, its backward sets the gauge; going in, it divides by the
-    gauge."""
+    """A cast into or out of the 16-bit layers. In the backward pass the cast out of them sets the gauge, and the cast
+    into them divides by it."""
     @staticmethod
     def forward(ctx, x, dtype, gauge):
         ctx.into, ctx.gauge = dtype == torch.float16, gauge

@@ -224,7 +224,7 @@ def test_a_budget_that_is_not_used_up_is_explained_in_a_study():
 
 def test_a_study_says_what_below_bicubic_means():
     results = rows(bicubic=33., all_photos=32., distilled=33.4)
-    assert results.notes("m") == ["Below bicubic enlargement on at least one test: the networks of 1 of 2 sets. These networks have learnt too little, so a lead over them means little. Train for more steps."]
+    assert results.notes("m") == ["Below bicubic enlargement on at least one test, in PSNR-RGB: the networks of 1 of 2 sets. These networks have learnt too little, so a lead over them means little. Train for more steps."]
 
 
 def test_a_loss_of_zero_has_no_per_cent():
