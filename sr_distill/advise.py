@@ -35,6 +35,7 @@ class Point(NamedTuple):
     se: float          # standard error; infinite for one seed
     n: int             # seeds
     study: str
+    limit: int | None = None   # bytes that it was made to fill
 
 @dataclass(frozen=True)
 class Curve:
@@ -58,7 +59,8 @@ def load_curves(
         recipe = Recipe.from_dict(p["recipe"])
         error = math.inf if p["se"] is None else p["se"]
         density = p["bytes"] / p["share"]
-        return Point(recipe, p["sampling"], p["share"] * page["pixels"], density, p["gain"], error, p["n"], p["study"])
+        return Point(recipe, p["sampling"], p["share"] * page["pixels"], density, p["gain"], error, p["n"], p["study"],
+                     p.get("limit"))
     def curve(c):
         config = TrainConfig.from_dict({f.name: c[f.name] for f in fields(TrainConfig) if f.name in c})
         points = tuple(point(p) for p in c["points"] if not p.get("below"))   # a network below bicubic is no yardstick
@@ -117,6 +119,19 @@ class Candidate(NamedTuple):
 LARGEST = 8.88   # per cent of the photos' pixels: of the largest sets that were measured
 WORTH = .05      # dB that distillation or a teacher's labels must add, for the minutes or hours that each takes
 
+def _stored_side(recipe): return recipe.size // recipe.scale if recipe.store == "teacher" else recipe.size
+
+def _pixels_of(weight, points):
+    "Pixels of a set that fill `weight`; small sets of hard windows take more bytes for each pixel than large ones."
+    densities = {}
+    for p in points: densities.setdefault(p.pixels, []).append(p.density)
+    xs = sorted(densities)
+    known = [max(densities[x]) for x in xs]
+    pixels = weight / max(known)
+    if math.isinf(weight): return pixels
+    for _ in range(20): pixels = weight / float(np.interp(math.log(pixels), np.log(xs), known))
+    return pixels
+
 def _counts(recipe, photos, most, measured):
     "Numbers of windows, from one for each group up to `most` pixels."
     groups = len(photos) if recipe.grouping == "image" else 1
@@ -131,6 +146,7 @@ def candidates(
     most: float,        # pixels
     labels: str | None = None,   # own or teacher; None for both
     weight: float = math.inf,    # byte limit of the set, as so many pixels of the photos in PNG
+    bytes: float = 0,            # the same in bytes, for sets that store their teacher; 0 leaves them out
 ) -> list:              # of `Candidate`, the best first
     "All sets that fit and that the curves know of."
     ways, found, largest = {}, [], NEAR * LARGEST / 100 * photos.pixels
@@ -138,7 +154,13 @@ def candidates(
         ways.setdefault((p.recipe, p.sampling), []).append(p)
     for (recipe, sampling), points in sorted(ways.items(), key=str):
         if recipe.grouping == "cluster": continue   # nobody knows how many clusters other photos have
-        room = weight / max(p.density for p in points)
+        if recipe.store == "teacher":   # fewer images would not shrink the teacher: known at the measured size alone
+            for p in points:
+                if p.limit <= bytes and (gain := expected(curves, recipe, sampling, p.pixels, steps)):
+                    images = round(p.pixels / _stored_side(recipe)**2)
+                    found.append(Candidate(replace(recipe, bytes=p.limit), sampling, images, gain, True))
+            continue
+        room = _pixels_of(weight, points)
         counts = _counts(recipe, photos, min(most, largest, room), [p.pixels for p in points])
         filled = int(room // recipe.size**2) if room < min(most, largest) else 0   # bytes are filled image by image
         for images in sorted(counts | {filled} - {0}):
@@ -270,12 +292,14 @@ DRAWN = {"uniform": "uniformly", "error": "by error"}
 # %% ../nbs/tools/10b_advise.ipynb #96bb3a12
 def stored_bytes(one, photos):
     "About how many bytes a candidate takes on the disk."
+    if one.recipe.store == "teacher": return one.recipe.bytes
     return png_rate(photos) * one.gain.density * one.images * one.recipe.size**2
 
 def _fitted(one, advice):
     "Its recipe for the scale, with the budget of fewest digits that gives so many images, or the one in bytes."
     scale, photos = advice.config.scale, advice.photos
     recipe = replace(one.recipe, scale=scale, size=one.recipe.size // scale * scale)
+    if recipe.store == "teacher": return recipe   # of its measured size
     if advice.bytes:
         need = stored_bytes(one, photos)
         digits = 10 ** max(0, math.floor(math.log10(need)) - 1)   # two of them are enough
@@ -291,11 +315,14 @@ def _size_in_words(advice):
     if advice.best is None: return "its size: what the budget allows"
     if advice.take_all: return f"its size: all {len(advice.photos)} photos"
     best, photos = advice.best, advice.photos
-    pixels, stored = best.images * best.recipe.size**2, stored_bytes(best, photos)
+    side = _stored_side(best.recipe)
+    pixels, stored = best.images * side**2, stored_bytes(best, photos)
     amount = f"{stored / 1e6:.1f} MB" if stored > 1e6 else f"{stored / 1e3:.0f} kB"
-    share, program = 100 * pixels / photos.pixels, " beside a program" * (best.recipe.space == "procedural")
-    return (f"its size: {best.images:,} images of {best.recipe.size}²{program}, {share:.3g} % of the pixels, about "
-            f"{amount} as {best.recipe.format.upper()} ({share * best.gain.density:.2g} % of the photos' bytes)")
+    share, beside = 100 * pixels / photos.pixels, " beside a program" * (best.recipe.space == "procedural")
+    beside += " and the teacher that enlarges them" * (best.recipe.store == "teacher")
+    return (f"its size: {best.images:,} images of {side}²{beside}, {share:.3g} % of the pixels, about "
+            f"{amount} as {best.recipe.format.upper()} ({100 * stored / (png_rate(photos) * photos.pixels):.2g} % of the "
+            "photos' bytes)")
 
 def _basis_in_words(advice):
     "What the figures rest on."
@@ -344,7 +371,9 @@ def advise(
     usual = recipe_of({**size, "scale": config.scale})
     if not size: asked = replace(asked, budget=LARGEST)
     curves, steps, odd = nearest(config)
-    def fitting(asked): return candidates(curves, photos, steps, **_room(asked, photos))
+    def fitting(asked):
+        limit = asked.bytes or (0 if size else math.inf)   # a budget in pixels does not count a teacher
+        return candidates(curves, photos, steps, **_room(asked, photos), bytes=limit)
     found = fitting(asked)
     plain = next((c for c in found if c.recipe.labels == "own"), None)
     if not found: odd.append(f"sets of so few pixels ({_sizes_in_words(curves)})")

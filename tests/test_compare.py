@@ -224,16 +224,26 @@ def test_one_training_that_lost_is_no_advice_for_a_small_set(shoot):
     assert found.sentence == "Take all the photos, drawn uniformly: the best set of this size came out -0.36 dB in one training."
 
 
-@pytest.mark.parametrize("settings, agrees", [(EDSR, True), (dict(model="srcnn", batch=16), True), (VDSR, False)])
-def test_it_agrees_with_the_package_where_that_was_measured_best(shoot, monkeypatch, settings, agrees):
-    "Study `judge`: AVIF windows beside a program, 350 kB, at 6,000 steps."
+BEST = {"edsr": dict(init="hardest", store="teacher", steps=0), "srcnn": dict(init="hardest", labels="own", steps=40),
+        "vdsr": dict(init="downscaled", labels="teacher", store="labels", steps=0)}   # 350 kB, 6,000 steps, study `rivals`
+
+
+@pytest.mark.parametrize("settings", [EDSR, dict(model="srcnn", batch=16), VDSR])
+def test_the_best_of_350_kb_comes_first_and_the_packages_own_is_named(shoot, monkeypatch, settings):
     from sr_distill import advise as page
     monkeypatch.setattr(page, "png_rate", lambda photos: 122e6 / 106.6e6)
-    for size in ({"bytes": "350kB"}, {}) if agrees else ({"bytes": "350kB"},):
+    best = BEST[settings["model"]]
+    for size in ({"bytes": "350kB"}, {}) if settings["model"] == "edsr" else ({"bytes": "350kB"},):
         found = advise(shoot, sd.TrainConfig.for_model(**settings, steps=6000), **size)
-        assert found.measured and (found.recipe == recipe_of({})) == agrees, found
-        assert ("sr_distill distill PHOTOS SET --bytes 350kB" in found.commands.splitlines()) == agrees
-        assert found.usual == recipe_of({}) and f"{abs(found.usual_gain.mean):.2f}" in str(found)
+        assert found.measured and found.recipe.space == "procedural" and found.recipe.bytes <= 350_000, found
+        assert {k: getattr(found.recipe, k) for k in best} == best, found
+        assert found.usual == recipe_of({}) and f"{abs(found.usual_gain.mean):.2f}" in str(found) and not found.take_all
+        assert "the package's own recipe, AVIF windows beside a program" in str(found)
+    if best.get("store") == "teacher":
+        assert "145 images of 32² beside a program and the teacher that enlarges them" in str(found)
+        assert "about 350 kB as AVIF (0.29 % of the photos' bytes)" in str(found) and "--store teacher" in found.commands
+        assert advise(shoot, found.config, bytes="349kB").recipe == sd.recommended(bytes=349_000, training=6000)   # the teacher needs its bytes
+        assert advise(shoot, found.config, .7).recipe.store == "labels"   # a budget in pixels does not count a teacher
     shorter = advise(shoot, sd.TrainConfig.for_model(**settings, steps=1200), bytes="350kB")
     known = settings["model"] == "edsr"   # for the others such a set was measured at 50 kB only
     assert (shorter.usual_gain is not None) == known and ("beside a program: not measured for this network, length and size" in str(shorter)) != known
