@@ -320,9 +320,9 @@ def _size_in_words(advice):
     amount = f"{stored / 1e6:.1f} MB" if stored > 1e6 else f"{stored / 1e3:.0f} kB"
     share, beside = 100 * pixels / photos.pixels, " beside a program" * (best.recipe.space == "procedural")
     beside += " and the teacher that enlarges them" * (best.recipe.store == "teacher")
+    of_photos = 100 * stored / (png_rate(photos) * photos.pixels)
     return (f"its size: {best.images:,} images of {side}²{beside}, {share:.3g} % of the pixels, about "
-            f"{amount} as {best.recipe.format.upper()} ({100 * stored / (png_rate(photos) * photos.pixels):.2g} % of the "
-            "photos' bytes)")
+            f"{amount} as {best.recipe.format.upper()} ({of_photos:.2g} % of the photos' bytes)")
 
 def _basis_in_words(advice):
     "What the figures rest on."
