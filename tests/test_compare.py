@@ -252,7 +252,7 @@ def test_the_best_of_350_kb_comes_first_and_the_packages_own_is_named(shoot, mon
 @pytest.mark.parametrize("settings, budget, words", [
     (dict(model="edsr", steps=1200), None, "EDSR ×2 (the nearest is EDSR 4×32 ×2)"), (dict(EDSR, scale=8), None, "EDSR 4×32 ×8 (the nearest is EDSR 4×32 ×4)"),
     (dict(EDSR, steps=10**6), None, "1,000,000 training steps (the nearest are 60,000)"), (dict(EDSR, steps=300), None, "300 training steps (the nearest are 1,200)"),
-    (dict(EDSR), .001, "sets of so few pixels"), (dict(model="spandrel:SPAN"), None, "spandrel:SPAN ×2")])
+    (dict(EDSR), .001, "sets of so few pixels"), (dict(model="spandrel:RCAN"), None, "spandrel:RCAN ×2")])
 def test_what_was_not_measured_is_said(shoot, settings, budget, words):
     found = advise(shoot, compare_config(**settings), budget)
     assert not found.measured and found.sentence.startswith("Not measured: ") and words in found.sentence
