@@ -156,7 +156,7 @@ def candidates(
         if recipe.grouping == "cluster": continue   # nobody knows how many clusters other photos have
         if recipe.store == "teacher":   # fewer images would not shrink the teacher: known at the measured size alone
             for p in points:
-                if p.limit <= bytes and (gain := expected(curves, recipe, sampling, p.pixels, steps)):
+                if p.limit and p.limit <= bytes and (gain := expected(curves, recipe, sampling, p.pixels, steps)):
                     images = round(p.pixels / _stored_side(recipe)**2)
                     found.append(Candidate(replace(recipe, bytes=p.limit), sampling, images, gain, True))
             continue

@@ -239,6 +239,9 @@ def test_the_best_of_350_kb_comes_first_and_the_packages_own_is_named(shoot, mon
         assert {k: getattr(found.recipe, k) for k in best} == best, found
         assert found.usual == recipe_of({}) and f"{abs(found.usual_gain.mean):.2f}" in str(found) and not found.take_all
         assert "the package's own recipe, AVIF windows beside a program" in str(found)
+    if settings["model"] == "srcnn":   # without a size, too; as a share of the pixels
+        found = advise(shoot, sd.TrainConfig.for_model(**settings, steps=6000))
+        assert {k: getattr(found.recipe, k) for k in best} == best and found.recipe.budget and found.measured, found
     if best.get("store") == "teacher":
         assert "145 images of 32² beside a program and the teacher that enlarges them" in str(found)
         assert "about 350 kB as AVIF (0.29 % of the photos' bytes)" in str(found) and "--store teacher" in found.commands
@@ -251,6 +254,7 @@ def test_the_best_of_350_kb_comes_first_and_the_packages_own_is_named(shoot, mon
 
 @pytest.mark.parametrize("settings, budget, words", [
     (dict(model="edsr", steps=1200), None, "EDSR ×2 (the nearest is EDSR 4×32 ×2)"), (dict(EDSR, scale=8), None, "EDSR 4×32 ×8 (the nearest is EDSR 4×32 ×4)"),
+    (dict(EDSR, scale=3), None, "EDSR 4×32 ×3 (the nearest"),
     (dict(EDSR, steps=10**6), None, "1,000,000 training steps (the nearest are 60,000)"), (dict(EDSR, steps=300), None, "300 training steps (the nearest are 1,200)"),
     (dict(EDSR), .001, "sets of so few pixels"), (dict(model="spandrel:RCAN"), None, "spandrel:RCAN ×2")])
 def test_what_was_not_measured_is_said(shoot, settings, budget, words):
