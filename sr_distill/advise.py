@@ -115,6 +115,7 @@ class Candidate(NamedTuple):
     images: int
     gain: Gain
     full: bool = False   # as many images as the bytes allow
+    limit: int | None = None   # bytes that the measured set of so many images was made to fill
 
 LARGEST = 8.88   # per cent of the photos' pixels: of the largest sets that were measured
 WORTH = .05      # dB that distillation or a teacher's labels must add, for the minutes or hours that each takes
@@ -158,14 +159,15 @@ def candidates(
             for p in points:
                 if p.limit and p.limit <= bytes and (gain := expected(curves, recipe, sampling, p.pixels, steps)):
                     images = round(p.pixels / _stored_side(recipe)**2)
-                    found.append(Candidate(replace(recipe, bytes=p.limit), sampling, images, gain, True))
+                    found.append(Candidate(recipe, sampling, images, gain, limit=p.limit))
             continue
         room = _pixels_of(weight, points)
         counts = _counts(recipe, photos, min(most, largest, room), [p.pixels for p in points])
+        limits = {round(p.pixels / recipe.size**2): p.limit for p in points if p.limit and p.pixels <= min(most, room)}
         filled = int(room // recipe.size**2) if room < min(most, largest) else 0   # bytes are filled image by image
-        for images in sorted(counts | {filled} - {0}):
+        for images in sorted(counts | {filled} - {0} | set(limits)):
             if gain := expected(curves, recipe, sampling, images * recipe.size**2, steps):
-                found.append(Candidate(recipe, sampling, images, gain, images == filled))
+                found.append(Candidate(recipe, sampling, images, gain, images == filled, limits.get(images)))
     def order(c): return WORTH * ((c.recipe.steps > 0) + (c.recipe.labels != "own")) - c.gain.mean, -c.images
     return sorted(found, key=order)
 
@@ -292,19 +294,20 @@ DRAWN = {"uniform": "uniformly", "error": "by error"}
 # %% ../nbs/tools/10b_advise.ipynb #96bb3a12
 def stored_bytes(one, photos):
     "About how many bytes a candidate takes on the disk."
-    if one.recipe.store == "teacher": return one.recipe.bytes
-    return png_rate(photos) * one.gain.density * one.images * one.recipe.size**2
+    if one.recipe.store == "teacher": return one.limit
+    return min(png_rate(photos) * one.gain.density * one.images * one.recipe.size**2, one.limit or math.inf)
 
 def _fitted(one, advice):
     "Its recipe for the scale, with the budget of fewest digits that gives so many images, or the one in bytes."
     scale, photos = advice.config.scale, advice.photos
     recipe = replace(one.recipe, scale=scale, size=one.recipe.size // scale * scale)
-    if recipe.store == "teacher": return recipe   # of its measured size
-    if advice.bytes:
+    if recipe.store == "teacher": return replace(recipe, bytes=one.limit)   # of its measured size
+    groups = len(photos) if recipe.grouping == "image" else 1
+    if advice.bytes or one.images % groups:   # only bytes can ask for so many
         need = stored_bytes(one, photos)
         digits = 10 ** max(0, math.floor(math.log10(need)) - 1)   # two of them are enough
-        return replace(recipe, bytes=advice.bytes if one.full else min(advice.bytes, math.ceil(need / digits) * digits))
-    groups = len(photos) if recipe.grouping == "image" else 1
+        need, most = math.ceil(need / digits) * digits, advice.bytes or math.inf
+        return replace(recipe, bytes=advice.bytes if one.full else min(need, most))
     exact = 100 * one.images * recipe.size**2 / photos.pixels
     percents = (math.ceil(exact * 10**digits) / 10**digits for digits in range(1, 14))
     def images(percent): return ipc_for_budget(percent, groups, recipe.size, photos.pixels) * groups
@@ -380,7 +383,9 @@ def advise(
     known = read_json(files("sr_distill")/"curves.json")["photos"]
     if 2 * len(photos) < known: odd.append(f"sets of {len(photos)} photos (the nearest are of {known})")
     alike = sorted((c for c in fitting(usual) if _way(c.recipe) == _way(usual)
-                    and c.sampling == "uniform"), key=lambda c: c.images)   # as `train` draws unless told otherwise
+                    and c.sampling == "uniform"   # as `train` draws unless told otherwise
+                    and (c.full or c.limit in (None, usual.bytes))),   # no smaller set
+                   key=lambda c: c.images)
     gain = alike[-1].gain if alike and not odd else None
     if not size and alike and _way(found[0].recipe) == _way(usual): asked, found = usual, alike[-1:]   # of its own size
     length = min(curves, key=lambda c: abs(math.log(c.config.steps / steps)))

@@ -252,6 +252,22 @@ def test_the_best_of_350_kb_comes_first_and_the_packages_own_is_named(shoot, mon
     assert (shorter.usual_gain is not None) == known and ("beside a program: not measured for this network, length and size" in str(shorter)) != known
 
 
+@pytest.mark.parametrize("size", [{"bytes": "350kB"}, {"budget": .7}])
+@pytest.mark.parametrize("settings", [EDSR, dict(model="srcnn", batch=16)])
+def test_a_set_of_fewer_windows_than_photos_is_asked_for_in_bytes(shoot, monkeypatch, settings, size):
+    "A budget in per cent counts windows for each photo; the set of 50 kB that is best for a short training has 27 for 40."
+    from sr_distill import advise as page
+    monkeypatch.setattr(page, "png_rate", lambda photos: 122e6 / 106.6e6)
+    found = advise(shoot, sd.TrainConfig.for_model(**settings, steps=1200), **size)
+    assert found.plain.images < len(shoot) and f"+{found.plain.gain.mean:.2f}" in str(found), found
+    line = next(one for one in str(found).splitlines() if one.startswith("without a teacher"))
+    asked = int(line.split("--bytes ")[1].split("kB")[0])
+    assert line.split(": ")[2] == f"sr_distill distill PHOTOS SET --bytes {asked}kB" and 35 <= asked <= 50, line
+    curves = [c for c in page.load_curves() if (c.config.model, c.config.scale) == (settings["model"], 2)]
+    few = page.candidates(curves, shoot, 1200, 27 * 64**2 - 1)
+    assert found.plain.images == 27 and few and found.plain.recipe not in [c.recipe for c in few]   # a pixel less: too large
+
+
 @pytest.mark.parametrize("settings, budget, words", [
     (dict(model="edsr", steps=1200), None, "EDSR ×2 (the nearest is EDSR 4×32 ×2)"), (dict(EDSR, scale=8), None, "EDSR 4×32 ×8 (the nearest is EDSR 4×32 ×4)"),
     (dict(EDSR, scale=3), None, "EDSR 4×32 ×3 (the nearest"),
