@@ -3,6 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/leaves.py PHOTOS --only rates     images and patches per second and core
     OMP_NUM_THREADS=1 python benchmarks/leaves.py PHOTOS --only steps     a training step, from a folder and from a program
                                                    [--share 0.5]           from a program for half of each batch, and a folder
+                                                   [--set SET] [--amp]     from a set as it is, such as one that stores its teacher
     OMP_NUM_THREADS=1 python benchmarks/leaves.py PHOTOS --only train --tests SET5 SET14 VAL [--steps 1200] [--program FILE]
 
 PHOTOS is a folder of HR photos: the program takes its colours from them (`hand_written`), and `steps` compares with them.
@@ -25,6 +26,7 @@ from sr_distill.metrics import evaluate
 from sr_distill.models import make_model
 from sr_distill.procedural import Endless, Mixture, Program, ProgramPhotos, hand_written, patches, render
 from sr_distill.recipe import TrainConfig
+from sr_distill.sets import DistilledSet
 
 DEPTHS = {"edsr": dict(depth=4, width=32), "vdsr": dict(depth=8, width=32), "srcnn": {}}
 PATCH = 48
@@ -52,10 +54,9 @@ def rates(program, images=40):
     return dict(ms_per_image=round(1e3 * spent, 2), fresh_patches=round(256**2 / PATCH**2 / spent), patches=round(1280 / cut),
                 patches_with_lr=round(16 * 80 / computed(batches)))
 
-def steps(program, photos, model, share, rounds=5, count=40):
-    "Median ratios of a training step: from the program, for a `share` of each batch, and from the photos' cache."
-    source = Endless(program) if share == 1 else Mixture(photos, Endless(program), share)
-    config = TrainConfig.for_model(model, batch=16, patch=PATCH, steps=10_000, **DEPTHS[model])
+def steps(source, photos, model, amp=False, rounds=5, count=40):
+    "Median ratios of a training step: from `source`, a program or a set, and from the photos' cache."
+    config = TrainConfig.for_model(model, batch=16, patch=PATCH, steps=10_000, amp=amp, **DEPTHS[model])
     for i in range(len(photos)): photos.lr(i, config.scale)
     def trainer_of(source):
         net = make_model(model, 2, config.depth, config.width, generator=rng(0, "weights"))
@@ -71,9 +72,9 @@ def steps(program, photos, model, share, rounds=5, count=40):
             work[k].append((time.process_time() - computed_before) / count)
         t += count
     ratios, computed_ratios = ([b / a for a, b in zip(*measured)] for measured in (times, work))
-    return dict(model=model, share=share, ratio_of_computing=round(statistics.median(computed_ratios), 3),
+    return dict(model=model, source=repr(source), amp=amp, ratio_of_computing=round(statistics.median(computed_ratios), 3),
                 ms_from_photos=round(1e3 * statistics.median(times[0]), 1),
-                ms_from_program=round(1e3 * statistics.median(times[1]), 1), ratio=round(statistics.median(ratios), 3),
+                ms_from_source=round(1e3 * statistics.median(times[1]), 1), ratio=round(statistics.median(ratios), 3),
                 ratios=[round(r, 3) for r in ratios])
 
 def learn(source, tests, model, count, seed):
@@ -98,6 +99,8 @@ def main():
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--share", type=float, default=1., help="of each batch that the program draws, for steps")
+    parser.add_argument("--set", help="a set in place of the program, for steps")
+    parser.add_argument("--amp", action="store_true", help="train in mixed precision, for steps")
     parser.add_argument("--images", type=int, help="learn from so many images of 256² in place of endless ones")
     parser.add_argument("--real", action="store_true", help="learn from the photos themselves")
     args = parser.parse_args()
@@ -105,7 +108,9 @@ def main():
     program = Program.load(args.program) if args.program else hand_written(photos, seed=11)
     about = dict(program=repr(program), torch=torch.__version__, threads=torch.get_num_threads())
     if args.only == "rates": row = rates(program)
-    elif args.only == "steps": row = steps(program, photos, args.model, args.share)
+    elif args.only == "steps":
+        drawn = Endless(program) if args.share == 1 else Mixture(photos, Endless(program), args.share)
+        row = steps(DistilledSet.load(args.set).photos if args.set else drawn, photos, args.model, args.amp)
     else:
         source = photos if args.real else ProgramPhotos(program, args.images) if args.images else Endless(program)
         row = dict(model=args.model, steps=args.steps, seed=args.seed, source=repr(source), **learn(source, args.tests, args.model, args.steps, args.seed))

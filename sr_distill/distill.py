@@ -22,7 +22,7 @@ from .core import (check_like, file_sha256, forget, load_state, log, make_folder
                              restore_optimizer, restoring, save_state, to_tensor, to_uint8, write_json)
 from .codec import bits_gradient, coded, through_files
 from .data import LOSSY, Photos
-from .fitting import Fit, statistics_objective, training_objective
+from .fitting import Fit, late_objective, statistics_objective, training_objective
 from .inversion import check_prior, make_space
 from .job import LogLines, saving
 from .labels import enlarged, get_teacher, half_precision, redraw, teacher_bytes
@@ -520,22 +520,29 @@ def _about_program(program):
 HELD_OUT_IMAGE = 1000     # number of the first image that judges a finished fit; the search sees those from 0 on
 FILMED, FILM_SIDE = 8, 96   # images of a program that its film shows, and their side in pixels
 
-def _fit_objective(plan, held_out):
+def _fit_objective(plan, held_out, turned=None):
     "The objective of the search, or of the judgement after it, which takes photos or images that the search did not."
     photos, scale, seed = plan.photos, plan.recipe.scale, plan.recipe.seed
-    if plan.recipe.fit == "training":
-        return training_objective(photos, scale, seed, held_out, plan.device, **lr_settings(plan.recipe, photos))
-    return statistics_objective(photos, scale, seed, HELD_OUT_IMAGE if held_out else 0)
+    if plan.recipe.fit == "statistics":
+        return statistics_objective(photos, scale, seed, HELD_OUT_IMAGE if held_out else 0)
+    rest = scale, seed, held_out, plan.device, *lr_settings(plan.recipe, photos).values()
+    return late_objective(turned, photos, *rest) if turned else training_objective(photos, *rest)
+
+def _fit(plan, program):
+    "The search of a recipe, before its first step."
+    recipe, objective = plan.recipe, _fit_objective(plan, False)
+    if recipe.fit != "late": return Fit(program, objective, recipe.seed)
+    return Fit(program, objective, recipe.seed, recipe.steps // 3, lambda found: _fit_objective(plan, False, found))
 
 def _fitted(plan, program, callback):
     "The program after the steps of the recipe, the film of them, and what the report says of both."
     recipe, part = plan.recipe, Part(plan.state/"part-program", 0, 0)
     if not recipe.steps: return program, None, {}
-    fit, before = Fit(program, _fit_objective(plan, False), recipe.seed), program
+    fit, before = _fit(plan, program), program
     make_folder(part.folder/"trace")
     _go_on_fitting(fit, part, plan.marks)
     _fit_steps(plan, fit, part, callback)
-    judge = _fit_objective(plan, True)
+    judge = _fit_objective(plan, True, fit.turned)
     report = dict(fit=dict(by=recipe.fit, steps=recipe.steps, before=judge(before), after=judge(fit.program)))
     if not plan.marks: return fit.program, None, report
     film = TraceFolder(plan.state/"trace")

@@ -330,7 +330,7 @@ TARGETS    = ("uniform", "error", "hard")
 POOLS      = ("fresh", "random", "trajectory")
 LABELS     = ("own", "teacher")
 STORES     = ("labels", "teacher")
-FITS       = ("training", "statistics")
+FITS       = ("training", "late", "statistics")
 STORAGE    = ("png", "webp", "avif")
 
 _ranked    = "pixel", dict(ranked=True)   # starts that rank windows by a score, and can leave out the highest scores
@@ -487,8 +487,9 @@ class Recipe(Settings):
     share: float   = option(1.0, "procedural space: share of every training batch that the program draws; below 1 the "
                                  "set also stores images chosen by --init, for the rest of the batch", low=0)
     fit: str       = option("training", "procedural space: what the steps improve: the scores of small networks that "
-                                        "learn from the program's images (training), or how near their statistics "
-                                        "are to those of the photos (statistics)",
+                                        "learn from the program's images for a short time (training), after a third "
+                                        "of the steps the scores at the end of a long training (late), or how near "
+                                        "their statistics are to those of the photos (statistics)",
                             FITS)
     degradation: str = option("bicubic", DEGRADATION_HELP)
     stored: InitVar[bool] = False   # read from a file: a folder that it names may be gone

@@ -161,8 +161,9 @@ def _said_of_program(report):
     said = [f"The program has {program['numbers']} numbers and {program['palettes']} palettes of 16 colours of the "
             "photos."]
     if not (fit := report.get("fit")): return said
-    if fit["by"] == "training":
-        return [*said, "Mean PSNR-RGB of small networks after a short training on its images, measured on photos that "
+    trained = {"training": "small networks after a short training", "late": "networks at the end of a long training"}
+    if fit["by"] in trained:
+        return [*said, f"Mean PSNR-RGB of {trained[fit['by']]} on its images, measured on photos that "
                 f"the search did not use: {-fit['before']:.2f} dB as written by hand, {-fit['after']:.2f} dB after "
                 f"{fit['steps']} steps."]
     return [*said, f"Distance of its statistics from those of the photos, on unseen images: {fit['before']:.3g} as "

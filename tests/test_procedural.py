@@ -16,6 +16,7 @@ from sr_distill.data import Photos
 from sr_distill.distill import distill
 from sr_distill.explore import gradient_film
 from sr_distill.models import make_model
+from sr_distill.plan import make_plan
 from sr_distill.procedural import MOST_BYTES, Endless, EndlessSampler, Mixture, Program, ProgramPhotos, World, hand_written, patches, render
 from sr_distill.recipe import Recipe, RunError, RunOptions, TrainConfig, UserError
 from sr_distill.sets import DistilledSet, describe, learnt_from, open_photos, set_bytes
@@ -390,6 +391,29 @@ def test_a_fit_by_short_trainings(tmp_path, monkeypatch):
     assert "did not use" in (tmp_path / "whole/README.md").read_text() and report["before"] < -10   # dB, with the sign changed
     assert fitting.training_objective(EMBEDDED, held_out=True)(whole.program) == report["after"]
 
+def test_a_fit_for_the_end_of_a_long_training(tmp_path, monkeypatch):
+    "It begins as a fit by short trainings; then networks that have learnt from its program go on. A stop changes no bit."
+    short(monkeypatch)
+    monkeypatch.setattr(fitting, "BEGUN", dict(depth=1, width=8, steps=30, batch=4, patch=48))
+    monkeypatch.setattr(fitting, "GOING_ON", dict(steps=10, lr=2e-3))
+    recipe = replace(FIT, fit="late", steps=7)
+    def stop(step, *_): stop.stopped = step == 4
+    whole = distill(EMBEDDED, recipe, tmp_path / "whole", FEW)
+    with pytest.raises(RunError): distill(EMBEDDED, recipe, tmp_path / "parts", FEW, stop)
+    parts = distill(EMBEDDED, recipe, tmp_path / "parts", FEW)
+    report = whole.manifest["report"]["fit"]
+    assert whole.program == parts.program and report == parts.manifest["report"]["fit"] and report["by"] == "late"
+    assert whole.trace.losses == parts.trace.losses and "at the end of a long training" in (tmp_path / "whole/README.md").read_text()
+    early = distill(EMBEDDED, replace(FIT, fit="training", steps=2), tmp_path / "early", FEW).program   # a third of 7 steps
+    late = fitting.late_objective(early, EMBEDDED)
+    assert round(late(whole.program), 6) == whole.trace.losses[-1][-1] <= late(early)
+    assert report["after"] == fitting.late_objective(early, EMBEDDED, held_out=True)(whole.program)
+
+def test_a_program_that_may_grow_is_counted_at_its_largest_in_a_budget(tmp_path):
+    small, grows = (Recipe(space="procedural", share=.5, size=32, steps=3, fit=fit, bytes="20kB", format="webp") for fit in ("training", "late"))
+    ipc = [make_plan(EMBEDDED, recipe, tmp_path / recipe.fit).recipe.ipc for recipe in (small, grows)]
+    assert ipc[1] < ipc[0] and MOST_BYTES == 8192
+
 def test_a_fit_learns_and_judges_under_the_degradation_of_the_recipe(tmp_path, monkeypatch):
     short(monkeypatch)
     monkeypatch.setattr(fitting, "TRIALS", 1)
@@ -408,7 +432,7 @@ def test_a_fit_learns_and_judges_under_the_degradation_of_the_recipe(tmp_path, m
 def test_what_a_fit_is_for_is_asked_of_programs_only():
     assert "--fit" in refusal(Recipe, fit="statistics") and "procedural" in refusal(Recipe, fit="statistics")
     assert "--fit" in refusal(Recipe, space="procedural", steps=0, fit="statistics")
-    assert "training, statistics" in refusal(Recipe, space="procedural", fit="luck")
+    assert "training, late, statistics" in refusal(Recipe, space="procedural", fit="luck")
 
 def test_any_objective_can_be_followed():
     fit = fitting.Fit(Program(), lambda program: abs(program.worlds[0].alpha - 2.5))
