@@ -163,6 +163,7 @@ def candidates(
             continue
         room = _pixels_of(weight, points)
         counts = _counts(recipe, photos, min(most, largest, room), [p.pixels for p in points])
+        # a set that was made to fill bytes may have fewer windows than there are photos
         limits = {round(p.pixels / recipe.size**2): p.limit for p in points if p.limit and p.pixels <= min(most, room)}
         filled = int(room // recipe.size**2) if room < min(most, largest) else 0   # bytes are filled image by image
         for images in sorted(counts | {filled} - {0} | set(limits)):

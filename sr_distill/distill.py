@@ -22,7 +22,7 @@ from .core import (check_like, file_sha256, forget, load_state, log, make_folder
                              restore_optimizer, restoring, save_state, to_tensor, to_uint8, write_json)
 from .codec import bits_gradient, coded, through_files
 from .data import LOSSY, Photos
-from .fitting import Fit, late_objective, statistics_objective, training_objective
+from .fitting import Fit, statistics_objective, training_objective
 from .inversion import check_prior, make_space
 from .job import LogLines, saving
 from .labels import enlarged, get_teacher, half_precision, redraw, teacher_bytes
@@ -525,8 +525,8 @@ def _fit_objective(plan, held_out, turned=None):
     photos, scale, seed = plan.photos, plan.recipe.scale, plan.recipe.seed
     if plan.recipe.fit == "statistics":
         return statistics_objective(photos, scale, seed, HELD_OUT_IMAGE if held_out else 0)
-    rest = scale, seed, held_out, plan.device, *lr_settings(plan.recipe, photos).values()
-    return late_objective(turned, photos, *rest) if turned else training_objective(photos, *rest)
+    how = lr_settings(plan.recipe, photos)
+    return training_objective(photos, scale, seed, held_out, plan.device, after=turned, **how)
 
 def _fit(plan, program):
     "The search of a recipe, before its first step."

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['WINDOWS', 'IMAGES', 'SIDE', 'TRIAL', 'TRIALS', 'JUDGES', 'EACH', 'JUDGED', 'DRAWN', 'BEGUN', 'GOING_ON', 'CHANGED',
-           'ROUNDS', 'FAR', 'image_statistics', 'statistics_objective', 'training_objective', 'late_objective',
-           'changed', 'grown', 'Fit']
+           'ROUNDS', 'FAR', 'image_statistics', 'statistics_objective', 'training_objective', 'changed', 'grown', 'Fit']
 
 # %% ../nbs/method/10a_fitting.ipynb #dd2f9d72
 import copy, json, math
@@ -68,6 +67,8 @@ def statistics_objective(
 TRIAL = dict(depth=2, width=16, steps=400, batch=16, patch=48)   # a training that judges a program
 TRIALS, JUDGES, EACH, JUDGED = 2, 20, 3, 128   # trainings; photos that judge, at most; windows of each, their side
 DRAWN = dict(window=64, side=256)              # the program's images at hand, and their side
+BEGUN = dict(depth=4, width=32, steps=4000, batch=16, patch=48)   # with `after`: the training that comes first, once
+GOING_ON = dict(steps=150, lr=5e-4)                               # and what follows, on each program that is judged
 
 def _judges(photos, scale, seed, held_out, degradation):
     "Pairs of LR and HR windows, a list for each photo that judges."
@@ -98,42 +99,24 @@ def training_objective(
     held_out: bool = False,   # judge by the other half of the photos, which the search does not use
     device: str | torch.device = "cpu",   # where the networks learn
     degradation: str = "bicubic",   # how LR images are made, to learn from and to judge by; as in `data.degrade`
+    after: Program | None = None,   # what a larger network learnt from before; None: small ones begin untrained
 ) -> Callable[[Program], float]:
-    "A function that says how badly small networks enlarge windows of `photos` after a short training on a program."
+    "A function that says how badly networks enlarge windows of `photos` after a short training on a program."
     judges = _judges(photos, scale, seed, held_out, degradation)
-    def one(program, k):
-        trial = TRIAL | dict(patch=TRIAL["patch"] // scale * scale, degradation=degradation)
-        config = TrainConfig.for_model("edsr", scale=scale, seed=seed + k, **trial)
+    def untrained(k, settings):
+        settings = settings | dict(patch=settings["patch"] // scale * scale, degradation=degradation)
+        config = TrainConfig.for_model("edsr", scale=scale, seed=seed + k, **settings)
         net = make_model("edsr", scale, config.depth, config.width, generator=rng(config.seed, "weights"))
-        return _error_after(net, config, program, judges, device)
+        return net, config
+    if after is not None:
+        begun, first = untrained(0, BEGUN)
+        learnt = helper_network("learners", begun, Endless(after, **DRAWN), first, device)
+    def begin(k):
+        if after is None: return untrained(k, TRIAL)
+        return copy.deepcopy(learnt).train(), replace(first, seed=seed + k, **GOING_ON)
+    def one(program, k): return _error_after(*begin(k), program, judges, device)
     @precision()
     def objective(program): return float(np.mean(in_parallel(lambda k: one(program, k), range(TRIALS), device)))
-    return objective
-
-# %% ../nbs/method/10a_fitting.ipynb #a1c0de03
-BEGUN = dict(depth=4, width=32, steps=4000, batch=16, patch=48)   # the training that comes first, once
-GOING_ON = dict(steps=150, lr=5e-4)                               # that of each copy, on a changed program
-
-def late_objective(
-    program: Program,  # what the network has learnt from before it judges others
-    photos: Photos,
-    scale: int = 2,    # of the SR networks
-    seed: int = 0,     # of the windows, the first weights and the patches
-    held_out: bool = False,   # judge by the other half of the photos, which the search does not use
-    device: str | torch.device = "cpu",   # where the networks learn
-    degradation: str = "bicubic",   # how LR images are made, to learn from and to judge by; as in `data.degrade`
-) -> Callable[[Program], float]:
-    "A function that says how badly a network that learnt from `program` enlarges windows after some steps on another."
-    judges = _judges(photos, scale, seed, held_out, degradation)
-    begun = BEGUN | dict(patch=BEGUN["patch"] // scale * scale, degradation=degradation)
-    first = TrainConfig.for_model("edsr", scale=scale, seed=seed, **begun)
-    net = make_model("edsr", scale, first.depth, first.width, generator=rng(seed, "weights"))
-    learnt = helper_network("learners", net, Endless(program, **DRAWN), first, device)
-    def one(changed, k):
-        config = replace(first, seed=seed + k, **GOING_ON)
-        return _error_after(copy.deepcopy(learnt).train(), config, changed, judges, device)
-    @precision()
-    def objective(changed): return float(np.mean(in_parallel(lambda k: one(changed, k), range(TRIALS), device)))
     return objective
 
 # %% ../nbs/method/10a_fitting.ipynb #12b92855
@@ -202,7 +185,8 @@ class Fit:
 
     def step(self) -> None:
         "Try one change; after the turn, every other step tries one more world."
-        if self.done == self.turn: self._turn(self.program)
+        if self.done == self.turn: self.turned = self.program
+        if self.turned and self.later: self.objective, self.later = self.later(self.turned), None
         if self.done in (0, self.turn): self.best, self.size = self.objective(self.program), .1
         grows = self.turned is not None and (self.done - self.turn) % 2 == 0
         generator = rng(self.seed, "fit", self.done)
@@ -213,10 +197,6 @@ class Fit:
         if not grows: self.size = min(max(self.size * (1.5 if better else 1.5**-.25), .01), .3)
         self.done += 1
         self.losses.append(self.best)
-
-    def _turn(self, program):
-        "From now on the objective is the later one, of `program`."
-        self.turned, self.objective = program, self.later(program)
 
     def state_dict(self) -> dict:
         "All that a fit needs to go on."
@@ -231,5 +211,5 @@ class Fit:
         check_like(state, like)
         if state["done"] != len(state["losses"]): raise ValueError("steps and losses differ in number")
         self.program = Program.from_dict(json.loads(state["program"]))
-        if state["turned"]: self._turn(Program.from_dict(json.loads(state["turned"])))
+        if state["turned"]: self.turned = Program.from_dict(json.loads(state["turned"]))
         for name in ("done", "size", "losses", "best"): setattr(self, name, state[name])

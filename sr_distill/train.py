@@ -591,7 +591,7 @@ def lr_settings(
     return {} if photos.pairs else dict(degradation=recipe.degradation)
 
 def helper_network(
-    kind: str,            # "scouts" or "teachers": its place in the cache
+    kind: str,            # "scouts", "teachers" or "learners": its place in the cache
     model: torch.nn.Module,  # as it begins
     photos: Photos,       # to learn from
     config: TrainConfig,  # the patch shrinks to the smallest photo

@@ -405,9 +405,9 @@ def test_a_fit_for_the_end_of_a_long_training(tmp_path, monkeypatch):
     assert whole.program == parts.program and report == parts.manifest["report"]["fit"] and report["by"] == "late"
     assert whole.trace.losses == parts.trace.losses and "at the end of a long training" in (tmp_path / "whole/README.md").read_text()
     early = distill(EMBEDDED, replace(FIT, fit="training", steps=2), tmp_path / "early", FEW).program   # a third of 7 steps
-    late = fitting.late_objective(early, EMBEDDED)
+    late = fitting.training_objective(EMBEDDED, after=early)
     assert round(late(whole.program), 6) == whole.trace.losses[-1][-1] <= late(early)
-    assert report["after"] == fitting.late_objective(early, EMBEDDED, held_out=True)(whole.program)
+    assert report["after"] == fitting.training_objective(EMBEDDED, held_out=True, after=early)(whole.program)
 
 def test_a_program_that_may_grow_is_counted_at_its_largest_in_a_budget(tmp_path):
     small, grows = (Recipe(space="procedural", share=.5, size=32, steps=3, fit=fit, bytes="20kB", format="webp") for fit in ("training", "late"))
