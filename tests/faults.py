@@ -428,6 +428,15 @@ def clock(survey, count=30):
 
 LOCKED = ("distil", "distil in latent space", "train", "study", "download photos")   # the others fill a cache together, or wait
 
+def locked(path):
+    "Does another process hold this lock?"
+    import fcntl
+    if not path.exists(): return False
+    with open(path, "r+") as file:
+        try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError: return True
+    return False
+
 def intruders(survey, count=30):
     "A second process in the same output folder is told so and disturbs nothing; two may fill one cache."
     for k in range(count):
@@ -436,10 +445,11 @@ def intruders(survey, count=30):
             first = start(job, place)
             while job in LOCKED and first.poll() is None and not (place.out / ".lock").exists(): time.sleep(.001)
             first.wait(survey.draw.uniform(.01, survey.seconds[job] / 2))
-            if held := job in LOCKED and first.poll() is None: os.kill(first.pid, signal.SIGSTOP)   # it holds the folder as long as the other looks
+            if stopped := job in LOCKED and first.poll() is None: os.kill(first.pid, signal.SIGSTOP)   # it holds the folder as long as the other looks
+            held = stopped and locked(place.out / ".lock")   # unless it had finished its work and was about to end
             other = start(job, place, log="other")
             other.wait()
-            if held: os.kill(first.pid, signal.SIGCONT)
+            if stopped: os.kill(first.pid, signal.SIGCONT)
             if held: survey.refused(job, other, "an intruder", "another sr_distill process is writing here")
             elif other.code: survey.fail(job, f"the second process ended with {other.code}: {other.said[-600:]}")
             if first.wait(): survey.fail(job, f"the first process ended with {first.code}: {first.said[-600:]}")
