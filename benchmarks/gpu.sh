@@ -6,8 +6,8 @@
 # DATA holds photos/ (some 20 HR photos or more), val/ (photos to judge by), and perhaps results/, the OUT of another day.
 # All results lie in OUT, written as they come: what is there is not measured again, and a stage that did not get through
 # goes on where it stopped.  Stages, with their limits; the last one takes what is left of --minutes (default 13):
-#   tests     the tests that need a GPU: kernels, parts, layers and models as on the CPU        130 s
-#   speed     benchmarks/speed.py: against the reference loop, DIV2K's scale, profile, rounding, graph   250 s
+#   tests     the tests that need a GPU: kernels, parts, layers, models and whole runs as on the CPU   150 s
+#   speed     benchmarks/speed.py: reference loop, DIV2K's scale, profile, training, rounding, graph   250 s
 #   stylegan  benchmarks/stylegan_size.py: 512², forward and backward, before and after         150 s
 #   long      benchmarks/long_gpu.py: full-size EDSR, then SPAN, on all photos and small sets    what is left
 # Where one command may take ten minutes only, give --minutes 9 first, and the same command again for the rest.
@@ -32,7 +32,7 @@ done
 for part in photos val; do [ -d "$data/$part" ] || { echo "$data has no folder $part/: give photos/ and val/"; exit 2; }; done
 mkdir -p "$out"
 [ -d "$data/results" ] && cp -rn "$data"/results/. "$out"/
-export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 TQDM_DISABLE=1 SR_DISTILL_CACHE=${SR_DISTILL_CACHE:-$(mktemp -d)}
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 TQDM_DISABLE=1 SR_DISTILL_CACHE=${SR_DISTILL_CACHE:-$(mktemp -d)}
 python=${PYTHON:-python3}
 left() { awk -v m="$minutes" -v s="$SECONDS" 'BEGIN { printf "%d", 60 * m - s }'; }
 
@@ -57,7 +57,8 @@ stage() {   # NAME SECONDS COMMAND ...: runs it within its limit and what is lef
 kind=$([ "$device" = cuda ] && echo cuda || echo "not cuda")
 tests=$(grep -l "pytest.mark.cuda" tests/test_*.py)
 [ -n "$tiny" ] && tests=tests/test_kernels.py
-stage tests 130 $python -m pytest -q -m "$kind" -p no:cacheprovider -n 0 --durations=5 $tests
+several=$($python -c "import xdist" 2>/dev/null && echo "-n 4")   # processes, where pytest-xdist is installed
+stage tests 150 $python -m pytest -q -m "$kind" -p no:cacheprovider $several --durations=5 $tests
 stage speed 250 $python benchmarks/speed.py "$data/photos" "$out" --device $device --gpu-sections $tiny
 stage stylegan 150 $python benchmarks/stylegan_size.py "$out" --device $device --minutes 2 $tiny ${tiny:+--resolution 64}
 stage long "$(left)" $python benchmarks/long_gpu.py "$data/photos" "$data/val" "$out" --device $device --seconds "$(($(left) - 20))" --steps "$steps" $tiny

@@ -27,9 +27,12 @@ scale    800 groups, as DIV2K has: seconds per step, how long the host needs to 
 shares   One step in the profiler: shares of arithmetic, of memory traffic, and of waiting for the next launch.
 rounding The final set of one recipe by float32, TF32 and bfloat16 steps, judged by unseen networks and by an EDSR.
 graph    The same match as one CUDA graph.
+training Training steps per second of a small and of a full-size EDSR, recorded as CUDA graphs and not, in float32 and in 16
+         bits; then from photos, from a program with 1 to 8 threads that draw, and from a program with a teacher.
 """
 import argparse
 import copy
+import itertools
 import json
 import os
 import statistics
@@ -51,18 +54,19 @@ from PIL import Image
 import sr_distill.distill as engine
 
 from sr_distill import convolution
-from sr_distill.core import rng, to_tensor, to_uint8, write_json
+from sr_distill.core import POLICIES, rng, to_tensor, to_uint8, write_json
 from sr_distill.data import Photos, downscale
 from sr_distill.distill import Run, distill, rate
 from sr_distill.matching import (BankSource, GradientBank, dc_loss, fresh_network, group_gradients, held_out_loss, match, mean_gradient, network_pool,
                                 trajectories)
 from sr_distill.metrics import upscale_image
 from sr_distill.models import make_model
-from sr_distill.parallel import in_parallel, precision
+from sr_distill.parallel import ahead, in_parallel, precision
 from sr_distill.patches import Groups
 from sr_distill.pixel import PixelSpace, start_images
+from sr_distill.procedural import Endless, EndlessSampler, hand_written
 from sr_distill.recipe import Recipe, RunOptions, TrainConfig
-from sr_distill.train import PatchSampler, train
+from sr_distill.train import PatchSampler, Trainer, train
 
 RESULTS = Path(__file__).resolve().parents[1] / "nbs/results"
 
@@ -418,9 +422,55 @@ def rounding(photos, out, device, steps=200, training=1000, networks=10, real=32
         found[name] = dict(seconds=took, loss=made.manifest["report"]["matching_loss"], edsr_psnr_y=net["val_psnr_y"], grey_levels_off=float(np.abs(images - plain).mean()))
     return found
 
+EDSRS = {"EDSR 4×32, patch 48": dict(depth=4, width=32, patch=48), "EDSR 16×64, patch 96": dict(depth=16, width=64, patch=96)}
+
+def trainer_of(config, device, record=True):
+    "A trainer of an EDSR, with recorded steps or without."
+    how = POLICIES[device]
+    POLICIES[device] = how if record else replace(how, record=None)
+    try: return Trainer(make_model("edsr", 2, config.depth, config.width, generator=rng(0, "weights")), config, device)
+    finally: POLICIES[device] = how
+
+def from_source(source, config, device, warm, count):
+    "Steps per second of a training from `source`, drawn while it trains."
+    trainer, own = trainer_of(config, device), getattr(source, "sampler", None)
+    sampler = own(config) if own else PatchSampler(source, config)
+    for k in sampler.first(0): sampler.keep(0, device), sampler.photo(k)
+    for t, batch in enumerate(ahead(lambda t: sampler(t, device), range(warm + count), device)):
+        if t == warm: finish(device); began = time.perf_counter()
+        trainer.update(*batch)
+    finish(device)
+    return count / (time.perf_counter() - began)
+
+def training(photos, out, device, count=200, warm=50, sizes=EDSRS, threads=(1, 2, 4, 8)):
+    "Training steps per second: what a recorded step and 16 bits give, and how fast images must be drawn."
+    steps, sources = {}, {}
+    with precision():
+        for name, size in sizes.items():
+            jobs = {}
+            for amp, record in itertools.product((False, True), (True, False)):
+                config = TrainConfig.for_model("edsr", batch=16, steps=10**6, amp=amp, **size)
+                trainer, batch = trainer_of(config, device, record), PatchSampler(photos, config)(0, device)
+                def work(trainer=trainer, batch=batch):
+                    for _ in range(count // 4): trainer.update(*batch)
+                    trainer.losses.clear()
+                jobs[f"{'16 bits' if amp else 'float32'}, {'recorded' if record else 'one by one'}"] = work
+            steps[name] = {job: count // 4 / t["median"] for job, t in in_turn(jobs, 3, device).items()}
+        config = TrainConfig.for_model("edsr", batch=16, steps=10**6, **next(iter(sizes.values())))
+        program, usual = hand_written(photos), EndlessSampler.THREADS
+        teacher = make_model("edsr", 2, 4, 32, generator=rng(1, "weights"))
+        sources["photos"] = from_source(photos, config, device, warm, count)
+        try:
+            for EndlessSampler.THREADS in threads:
+                sources[f"a program, {EndlessSampler.THREADS} threads"] = from_source(Endless(program), config, device, warm, count)
+            EndlessSampler.THREADS = usual
+            sources["a program with a teacher"] = from_source(Endless(program, teacher=teacher), config, device, warm, count)
+        finally: EndlessSampler.THREADS = usual
+    return dict(steps_per_second=steps, sources=sources, threads=usual)
+
 
 SECTIONS = dict(rates=rates, curve=curve, scaling=scaling, input=input_, pages=pages, job=job)
-ON_A_GPU = dict(rates=rates, scale=scale, shares=shares, rounding=rounding, graph=graph)   # in order of worth
+ON_A_GPU = dict(rates=rates, scale=scale, shares=shares, training=training, rounding=rounding, graph=graph)   # in order of worth
 
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -449,7 +499,8 @@ def main() -> int:
     for name in args.only or (ON_A_GPU if on_gpu else SECTIONS):
         if on_gpu and not args.again and name in known and "error" not in known[name]: continue   # another day's
         if name == "graph" and args.device == "cpu": continue
-        few = dict(scale=dict(many=3), shares=dict(sizes=(2,)), rounding=dict(steps=2, training=2, networks=2, real=4), rates=dict(rounds=1)).get(name, {}) if args.tiny else {}
+        few = dict(scale=dict(many=3), shares=dict(sizes=(2,)), rounding=dict(steps=2, training=2, networks=2, real=4), rates=dict(rounds=1),
+                   training=dict(count=4, warm=1, sizes=dict(list(EDSRS.items())[:1]), threads=(1, 2))).get(name, {}) if args.tiny else {}
         try: known[name] = (SECTIONS | ON_A_GPU)[name](photos, args.out, args.device, **few)
         except Exception as e:
             if not on_gpu: raise

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np, torch
 from PIL import Image
 from scipy.special import ndtri
-from .core import (atomic_write, data_uri, json_sha256, read_json, rng, state_sha256, to_tensor,
+from .core import (atomic_write, data_uri, json_sha256, policy, read_json, rng, state_sha256, to_tensor,
                              write_json)
 from .data import Photos, downscale, encode_png, make_lr, upscale
 from .job import Job
@@ -710,7 +710,8 @@ class Endless(ProgramPhotos):
 # %% ../nbs/method/10_procedural.ipynb #eebc8e6d
 class EndlessSampler(PatchSampler):
     "Batches of LR and HR patches from an `Endless`; batch `t` is a function of the program, the seed and `t`."
-    AHEAD = 2   # images drawn before they are needed
+    AHEAD = 2   # images that each thread draws before they are needed
+    THREADS = 4   # that draw images for a GPU; on the CPU, where the training takes all cores, it is one
     SOON = 50   # batches whose images a run makes before its first step
 
     def __init__(self,
@@ -724,7 +725,7 @@ class EndlessSampler(PatchSampler):
         source.at_least(config.patch, "--patch")
         source.check_teacher(config.scale, config.degradation)
         self.source, self.config, self.side, self.part = source, config, config.patch // config.scale, part
-        self.images, self.answers, self.pool, self.device = {}, {}, ThreadPoolExecutor(1, "leaves"), "cpu"
+        self.images, self.answers, self.pool, self.device = {}, {}, None, "cpu"
         self.teacher = functools.lru_cache(1)(lambda device: copy.deepcopy(source.teacher).to(device).eval())
 
     def drawn(self, t: int) -> int:
@@ -755,7 +756,9 @@ class EndlessSampler(PatchSampler):
     def keep(self, t: int, device: str | torch.device = "cpu") -> None:
         "Begin to draw the images for batch `t` and the next ones, and forget older images."
         first, self.device = self.drawn(t) // self.source.per_image, device
-        wanted = range(first, first + len(self.source) + self.AHEAD)
+        threads = 1 if policy(device).cores else self.THREADS
+        if self.pool is None: self.pool = ThreadPoolExecutor(threads, "leaves")
+        wanted = range(first, first + len(self.source) + threads * self.AHEAD)
         for k in [k for k in self.images if k not in wanted]: self.images.pop(k).cancel()
         for k in [k for k in self.answers if k not in wanted]: del self.answers[k]
         for k in wanted:

@@ -145,22 +145,28 @@ def learning_rate(
 # %% ../nbs/method/06_train.ipynb #0000001e
 class _Loss(torch.nn.Module):
     "A model and its training loss in one."
-    def __init__(self, model, config):
+    def __init__(self, model, config, remember=True):
         super().__init__()
         self.model, self.amp, self.compare = model, config.amp, F.l1_loss if config.loss == "l1" else F.mse_loss
+        self.remember = remember   # weights that were rounded to 16 bits; a recording must round them in each step
     def forward(self, lr, hr):
         half: Any = policy(lr.device).half
-        with torch.autocast(lr.device.type, half, self.amp): return self.compare(self.model(lr), hr)
+        with torch.autocast(lr.device.type, half, self.amp, self.remember): return self.compare(self.model(lr), hr)
 
 def _recorded(loss, config, device):
-    "Loss and gradient as CUDA graphs for batches of this shape."
+    "Loss and gradient as CUDA graphs for batches of this shape; the loss itself if its network cannot be recorded."
     def sample(side):
         return torch.zeros(config.batch, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
     # a graph has a stream of its own, and PyTorch waits for it
     warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")
     buffers, side = [b.clone() for b in loss.buffers()], config.patch // config.scale
     record: Any = policy(device).record
-    recorded = record(loss, (sample(side), sample(side * config.scale)))
+    try: recorded = record(loss, (sample(side), sample(side * config.scale)))
+    except torch.cuda.OutOfMemoryError: raise
+    except RuntimeError as e:   # a layer that asks the CPU for a number, or copies one to the GPU
+        log.info("train: the network %s cannot be recorded as a CUDA graph (%s); Python launches its kernels one by one",
+                 type(loss.model).__name__, f"{e}".partition("\n")[0])
+        recorded = loss
     for b, before in zip(loss.buffers(), buffers):
         b.data.copy_(before)   # running statistics know nothing of the sample
     return recorded
@@ -210,7 +216,8 @@ class Trainer:
         scaled = config.amp and policy(self.device).half == torch.float16   # bfloat16 reaches as far as float32
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         network = self.model if team.size == 1 else torch.nn.parallel.DistributedDataParallel(self.model)
-        self.loss, record = _Loss(network, config), policy(self.device).record and team.size == 1 and not config.amp
+        record = policy(self.device).record and team.size == 1
+        self.loss = _Loss(network, config, not record)
         if record: self.loss = _recorded(self.loss, config, self.device)
 
     @property

@@ -120,7 +120,32 @@ def test_a_training_is_recorded_for_its_shapes_and_gives_the_same(photos, gpu):
     wanted, asked = made(), gpu()
     assert abs(made() - wanted) < 1e-6 and asked.recorded == [[(2, 3, 12, 12), (2, 3, 24, 24)]]
     Trainer(make_model("vdsr", 2, 2, 4), dataclasses.replace(config, amp=True), "cpu")
-    assert len(asked.recorded) == 1   # mixed precision is not recorded
+    assert len(asked.recorded) == 2   # mixed precision is recorded too
+
+def test_a_network_that_cannot_be_recorded_is_trained_all_the_same(photos, gpu, caplog):
+    config = TrainConfig(model="vdsr", depth=2, width=4, steps=6, batch=2, patch=24)
+    def made(): return train(make_model("vdsr", 2, 2, 4, generator=core.rng(0)), photos, config, device="cpu").history[-1]["loss"]
+    wanted, _ = made(), gpu()
+    def refuses(loss, samples): raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore lines")
+    POLICIES["cpu"] = dataclasses.replace(POLICIES["cpu"], record=refuses)
+    caplog.set_level("INFO")
+    assert abs(made() - wanted) < 1e-6
+    assert "VDSR cannot be recorded as a CUDA graph (CUDA error: operation not permitted when stream is capturing); Python launches" in caplog.text
+    def full(loss, samples): raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+    POLICIES["cpu"] = dataclasses.replace(POLICIES["cpu"], record=full)
+    with pytest.raises(torch.cuda.OutOfMemoryError): made()   # a full GPU is another matter
+
+def test_a_program_is_drawn_by_more_threads_for_a_gpu(photos, gpu):
+    "The batches are the same; more images are drawn ahead."
+    from sr_distill.procedural import Endless, EndlessSampler, hand_written
+    config, source = TrainConfig(model="vdsr", depth=2, width=4, steps=9, batch=4, patch=24), Endless(hand_written(photos), 3, 48, 8)
+    def drawn():
+        sampler = source.sampler(config)
+        return [sampler(t, "cpu") for t in range(6)], sampler.pool._max_workers, len(sampler.images)
+    (wanted, one, few), _ = drawn(), gpu()
+    found, threads, more = drawn()
+    assert one == 1 < threads == EndlessSampler.THREADS and more == few + EndlessSampler.AHEAD * (threads - 1)
+    assert all(a.equal(b) for w, f in zip(wanted, found) for a, b in zip(w, f))
 
 def test_the_fused_optimiser_is_asked_for(gpu, photos):
     gpu(); POLICIES["cpu"] = dataclasses.replace(POLICIES["cpu"], fused=True)
