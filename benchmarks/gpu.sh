@@ -3,19 +3,20 @@
 #
 #   benchmarks/gpu.sh DATA OUT [--device cpu] [--tiny] [--only STAGE ...] [--minutes M] [--long-steps N]
 #
-# DATA holds photos/ (some 20 HR photos or more), val/ (photos to judge by), and perhaps results/, the OUT of another day.
+# DATA holds photos/ (some 20 HR photos or more), val/ (photos to judge by), perhaps Set5/ and Set14/ to judge by as well, and
+# perhaps results/, the OUT of another day.
 # All results lie in OUT, written as they come: what is there is not measured again, and a stage that did not get through
 # goes on where it stopped.  Stages, with their limits; the last one takes what is left of --minutes (default 13):
 #   tests     the tests that need a GPU: kernels, parts, layers, models and whole runs as on the CPU   150 s
 #   speed     benchmarks/speed.py: reference loop, DIV2K's scale, profile, training, rounding, graph   250 s
 #   stylegan  benchmarks/stylegan_size.py: 512², forward and backward, before and after         150 s
-#   long      benchmarks/long_gpu.py: full-size EDSR, then SPAN, on all photos and small sets    what is left
+#   long      benchmarks/long_gpu.py: full-size EDSR on all photos and on 350 kB                what is left
 # Where one command may take ten minutes only, give --minutes 9 first, and the same command again for the rest.
 # OUT/stages.txt says how each stage ended.  `--device cpu --tiny` is a dry run of every stage, some three minutes of one core.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 data=${1:?give the folder with photos/ and val/}; out=${2:?give a folder for the results}; shift 2
-device=cuda tiny="" stages="tests speed stylegan long" minutes=13 steps=30000
+device=cuda tiny="" stages="tests speed stylegan long" minutes=13 steps=20000
 while [ $# -gt 0 ]; do
   case $1 in
     --device) device=$2; shift 2;;
@@ -61,6 +62,7 @@ several=$($python -c "import xdist" 2>/dev/null && echo "-n 4")   # processes, w
 stage tests 150 $python -m pytest -q -m "$kind" -p no:cacheprovider $several --durations=5 $tests
 stage speed 250 $python benchmarks/speed.py "$data/photos" "$out" --device $device --gpu-sections $tiny
 stage stylegan 150 $python benchmarks/stylegan_size.py "$out" --device $device --minutes 2 $tiny ${tiny:+--resolution 64}
-stage long "$(left)" $python benchmarks/long_gpu.py "$data/photos" "$data/val" "$out" --device $device --seconds "$(($(left) - 20))" --steps "$steps" $tiny
+judges=$(ls -d "$data"/val "$data"/[Ss]et* 2>/dev/null)
+stage long "$(left)" $python benchmarks/long_gpu.py "$data/photos" "$out" --tests $judges --device $device --seconds "$(($(left) - 20))" --steps "$steps" $tiny
 echo "== $out/stages.txt"
 cat "$out/stages.txt"

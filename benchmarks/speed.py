@@ -22,16 +22,17 @@ job      The default recipe at 150 steps on all photos: bank, steps, and the los
 On a GPU, in this order; a section that OUT/speed-cuda.json has already is left out, so a second day goes on (the exit
 status is 75 while a section is missing or has failed):
 
-rates    As above, without the replay.
+rates    As above, without the replay; rates-tf32 lets convolutions and products round to TF32, in both loops.
 scale    800 groups, as DIV2K has: seconds per step, how long the host needs to issue one, how often it waits for the device.
 shares   One step in the profiler: shares of arithmetic, of memory traffic, and of waiting for the next launch.
 rounding The final set of one recipe by float32, TF32 and bfloat16 steps, judged by unseen networks and by an EDSR.
 graph    The same match as one CUDA graph.
 training Training steps per second of a small and of a full-size EDSR, recorded as CUDA graphs and not, in float32 and in 16
-         bits; then from photos, from a program with 1 to 8 threads that draw, and from a program with a teacher.
+         bits; then from photos, from a program with 1 to 4 threads that draw, and from a program with a teacher.
 """
 import argparse
 import copy
+import functools
 import itertools
 import json
 import os
@@ -167,7 +168,10 @@ def plain_call(kind, args):
 
 # ── sections ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-def rates(photos, out, device, rounds=5):
+def rates(photos, out, device, rounds=5, tf32=False):
+    with precision(tf32): return rates_now(photos, device, rounds)
+
+def rates_now(photos, device, rounds):
     recipe = Recipe(pool="random", networks=1, init="downscaled", real=1)
     groups = Groups(photos, "image", recipe.size, recipe.stride)
     bank = GradientBank(groups, recipe, network_pool(recipe, photos), "rates", device).build()
@@ -352,24 +356,25 @@ ARITHMETIC = ("gemm", "conv", "xmma", "cutlass", "cudnn", "wgrad", "dgrad", "win
 
 def shares(photos, out, device, sizes=(20, 800)):
     "Where one step's time goes: arithmetic, memory traffic, and waiting for the next launch."
-    from torch.profiler import ProfilerActivity, profile
     found = {}
-    for many in sizes:
-        run = many_groups(photos, device, many)
-        run.step()
-        alone = statistics.median(seconds(run.step, device) for _ in range(3))
-        with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (device == "cuda")]) as p:
-            run.step()
-            finish(device)
-        on_device = [e for e in p.key_averages() if e.device_type == torch.autograd.DeviceType.CUDA] if device == "cuda" else list(p.key_averages())
-        took = lambda e: (e.self_device_time_total if device == "cuda" else e.self_cpu_time_total) / 1e6
-        arithmetic = sum(took(e) for e in on_device if any(word in e.key.lower() for word in ARITHMETIC) and "im2col" not in e.key)
-        busy = sum(map(took, on_device))
-        found[f"{many} groups"] = dict(seconds=alone, busy=busy, arithmetic=arithmetic / alone, memory=(busy - arithmetic) / alone, launches=max(0, 1 - busy / alone),
-            kernels=sum(e.count for e in on_device), largest=[dict(name=e.key[:120], seconds=took(e), calls=e.count) for e in sorted(on_device, key=took, reverse=True)[:20]])
-        del run
+    for many, tf32 in itertools.product(sizes, (False, True)):
+        with precision(tf32): found[f"{many} groups{', TF32' * tf32}"] = shares_of(many_groups(photos, device, many), device)
         if device == "cuda": torch.cuda.empty_cache()
     return found
+
+def shares_of(run, device):
+    from torch.profiler import ProfilerActivity, profile
+    run.step()
+    alone = statistics.median(seconds(run.step, device) for _ in range(3))
+    with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (device == "cuda")]) as p:
+        run.step()
+        finish(device)
+    on_device = [e for e in p.key_averages() if e.device_type == torch.autograd.DeviceType.CUDA] if device == "cuda" else list(p.key_averages())
+    took = lambda e: (e.self_device_time_total if device == "cuda" else e.self_cpu_time_total) / 1e6
+    arithmetic = sum(took(e) for e in on_device if any(word in e.key.lower() for word in ARITHMETIC) and "im2col" not in e.key)
+    busy = sum(map(took, on_device))
+    return dict(seconds=alone, busy=busy, arithmetic=arithmetic / alone, memory=(busy - arithmetic) / alone, launches=max(0, 1 - busy / alone),
+        kernels=sum(e.count for e in on_device), largest=[dict(name=e.key[:120], seconds=took(e), calls=e.count) for e in sorted(on_device, key=took, reverse=True)[:20]])
 
 def graph(photos, out, device, sizes=(20, 200)):
     "The match of all groups as one CUDA graph, against the same calls issued one by one."
@@ -393,7 +398,7 @@ def graph(photos, out, device, sizes=(20, 200)):
         torch.cuda.empty_cache()
     return found
 
-def match_in_bf16(net, images, targets, objective, chunk):
+def match_in_bf16(net, images, targets, objective, chunk, low=None):
     "The step with network and images in bfloat16; gradients are compared in float32."
     net, results = copy.deepcopy(net).bfloat16(), []
     for first in range(0, len(images), chunk):
@@ -403,10 +408,11 @@ def match_in_bf16(net, images, targets, objective, chunk):
         results.append((distances.detach(), torch.autograd.grad(distances.sum(), x)[0]))
     return tuple(map(torch.cat, zip(*results)))
 
-def rounding(photos, out, device, steps=200, training=1000, networks=10, real=32):
+def rounding(photos, out, device, steps=200, training=1000, networks=10, real=32, seeds=3):
     "Does rounding in the steps change the final set? The same recipe in float32, TF32 and bfloat16, judged by unseen networks and by an EDSR."
-    recipe, found, plain = Recipe(steps=steps, networks=networks, real=real), {}, None
-    for name in ("float32", "TF32", "bfloat16"):
+    found, judges = {}, photos.subset([0, 1])
+    for name, seed in itertools.product(("float32", "TF32", "bfloat16"), range(seeds)):
+        recipe = Recipe(steps=steps, networks=networks, real=real, seed=seed)
         began, usual = time.perf_counter(), engine.match
         if name == "bfloat16": engine.match = match_in_bf16
         try: made = distill(photos, recipe, Path(tempfile.mkdtemp()) / "set", RunOptions(device=device, tf32=name == "TF32" and device == "cuda"))
@@ -415,14 +421,14 @@ def rounding(photos, out, device, steps=200, training=1000, networks=10, real=32
             continue
         finally: engine.match = usual
         took = time.perf_counter() - began
-        config = TrainConfig.for_model("edsr", depth=4, width=32, steps=training)
-        net = train(make_model("edsr", 2, 4, 32, generator=rng(0, "weights")), made.photos, config, device=device, val=photos.subset([0, 1])).history[-1]
-        images = np.asarray(made.images, int)
-        if plain is None: plain = images   # of float32
-        found[name] = dict(seconds=took, loss=made.manifest["report"]["matching_loss"], edsr_psnr_y=net["val_psnr_y"], grey_levels_off=float(np.abs(images - plain).mean()))
+        config = TrainConfig.for_model("edsr", depth=4, width=32, steps=training, seed=seed)
+        net = train(make_model("edsr", 2, 4, 32, generator=rng(seed, "weights")), made.photos, config, device=device, val=judges).history[-1]
+        row = dict(seed=seed, seconds=took, loss=made.manifest["report"]["matching_loss"]["layerwise"], edsr_psnr_y=net["val_psnr_y"])
+        found.setdefault(name, []).append(row)
     return found
 
-EDSRS = {"EDSR 4×32, patch 48": dict(depth=4, width=32, patch=48), "EDSR 16×64, patch 96": dict(depth=16, width=64, patch=96)}
+EDSRS = {"EDSR 4×32, patch 48": dict(depth=4, width=32, patch=48), "EDSR 16×64, patch 96": dict(depth=16, width=64, patch=96),
+         "EDSR 16×64, patch 48": dict(depth=16, width=64, patch=48)}
 
 def trainer_of(config, device, record=True):
     "A trainer of an EDSR, with recorded steps or without."
@@ -442,7 +448,7 @@ def from_source(source, config, device, warm, count):
     finish(device)
     return count / (time.perf_counter() - began)
 
-def training(photos, out, device, count=200, warm=50, sizes=EDSRS, threads=(1, 2, 4, 8)):
+def training(photos, out, device, count=200, warm=50, sizes=EDSRS, threads=(1, 2, 4)):
     "Training steps per second: what a recorded step and 16 bits give, and how fast images must be drawn."
     steps, sources = {}, {}
     with precision():
@@ -470,7 +476,7 @@ def training(photos, out, device, count=200, warm=50, sizes=EDSRS, threads=(1, 2
 
 
 SECTIONS = dict(rates=rates, curve=curve, scaling=scaling, input=input_, pages=pages, job=job)
-ON_A_GPU = dict(rates=rates, scale=scale, shares=shares, training=training, rounding=rounding, graph=graph)   # in order of worth
+ON_A_GPU = {"rates": rates, "rates-tf32": functools.partial(rates, tf32=True)} | dict(scale=scale, shares=shares, training=training, rounding=rounding, graph=graph)   # in order of worth
 
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -499,7 +505,7 @@ def main() -> int:
     for name in args.only or (ON_A_GPU if on_gpu else SECTIONS):
         if on_gpu and not args.again and name in known and "error" not in known[name]: continue   # another day's
         if name == "graph" and args.device == "cpu": continue
-        few = dict(scale=dict(many=3), shares=dict(sizes=(2,)), rounding=dict(steps=2, training=2, networks=2, real=4), rates=dict(rounds=1),
+        few = dict(scale=dict(many=3), shares=dict(sizes=(2,)), rounding=dict(steps=2, training=2, networks=2, real=4, seeds=1), rates=dict(rounds=1),
                    training=dict(count=4, warm=1, sizes=dict(list(EDSRS.items())[:1]), threads=(1, 2))).get(name, {}) if args.tiny else {}
         try: known[name] = (SECTIONS | ON_A_GPU)[name](photos, args.out, args.device, **few)
         except Exception as e:

@@ -25,6 +25,7 @@ def conv(
     "Convolution of images with one kernel, or of each group with its own."
     if w.ndim == 5: return _conv_by_group(x, w) if bias is None else _conv_by_group(x, w) + bias[:, None, None]
     if policy(x.device).cores: return _conv_on_cpu(x, w, bias)
+    if len(w) < THIN and w.shape[-1] > 1: return _thin(x, w) if bias is None else _thin(x, w) + bias.view(-1, 1, 1)
     return F.conv2d(x, w, bias, padding=w.shape[-1] // 2)
 
 def weight_gradient(
@@ -124,9 +125,15 @@ class _ReroutedLayer(torch.autograd.Function):
     def backward(ctx, gy):
         x, w = ctx.saved_tensors
         kernel, now = (w[0] if ctx.groups else w).detach(), torch.is_grad_enabled() or not ctx.twice
-        gx = _Conv.apply(gy, _flip(kernel)) if ctx.needs_input_grad[0] else None
+        gx = _Conv.apply(gy, _flip(kernel)) if ctx.needs_input_grad[0] and _asked(ctx.next_functions[0][0]) else None
         gw = _WeightGradient.apply(x, gy, w.shape[-1], ctx.groups) if now and ctx.needs_input_grad[1] else None
         return gx, gw, _bias_gradient(gy, ctx.groups) if now and ctx.needs_input_grad[2] else None, None
+
+def _asked(node):
+    "Will the present backward pass go on to `node`? PyTorch tells only whether a gradient could be asked for there."
+    ask = getattr(torch._C, "_will_engine_execute_node", None)   # checkpointing uses it too; without it nothing is saved
+    try: return not ask or node is None or ask(node)
+    except RuntimeError: return True   # a leaf, whose gradient is asked for
 
 def _bias_gradient(gy, groups): return gy.unflatten(0, (groups, -1)).sum((1, 3, 4)) if groups else gy.sum((0, 2, 3))
 

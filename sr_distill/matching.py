@@ -11,7 +11,7 @@ __all__ = ['TRAJECTORY_STEPS', 'FIRST_MARK', 'HARD', 'sr_loss', 'gradient', 'Sta
            'round_order', 'turns', 'BankSource', 'LiveSource', 'held_out_loss']
 
 # %% ../nbs/method/08_matching.ipynb #00000003
-import copy, inspect, math
+import contextlib, copy, inspect, math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 import numpy as np, torch
@@ -49,7 +49,8 @@ def gradient(
     lr: torch.Tensor | None = None,  # LR images of `hr`; None for bicubic copies
 ) -> list[torch.Tensor]:         # a tensor per parameter
     "∇θ ℓ: the gradient of `sr_loss` in the weights of `net`, for one batch."
-    with rerouted(twice=create_graph): loss = sr_loss(net, hr, lr)
+    plain = not create_graph and not policy(hr.device).cores   # a first derivative on a GPU: cuDNN's own is faster
+    with contextlib.nullcontext() if plain else rerouted(twice=create_graph): loss = sr_loss(net, hr, lr)
     return list(torch.autograd.grad(loss, list(net.parameters()), create_graph=create_graph))
 
 # %% ../nbs/method/08_matching.ipynb #0000000b

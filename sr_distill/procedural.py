@@ -711,7 +711,7 @@ class Endless(ProgramPhotos):
 class EndlessSampler(PatchSampler):
     "Batches of LR and HR patches from an `Endless`; batch `t` is a function of the program, the seed and `t`."
     AHEAD = 2   # images that each thread draws before they are needed
-    THREADS = 4   # that draw images for a GPU; on the CPU, where the training takes all cores, it is one
+    THREADS = 2   # that draw images for a GPU; on the CPU, where the training takes all cores, it is one
     SOON = 50   # batches whose images a run makes before its first step
 
     def __init__(self,

@@ -109,11 +109,14 @@ def test_the_generator_is_measured_in_turn_and_all_ways_agree(run, tmp_path):
     for row in rows.values(): assert row["rounds"] == len(row["all_cpu_seconds"]) == 2 and row["image_off"] < 1e-5 and row["gradient_off"] < 1e-4
 
 def test_long_trainings_go_on_another_day(run, data, tmp_path):
-    arguments = data / "photos", data / "val", tmp_path, "--device", "cpu", "--tiny", "--seconds", 450
-    def day(): return run("long_gpu", *arguments, time=SimpleNamespace(perf_counter=count(0, 100).__next__))   # each look at the clock takes 100 s
-    assert day() == day() == 75
-    rows = json.loads((tmp_path / "long-cpu.json").read_text(encoding="utf-8"))["rows"]
-    assert [r["set"] for r in rows] == ["all photos, uniform", "all photos, by error"]   # one a day, and none twice
+    arguments = data / "photos", tmp_path, "--tests", data / "val", "--device", "cpu", "--tiny", "--seeds", 1
+    assert run("long_gpu", *arguments, "--seconds", .001) == 75   # no time for any
+    found = json.loads((tmp_path / "long-cpu.json").read_text(encoding="utf-8"))
+    assert len(found["missing"]) == 3 and {r["set"] for r in found["rows"]} == {"bicubic"}
+    assert run("long_gpu", *arguments) == 0
+    found = json.loads((tmp_path / "long-cpu.json").read_text(encoding="utf-8"))
+    assert [r["set"] for r in found["rows"]] == ["bicubic", "all photos, uniform", "all photos, by error", "program and hardest, stored teacher, AVIF, 350 kB"]
+    assert not found["missing"] and found["config"]["depth"] == 2 and all(r["psnr_rgb"] > 5 for r in found["rows"])
 
 def test_a_gpus_sections_run_on_a_cpu(run, data, tmp_path):
     arguments = data / "photos", tmp_path, "--gpu-sections", "--tiny", "--only", "scale", "shares"
