@@ -408,7 +408,7 @@ def match_in_bf16(net, images, targets, objective, chunk, low=None):
         results.append((distances.detach(), torch.autograd.grad(distances.sum(), x)[0]))
     return tuple(map(torch.cat, zip(*results)))
 
-def rounding(photos, out, device, steps=200, training=1000, networks=10, real=32, seeds=3):
+def rounding(photos, out, device, steps=100, training=1000, networks=5, real=32, seeds=3):
     "Does rounding in the steps change the final set? The same recipe in float32, TF32 and bfloat16, judged by unseen networks and by an EDSR."
     found, judges = {}, photos.subset([0, 1])
     for name, seed in itertools.product(("float32", "TF32", "bfloat16"), range(seeds)):
