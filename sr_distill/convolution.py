@@ -119,7 +119,7 @@ class _ReroutedLayer(torch.autograd.Function):
         ctx.twice, ctx.groups = twice, len(w) if w.ndim == 5 else None
         ctx.save_for_backward(x, w)
         if ctx.groups: w, bias = w[0], None if bias is None else bias[0]
-        return conv(x, w, bias)
+        return conv(x, w, bias).data   # not as a view, so that an activation may overwrite it
 
     @staticmethod
     def backward(ctx, gy):

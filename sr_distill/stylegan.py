@@ -354,9 +354,9 @@ def _styled(x, style, ways):
     if not _tensor_cores(x): return x * style
     n, i, h, w = x.shape
     form = torch.channels_last if ways.channels_last else torch.contiguous_format
-    make = torch.zeros if _eights(i) else torch.empty
-    out = make((n, i + _eights(i), h, w), dtype=x.dtype, device=x.device, memory_format=form)
+    out = torch.empty((n, i + _eights(i), h, w), dtype=x.dtype, device=x.device, memory_format=form)
     torch.mul(x, style, out=out[:, :i])
+    out[:, i:] = 0
     return out
 
 def _convolved(x, weight, padding, ways):

@@ -1,10 +1,12 @@
 """The kernels of the filtered nonlinearity against PyTorch's plain calls: in Triton's interpreter on any machine, and on a GPU."""
 import copy
+import dataclasses
 
 import pytest
 import torch
 
 from sr_distill import kernels, stylegan
+from sr_distill.core import POLICIES
 from sr_distill.kernels import scale_backward, usable
 from sr_distill.parallel import precision
 from sr_distill.stylegan import StyleGANXL, SynthesisLayer, Ways, xl_config
@@ -96,6 +98,17 @@ def test_sixteen_bits_are_near_and_lose_no_small_gradient():
     assert image.dtype == torch.float32 and relative(image, plain) < 5e-3 and relative(grad, wanted) < 5e-2
     for p in g.parameters(): p.requires_grad_(True)
     assert gradients(g, ws, Ways(half=True, fused=False))[1].equal(gradients(g, ws, Ways(fused=False))[1])   # tuned weights: float32
+
+@pytest.mark.parametrize("channels_last", (False, True))
+def test_channels_of_zeros_for_tensor_cores_change_nothing(monkeypatch, channels_last):
+    "As on a GPU, where 16-bit layers get a multiple of eight channels; here with the CPU's convolutions."
+    g, ws = tiny(), torch.randn(2, tiny().num_ws, 512)
+    wanted = gradients(g, ws, Ways(half=True, fused=False))
+    seen = []
+    monkeypatch.setitem(POLICIES, "cpu", dataclasses.replace(POLICIES["cpu"], cores=False))
+    monkeypatch.setattr(stylegan, "_tensor_cores", lambda x: seen.append(x.shape[1]) or x.dtype == torch.float16)
+    found = gradients(g, ws, Ways(half=True, fused=False, channels_last=channels_last))
+    assert any(n % 8 for n in seen) and all(relative(a, b) < 5e-3 for a, b in zip(found, wanted))
 
 @pytest.mark.parametrize("half", (False, True))
 def test_values_that_are_computed_again_change_nothing(half):
