@@ -164,8 +164,8 @@ def _recorded(loss, config, device):
     try: recorded = record(loss, (sample(side), sample(side * config.scale)))
     except torch.cuda.OutOfMemoryError: raise
     except RuntimeError as e:   # a layer that asks the CPU for a number, or copies one to the GPU
-        log.info("train: the network %s cannot be recorded as a CUDA graph (%s); Python launches its kernels one by one",
-                 type(loss.model).__name__, f"{e}".partition("\n")[0])
+        log.info("train: the network %s cannot be recorded as a CUDA graph (%s); Python launches its kernels one by "
+                 "one", type(loss.model).__name__, f"{e}".partition("\n")[0])
         recorded = loss
     for b, before in zip(loss.buffers(), buffers):
         b.data.copy_(before)   # running statistics know nothing of the sample
