@@ -125,7 +125,8 @@ class _ReroutedLayer(torch.autograd.Function):
     def backward(ctx, gy):
         x, w = ctx.saved_tensors
         kernel, now = (w[0] if ctx.groups else w).detach(), torch.is_grad_enabled() or not ctx.twice
-        gx = _Conv.apply(gy, _flip(kernel)) if ctx.needs_input_grad[0] and _goes_on_to(ctx.next_functions[0][0]) else None
+        further = ctx.needs_input_grad[0] and _goes_on_to(ctx.next_functions[0][0])
+        gx = _Conv.apply(gy, _flip(kernel)) if further else None
         gw = _WeightGradient.apply(x, gy, w.shape[-1], ctx.groups) if now and ctx.needs_input_grad[1] else None
         return gx, gw, _bias_gradient(gy, ctx.groups) if now and ctx.needs_input_grad[2] else None, None
 

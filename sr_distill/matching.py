@@ -49,7 +49,7 @@ def gradient(
     lr: torch.Tensor | None = None,  # LR images of `hr`; None for bicubic copies
 ) -> list[torch.Tensor]:         # a tensor per parameter
     "∇θ ℓ: the gradient of `sr_loss` in the weights of `net`, for one batch."
-    plain = not create_graph and not policy(hr.device).cores   # a first derivative on a GPU: cuDNN's own is faster
+    plain = not create_graph and not policy(hr.device).cores   # PyTorch's own way is as fast there
     with contextlib.nullcontext() if plain else rerouted(twice=create_graph): loss = sr_loss(net, hr, lr)
     return list(torch.autograd.grad(loss, list(net.parameters()), create_graph=create_graph))
 
