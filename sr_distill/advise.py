@@ -350,9 +350,11 @@ def _others_in_words(advice):
         yield f"its labels: a teacher network draws them, after a training of {best.recipe.teacher_steps:,} steps"
         if plain and make(plain) != make(None): yield f"without a teacher: {_plus(plain.gain)}: {make(plain)}"
     if advice.take_all: yield f"if it must be small: {_plus(best.gain)}: {make(best)}"
-    if advice.take_all or _way(usual) != _way(advice.recipe):
+    said = advice.take_all and make(best) == make(None)   # in the line above
+    if not said and (advice.take_all or _way(usual) != _way(advice.recipe)):
         found = _plus(advice.usual_gain) if advice.usual_gain else "not measured for this network, length and size"
-        kind = "AVIF windows beside a program" if usual.space == "procedural" else "the hardest windows"
+        kind = "shrunk photos" if usual.init == "downscaled" else "the hardest windows"
+        kind = "AVIF windows beside a program" if usual.space == "procedural" else kind
         yield f"the package's own recipe, {kind}: {found}: {make(None)}"
     limit = f"--bytes {_size_text(advice.bytes)}" if advice.bytes else f"--budget {advice.budget:g}"
     yield f"measured on your photos: sr_distill compare PHOTOS {limit} {_asked(advice.config)}"
@@ -372,7 +374,7 @@ def advise(
     if asked.budget is not None and not 0 < asked.budget <= 100:
         raise UserError(f"--budget {budget} is no percentage; give a number above 0 and up to 100")
     size = {k: v for k in SIZES if (v := getattr(asked, k))}
-    usual = recipe_of({**size, "scale": config.scale})
+    usual = recipe_of({**size, "scale": config.scale}, photos)
     if not size: asked = replace(asked, budget=LARGEST)
     curves, steps, odd = nearest(config)
     def fitting(asked):

@@ -124,14 +124,15 @@ def _distill(photos, out, lr_dir, lr_name, crop_hr, skip_bad, recursive, debug, 
 
     `torchrun --nproc_per_node=N -m sr_distill distill …` shares the work among N processes.
     """
-    recipe, options = recipe_of(chosen(Recipe, given)), RunOptions(**chosen(RunOptions, given))
+    own = chosen(Recipe, given)
+    recipe, options = recipe_of(own), RunOptions(**chosen(RunOptions, given))
     from sr_distill import distill as loop
     from sr_distill.data import Photos
     from sr_distill.parallel import ranks
     with ranks().one_by_one():
         photos = Photos.open(photos, skip_bad, recursive)   # decoded once
         if lr_dir: photos = photos.paired(lr_dir, recipe.scale, lr_name, crop_hr)
-    result = loop.distill(photos, recipe, out, options)
+    result = loop.distill(photos, recipe_of(own, photos), out, options)
     if not ranks().first: return
     about = result.manifest
     click.echo(f"{out}: {result.told}; {result.budget}")

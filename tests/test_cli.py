@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from sr_distill.cli import main
+from sr_distill.sets import DistilledSet
 
 TINY = ["--size", "24", "--steps", "2", "--networks", "1", "--real", "2", "--pool", "random", "--held-out", "0", "--device", "cpu"]
 
@@ -103,6 +104,16 @@ def test_unknown_names_and_numbers(call, photos):
     refused(call("distill", photos, "out", "--size", 25), "--size 25", "multiple")
     refused(call("distill", photos, "out", "--pool", "nowhere", "--size", 24), "nowhere")
 
+
+def test_a_small_budget_shrinks_photos_unless_you_choose_the_rest(call, photos):
+    "One image of 16² of four photos of 60²: the recommended recipe has room for one image, a recipe of your own for none."
+    pixels = sum(Image.open(file).size[0]**2 for file in photos.iterdir())
+    settings = "--size", 16, "--budget", f"{100 * 16**2 * 1.5 / pixels:.3f}", "--device", "cpu"
+    code, said, *_ = call("distill", photos, photos / "../small", *settings)
+    assert code == 0, said
+    made = DistilledSet.load(photos / "../small").recipe
+    assert (made.init, made.grouping) == ("downscaled", "all")
+    refused(call("distill", photos, photos / "../own", "--init", "hardest", *settings), "--budget", "smaller --size")
 
 @pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="this machine has a CUDA device")
 def test_missing_device(call, photos): refused(call("distill", photos, "out", *TINY[:-1], "cuda"), "cuda", "--device auto")

@@ -192,6 +192,15 @@ def test_at_a_measured_point_it_says_what_was_measured(shoot, settings, budget, 
     assert all(study in str(found) for study, _ in found.best.gain.basis)
 
 
+def test_a_budget_below_one_window_of_each_photo_names_shrunk_photos(shoot):
+    "As `distill` makes them; the hardest windows of 40 photos would have no room in it."
+    config = sd.TrainConfig.for_model(**EDSR, steps=6000)
+    small, enough = (advise(shoot, config, budget) for budget in (.06, .7))
+    assert small.usual.init == "downscaled" and small.usual.grouping == "all" and enough.usual.init == "hardest"
+    assert "--init downscaled" in str(small) and "hardest windows" not in str(small)
+    commands = [line for line in str(small).splitlines() if "sr_distill distill" in line]
+    assert len(commands) == len({line.split("sr_distill distill")[1] for line in commands})   # none is named twice
+
 def test_what_it_prints_can_be_run(shoot):
     from sr_distill import cli
     for budget in (.3, 1.234, 8.):
