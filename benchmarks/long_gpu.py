@@ -4,9 +4,10 @@
 
 PHOTOS is a folder of HR photos, each folder of --tests one to judge by.  EDSR with 16 blocks of 64 channels, batch 16, patches
 of 48², mixed precision, on all the photos (drawn uniformly and by error) and on 350 kB: hard windows, a program and the teacher
-that redraws both.  --set FOLDER takes that set ready-made.  One seed after another; no training begins after --seconds; what is
-done lies in OUT/long-DEVICE, so a second day goes on, and in OUT/long-DEVICE.json.  The exit status is 75 while something is
-left to do.  --jobs processes share the GPU: a small kernel of one leaves room for the others'.
+that redraws both.  --set FOLDER takes that set ready-made.  One seed after another; no training begins after --seconds.  What is
+done lies in OUT/long-DEVICE, so a second day goes on; OUT/long-DEVICE.json is written at the end (after a kill, the same command
+with `--seconds .001` writes it).  The exit status is 75 while something is left to do.  --jobs processes share the GPU: a small
+kernel of one leaves room for those of the others.
 """
 import argparse
 import sys
