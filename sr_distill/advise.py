@@ -382,7 +382,7 @@ def advise(
         return candidates(curves, photos, steps, **_room(asked, photos), bytes=limit)
     found = fitting(asked)
     plain = next((c for c in found if c.recipe.labels == "own"), None)
-    if not found: odd.append(f"sets of so few pixels ({_sizes_in_words(curves)})")
+    if not found: odd.append(f"sets of this size ({_sizes_in_words(curves)})")
     known = read_json(files("sr_distill")/"curves.json")["photos"]
     if 2 * len(photos) < known: odd.append(f"sets of {len(photos)} photos (the nearest are of {known})")
     alike = sorted((c for c in fitting(usual) if _way(c.recipe) == _way(usual)
@@ -403,4 +403,5 @@ def _room(asked, photos):
 def _sizes_in_words(curves):
     "The range of sizes that were measured."
     sizes = [p.pixels for c in curves for p in c.points]
-    return f"the sets measured have {min(sizes) / 1e6:.2g} to {max(sizes) / 1e6:.2g} megapixels"
+    least, most = (f"{size / 1e6:.2g}" for size in (min(sizes), max(sizes)))
+    return f"those measured have {least if least == most else f'{least} to {most}'} megapixels"

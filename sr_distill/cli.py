@@ -385,14 +385,15 @@ def _upscale(model, source, out, scale, ensemble, tile, ending, device, recursiv
         raise UserError(f"--scale {scale} is for bicubic; a model enlarges by its own scale, so leave it out")
     from sr_distill.upscale import upscale
     files = upscale(model, source, out, int(scale or 2), ensemble, tile, device, ending, recursive)
-    click.echo(f"{out}: {len(files)} picture{'s' * (len(files) != 1)}")
+    if len(files) > 1: click.echo(f"{out}: {len(files)} pictures")
 
 # %% ../nbs/tools/11_cli.ipynb #64baa292
 @cli.command("export")
 @click.argument("source", metavar="MODEL|SET")
 @click.argument("file", metavar="OUT")
-@click.option("--to", default="", help="of a model: onnx, basicsr, torchscript or safetensors; without it OUT's ending "
-              "says it. Of a set: folders, basicsr, lmdb, huggingface, parquet, neosr or trainer-redux  [folders]")
+@click.option("--to", default="", help="of a model: onnx, basicsr (.pth), torchscript or safetensors; without it OUT's "
+              "ending says it. Spandrel opens basicsr and safetensors. Of a set: folders, basicsr, lmdb, huggingface, "
+              "parquet, neosr or trainer-redux  [folders]")
 @click.option("--exporter", type=click.Choice(["auto", "dynamo", "torchscript"]), default="auto",
               help="PyTorch's exporter for ONNX  [auto: dynamo with onnxscript, but torchscript for SwinIR and OmniSR]")
 @click.option("--scale", type=click.Choice([str(s) for s in SCALES]),
@@ -413,8 +414,8 @@ def _export(source, file, to, exporter, scale, format, images, size, push, debug
         if images or size:
             raise UserError("--images and --size are for a set with a program, not for a model; leave them out")
         from sr_distill.export import export_model
-        written = export_model(source, file, to, exporter)
-        return click.echo(f"{written}: {written.stat().st_size:,} bytes")
+        export_model(source, file, to, exporter)   # says what it wrote
+        return
     from sr_distill.export import export_set, push_set
     to = to or ("huggingface" if push else "folders")
     written = export_set(source, file, to, int(scale or 0), format, images, size)

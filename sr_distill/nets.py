@@ -43,21 +43,21 @@ def _reaching(net, margin):
     return net
 
 # %% ../nbs/method/04_nets.ipynb #00000008
-@register_model("spandrel:Compact", training=dict(loss="l1", lr=1e-3, batch=8))
+@register_model("spandrel:Compact")
 def compact(scale: int = 2, depth: int = 16, width: int = 64) -> nn.Module:
     "SRVGGNetCompact of Real-ESRGAN: `depth` convolutions at LR size, added to nearest-neighbour enlargement."
     make = architecture("Compact").Compact
     net = make(num_in_ch=3, num_out_ch=3, num_feat=width, num_conv=depth, upscale=scale, act_type="prelu")
     return _reaching(net, depth + 2)
 
-@register_model("spandrel:SPAN", training=dict(loss="l1", lr=5e-4, batch=8))
+@register_model("spandrel:SPAN")
 def span(scale: int = 2, width: int = 48) -> nn.Module:
     "SPAN (Wan et al. 2024, arXiv 2311.12770), first of the NTIRE 2024 challenge on efficient super-resolution."
     net = architecture("SPAN").SPAN(num_in_ch=3, num_out_ch=3, feature_channels=width, upscale=scale)
     constants(*[m for name, m in net.named_modules() if name.endswith("eval_conv")])
     return _reaching(net, 21)   # 20 convolutions of 3 x 3 in a row, and the last one
 
-@register_model("spandrel:RCAN", training=dict(loss="l1", lr=2e-4, batch=8))
+@register_model("spandrel:RCAN")
 def rcan(scale: int = 2, depth: int = 10, width: int = 64) -> nn.Module:
     "RCAN (Zhang et al. 2018, arXiv 1807.02758): `depth` groups of 20 residual blocks with channel attention."
     base = architecture("RCAN").RCAN
@@ -68,7 +68,7 @@ def rcan(scale: int = 2, depth: int = 10, width: int = 64) -> nn.Module:
     constants(net.sub_mean, net.add_mean)
     return _reaching(net, None)
 
-@register_model("spandrel:SwinIR-light", training=dict(loss="l1", lr=5e-4, batch=8))
+@register_model("spandrel:SwinIR-light")
 def swinir_light(scale: int = 2, depth: int = 4, width: int = 60) -> nn.Module:
     "SwinIR-light (Liang et al. 2021, arXiv 2108.10257): `depth` groups of 6 attention layers, `width` divisible by 6."
     if width % 6: raise UserError(f"--width {width} is not a multiple of SwinIR's 6 heads; give a multiple")
@@ -79,7 +79,7 @@ def swinir_light(scale: int = 2, depth: int = 4, width: int = 60) -> nn.Module:
                    embed_dim=width, mlp_ratio=2, drop_path_rate=0., upsampler="pixelshuffledirect")
     return _reaching(net, None)
 
-@register_model("spandrel:OmniSR", training=dict(loss="l1", lr=5e-4, batch=8))
+@register_model("spandrel:OmniSR")
 def omnisr(scale: int = 2, depth: int = 5, width: int = 64) -> nn.Module:
     "Omni-SR (Wang et al. 2023, arXiv 2304.10244): `depth` blocks of attention over windows, grids and channels."
     return _reaching(architecture("OmniSR").OmniSR(up_scale=scale, res_num=depth, num_feat=width, window_size=8), None)

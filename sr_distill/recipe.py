@@ -707,6 +707,9 @@ GOOD_SETTINGS = {
     "srcnn-955": dict(loss="mse", lr=2e-3, batch=8, steps=4000),
     "vdsr":      dict(loss="l1", batch=8, clip=.1),
     "edsr":      dict(loss="l1", lr=1e-3, batch=8),
+    "spandrel:Compact": dict(loss="l1", lr=1e-3, batch=8),
+    "spandrel:RCAN":    dict(loss="l1", lr=2e-4, batch=8),
+    **{f"spandrel:{name}": dict(loss="l1", lr=5e-4, batch=8) for name in ("SPAN", "SwinIR-light", "OmniSR")},
 }
 
 def _vdsr_rate(depth, width): return min(3e-3, round(.256 / (depth * width), 5))   # 1e-3 for 8 x 32, 2e-4 for 20 x 64

@@ -177,6 +177,7 @@ def _said_of_latents(report):
 def _said_of_moves(report):
     if "moved" not in report: return []
     share, mean = report["moved"]["share"], report["moved"]["mean"]
+    if not share: return ["The images are as they were chosen or made; no distillation step changed them."]
     return [f"Distillation changed {share:.0%} of the 8-bit values, by {mean:.1f} grey levels on average."]
 
 def _said_of_bits(report):

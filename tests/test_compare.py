@@ -281,7 +281,7 @@ def test_a_set_of_fewer_windows_than_photos_is_asked_for_in_bytes(shoot, monkeyp
     (dict(model="edsr", steps=1200), None, "EDSR ×2 (the nearest is EDSR 4×32 ×2)"), (dict(EDSR, scale=8), None, "EDSR 4×32 ×8 (the nearest is EDSR 4×32 ×4)"),
     (dict(EDSR, scale=3), None, "EDSR 4×32 ×3 (the nearest"),
     (dict(EDSR, steps=10**6), None, "1,000,000 training steps (the nearest are 60,000)"), (dict(EDSR, steps=300), None, "300 training steps (the nearest are 1,200)"),
-    (dict(EDSR), .001, "sets of so few pixels"), (dict(model="spandrel:RCAN"), None, "spandrel:RCAN ×2")])
+    (dict(EDSR), .001, "sets of this size"), (dict(model="spandrel:RCAN"), None, "spandrel:RCAN ×2")])
 def test_what_was_not_measured_is_said(shoot, settings, budget, words):
     found = advise(shoot, compare_config(**settings), budget)
     assert not found.measured and found.sentence.startswith("Not measured: ") and words in found.sentence
@@ -304,7 +304,7 @@ def test_a_budget_in_bytes(small_photos, tmp_path, shoot):
 def test_plan_on_the_command_line(small_photos, capsys):
     photos = small_photos("ab")
     assert main(["plan", str(photos)]) == 0
-    assert f"sr_distill distill {photos} SET" in (said := capsys.readouterr().out) and "Not measured: sets of so few pixels" in said
+    assert f"sr_distill distill {photos} SET" in (said := capsys.readouterr().out) and "Not measured: sets of this size" in said
     answers = []
     for steps in ("--steps", "--for-steps"): answers += [main(["plan", str(photos), steps, "6000"]), capsys.readouterr().out]
     assert answers[0] == answers[2] == 0 and answers[1] == answers[3] and "6,000 training steps" in answers[1]

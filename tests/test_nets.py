@@ -1,5 +1,7 @@
 """Networks of other people: built, trained and opened; without spandrel what can be done without it."""
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from sr_distill.distill import distill
 from sr_distill.metrics import evaluate
 from sr_distill.models import load_model, make_model, save_model
 from sr_distill.nets import Opened, authors_names, basicsr_names, edsr_from, open_model, open_weights, read_weights, to_train
-from sr_distill.recipe import MODELS, Recipe, RunOptions, TrainConfig, UserError
+from sr_distill.recipe import GOOD_SETTINGS, MODELS, Recipe, RunOptions, TrainConfig, UserError
 from sr_distill.train import train
 
 SMALL = {"spandrel:Compact": dict(depth=2, width=8), "spandrel:SPAN": dict(width=8), "spandrel:SwinIR-light": dict(depth=1, width=12)}
@@ -27,6 +29,15 @@ def photos():
     noise = np.random.default_rng(0)
     return Photos.from_arrays("abc", [np.kron(noise.integers(0, 256, (12, 12, 3)), np.ones((6, 6, 1))).astype(np.uint8) for _ in range(3)])
 
+def test_what_trains_a_network_well_is_known_before_it_is_imported():
+    "`train` on the command line asks before, a study after; both train alike."
+    ask = ("from sr_distill.recipe import GOOD_SETTINGS, TrainConfig\n"
+           "settings = lambda: [TrainConfig.for_model(name) for name in GOOD_SETTINGS]\n"
+           "before = settings()\nimport sr_distill.nets\nassert settings() == before\nprint(len(before), before[-1].lr)")
+    said = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True)
+    assert said.stdout.split() == ["9", "0.0005"], said.stderr
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_trained_judged_and_opened_again(name, spandrel, photos, tmp_path):
     config = TrainConfig.for_model(name, steps=3, patch=24, **SMALL[name])
@@ -34,7 +45,7 @@ def test_trained_judged_and_opened_again(name, spandrel, photos, tmp_path):
     made = train(net, photos, config, tmp_path / "model", device="cpu").model
     again = load_model(tmp_path / "model")
     scores = [evaluate(m, photos, 2, lpips="none").mean["psnr_rgb"] for m in (made, again, open_model(tmp_path / "model/model.safetensors"))]
-    assert scores[0] == scores[1] and abs(scores[0] - scores[2]) < 1e-3 and config.lr == MODELS.about(name)["training"]["lr"]
+    assert scores[0] == scores[1] and abs(scores[0] - scores[2]) < 1e-3 and config.lr == GOOD_SETTINGS[name]["lr"]
 
 @pytest.mark.parametrize("name", ("spandrel:SPAN", "spandrel:Compact"))
 def test_gradients_are_matched_in_it(name, spandrel, photos, tmp_path, monkeypatch):
