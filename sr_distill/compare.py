@@ -207,7 +207,7 @@ class Answer(Results):
             config = self.about["models"][self.model]
             more = max(2 * self.rows[0]["steps"], enough_steps(config["model"], config["batch"]))
             return (f"No verdict: after {steps} {self.model} is still below bicubic enlargement where it learnt from "
-                    f"“{low[0]}”; give more --steps, say {more:,}, which takes {more / self.rows[0]['steps']:.0f} "
+                    f"“{low[0]}”; give more --steps, say {more:,}, which takes {more / self.rows[0]['steps']:.2g} "
                     "times as long.")
         share = next(r["bytes"] for r in self.rows if r["set"] == self.name)
         small = f"“{self.name}” ({100 * share:.2g} % of the bytes)"
