@@ -230,7 +230,7 @@ def test_the_first_answer_is_the_best_and_its_commands_are_printed(shoot):
 def test_one_training_that_lost_is_no_advice_for_a_small_set(shoot):
     found = advise(shoot, sd.TrainConfig.for_model(**EDSR, steps=20_000), .7)
     assert found.best.gain.n == 1 and found.commands.startswith("sr_distill train PHOTOS MODEL")
-    assert found.sentence == "Take all the photos, drawn uniformly: the best set of this size came out -0.36 dB in one training."
+    assert found.sentence == "Take all the photos, drawn by error: the best set of this size came out -0.36 dB in one training."
 
 
 BEST = {"edsr": dict(init="hardest", store="teacher", steps=0), "srcnn": dict(init="hardest", labels="own", steps=40),
