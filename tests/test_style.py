@@ -73,6 +73,7 @@ def test_notebook_limits(path):
     stale = [source(cell) for cell in cells(path, "code") if any(out["output_type"] == "execute_result" for out in cell["outputs"]) and not ends_in_a_value(source(cell))]
     assert not stale, f"cells that show nothing have the value of an earlier run: {stale}"
     texts = [text for out in outputs for text in (out.get("text", ""), out.get("data", {}).get("text/plain", ""), out.get("data", {}).get("text/html", ""))]
+    assert not any("%|" in "".join(text) for text in texts), "a progress bar is stored: delete that output"
     leaks = {m for text in texts for m in MACHINE_PATH.findall("".join(text))}
     assert not leaks, f"outputs show paths of this machine: {leaks}"
 
