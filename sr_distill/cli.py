@@ -98,8 +98,8 @@ def _check_failed(results):
 def _demo(out, debug):
     """Make five small sets of the package's own photos, and train on them: a table, and report.html in OUT."""
     _alone()
-    click.echo("Makes five small training sets of six photos, one of them distilled, and trains a model on each, with "
-               "three seeds: two to three minutes.", err=True)
+    click.echo("Makes five small training sets from six photos, one of the sets distilled, and trains a model on each "
+               "of them and on all the photos, with three seeds: two to three minutes.", err=True)
     from sr_distill.demo import demo
     result = demo(out)
     click.echo(f"\n{result}\n\nreport: {out}/report.html")
@@ -118,9 +118,10 @@ def _demo(out, debug):
 def _distill(photos, out, lr_dir, lr_name, crop_hr, skip_bad, recursive, debug, **given):
     """Distil PHOTOS into a small training set in OUT; after an interruption, the same command continues.
 
-    It makes the set that the package recommends, of 350 kB unless --bytes or --budget gives another size. You may also
-    give --size, --scale, --seed, --device, and every option below --device in this list. Any other option switches this
-    recommended recipe off: the command then takes your options, and the defaults below for all others.
+    It makes the set that the package recommends, of 350 kB unless --bytes or --budget gives another size. It stays
+    this set if you give --size, --scale, --seed, --device, or an option that comes after --device in the list. Any
+    other option replaces the recommended recipe: the command then takes what you give, and for all other options the
+    defaults in the list.
 
     `torchrun --nproc_per_node=N -m sr_distill distill …` shares the work among N processes.
     """
@@ -347,7 +348,7 @@ def _compare(photos, out, held_out, toml, debug, **given):
 @click.option("--steps", "--for-steps", "steps", type=int, help="training steps  [1200, or by model]")
 @click.option("--budget", type=float,
               help="per cent of the pixels that the set may take  [the largest that was measured]")
-@click.option("--bytes", help="instead of --budget: size of the images on the disk, such as 350kB")
+@click.option("--bytes", help="instead of --budget: size of the set on the disk, such as 350kB")
 @skip_bad
 @recursive
 @common

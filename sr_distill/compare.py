@@ -16,7 +16,8 @@ from .comparing import Results, finding, t_limit, table_markdown
 from .core import atomic_write, log, table_html
 from .data import Photos
 from .plots import write_tables
-from .recipe import CompareOptions, Recipe, TrainConfig, UserError, verb
+from .recipe import CompareOptions, Recipe, TrainConfig, UserError, counted, distill_command, least_budget
+from .recipe import verb
 from .study import run_study
 from .study_file import model_name, study_from, study_text
 
@@ -108,25 +109,25 @@ def _with_budget(photos, options, scale):
     "The options with a budget, and whether it has room for a window of each photo; `UserError` if it has for none."
     size = options.recommended(scale).size
     photos = photos.at_least(size)
-    window = 100 * size**2 / photos.pixels   # per cent
-    least = math.ceil(100 * len(photos) * window) / 100
+    least = least_budget(photos, size)
+    window, rounded = least / len(photos), math.ceil(100 * least) / 100
     if options.bytes:
         one = png_rate(photos) * size**2
         if options.bytes < one / 4:
             raise UserError(f"--bytes {options.bytes} is less than one window of {size}², which takes about "
                             f"{one:,.0f}; give more, or a smaller --size")
         return options, True
-    if options.budget is None: return replace(options, budget=max(.7, least)), True
+    if options.budget is None: return replace(options, budget=max(.7, rounded)), True
     if options.budget < window:
         raise UserError(f"--budget {options.budget} % is less than one window of {size}²; give {window:.2g} or more, "
                         "or a smaller --size")
     if options.budget >= least: return options, True
     log.info("--budget %s %% has no room for a window of each of the %d photos, which takes %s %%", options.budget,
-             len(photos), least)
+             len(photos), rounded)
     return options, False
 
 def _checked_pairs(photos, held_out, options, config):
-    "The folder of LR images, if they fit the photos; `UserError` if not, or beside --held-out or a teacher's labels."
+    "The folder of LR images; `UserError` if they do not fit the photos, the held-out photos or a teacher's labels."
     lr_dir = options.lr_dir
     if options.labels != "own":
         raise UserError(f"--lr-dir {lr_dir}: a teacher redraws bicubic copies, not these LR images; leave --labels out")
@@ -160,7 +161,7 @@ def enough_steps(
     model: str,   # its name for `--model`; one that is not in `ENOUGH` counts as an EDSR
     batch: int,
 ) -> int:
-    "Training steps, in hundreds, with which a stored training ended above bicubic enlargement."
+    "Training steps, in full hundreds, that see the patches of a stored training that ended above bicubic enlargement."
     steps, patches, _ = ENOUGH.get(model, ENOUGH["edsr"])
     return math.ceil(steps * patches / batch / 100) * 100
 
@@ -188,6 +189,11 @@ class Answer(Results):
         "The set that the verdict is about."
         return next(n for n in self.about["sets"] if RECOMMENDED in n)
 
+    @property
+    def command(self) -> str:
+        "The command that makes this set of all your photos."
+        return distill_command(Recipe.from_dict(self.about["sets"][self.name]["recipe"]))
+
     def table(self) -> list:
         "Rows of text: set, pixels, bytes, PSNR-RGB by test, the difference to all the photos, and what it means."
         rival, grid = self.rival(self.model), self.grid(self.model)
@@ -201,8 +207,9 @@ class Answer(Results):
         "What the table says about the recommended set, in a sentence."
         rival, steps = self.rival(self.model), f"{self.rows[0]['steps']:,} steps"
         p = self.paired(self.name, rival, self.model)
-        if self.failed: return f"No verdict: {len(self.failed)} trainings failed; the lines above say why."
-        if self.missing: return f"No verdict yet: {len(self.missing)} trainings are not done; the same command goes on."
+        if self.failed: return f"No verdict: {counted(len(self.failed), 'training')} failed; the lines above say why."
+        if self.missing:
+            return f"No verdict yet: {counted(len(self.missing), 'training')} to go; the same command goes on."
         if low := [n for n in (self.name, rival) if self.below_bicubic(n, self.model)]:
             config = self.about["models"][self.model]
             more = max(2 * self.rows[0]["steps"], enough_steps(config["model"], config["batch"]))
@@ -211,7 +218,8 @@ class Answer(Results):
                     "times as long.")
         share = next(r["bytes"] for r in self.rows if r["set"] == self.name)
         small = f"“{self.name}” ({100 * share:.2g} % of the bytes)"
-        return _in_words(p, small, f"“{rival}”", f"{self.model} after {steps}") + self._taught()
+        how = "" if finding(p) == "worse" else f" To make the set: `{self.command}`."
+        return _in_words(p, small, f"“{rival}”", f"{self.model} after {steps}") + self._taught() + how
 
     def _taught(self):
         "A sentence more if the set with a teacher's labels is measurably better than the recommended set."

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from .core import atomic_write, read_json, table_html, write_json
 from .metrics import BACKBONES, from_json, metric_about, to_json
-from .recipe import UserError
+from .recipe import UserError, counted
 
 # %% ../nbs/tools/05_comparing.ipynb #00000022
 @dataclass(repr=False)
@@ -62,7 +62,7 @@ class Rows:
 class Differences(Rows):
     "Differences between two sets, and from bicubic enlargement."
     def below_bicubic(self, name: str, model: str, test: str = "mean", metric: str = "psnr_rgb") -> bool:
-        "Whether `model`, trained on the set `name`, is worse than bicubic: then a lead over it means little."
+        "Whether `model`, trained on the set `name`, is worse than bicubic; if so, a lead over it means little."
         if name in (None, "bicubic"): return False
         mine, plain = (_mean_or_nan(self.values(n, model, test, metric).values()) for n in (name, "bicubic"))
         return mine > plain if metric_about(metric)["lower"] else mine < plain
@@ -203,7 +203,7 @@ class InWords(Comparisons):
         "Lines on unfinished cells: the number of missing ones, the first `most` of them, and why others failed."
         left = [c for c in self.missing if c not in self.failed]
         more = f" and {len(left) - most} more" * (len(left) > most)
-        told = [f"{len(left)} cells are not done yet: {' | '.join(left[:most])}{more}"] if left else []
+        told = [f"{counted(len(left), 'cell')} not done yet: {' | '.join(left[:most])}{more}"] if left else []
         return told + [f"failed: {k}: {v}" for k, v in self.failed.items()]
 
 # %% ../nbs/tools/05_comparing.ipynb #30c2b9aa

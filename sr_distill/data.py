@@ -24,7 +24,7 @@ import numpy as np, torch, torch.nn.functional as F
 import PIL
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, features
 from tqdm.auto import tqdm
-from .recipe import DEGRADATIONS, STORAGE, UserError, RunError, degradation_steps
+from .recipe import DEGRADATIONS, STORAGE, UserError, counted, RunError, degradation_steps
 from .recipe import register_degradation
 from .core import atomic_path, cache_dir, check_u8, data_uri, file_lock, file_sha256, folder_lock, json_sha256
 from .core import log, make_folder, rng, to_tensor, to_uint8
@@ -64,7 +64,7 @@ def make_lr(
     hr: np.ndarray,  # uint8 [H,W,3] or [H,W]
     scale: int,
     degradation: str = "bicubic",   # a text as `degrade` takes it
-    generator: torch.Generator | None = None,   # of its draws; `bicubic` needs none
+    generator: torch.Generator | None = None,   # for its random choices; `bicubic` makes none
 ) -> np.ndarray:     # uint8 [H//scale, W//scale, 3] or [H//scale, W//scale]
     "The LR copy of the photo `hr`: cut to multiples of `scale`, reduced, clamped and rounded."
     hr, gray, rows = np.atleast_3d(mod_crop(hr, scale)), hr.ndim == 2, []
@@ -461,16 +461,16 @@ class Listing:
         plugin = [end for end in self.kinds if FORMATS.get(end) in PLUGINS]
         said = [f"{n} × {end or 'files without an ending'}" for end, n in sorted(self.kinds.items())]
         if plugin: said[-1] += f" (for {', '.join(plugin)}: pip install 'sr_distill[formats]')"
-        if self.dead: said.append(f"{len(self.dead)} links that lead nowhere ({_some(self.dead)})")
+        if self.dead: said.append(f"{counted(len(self.dead), 'link')} that lead nowhere ({_some(self.dead)})")
         if self.linked:
-            said.append(f"{len(self.linked)} links to folders ({_some(self.linked)}; links are not followed, "
-                        "give their folders by name)")
+            said.append(f"{counted(len(self.linked), 'link')} to folders ({_some(self.linked)}; links are not "
+                        "followed, give their folders by name)")
         if self.closed:
-            said.append(f"{len(self.closed)} folders that cannot be read ({_some(self.closed)}; check their "
+            said.append(f"{counted(len(self.closed), 'folder')} that cannot be read ({_some(self.closed)}; check their "
                         "permissions)")
         if self.folders:
-            said.append(f"photos in {len(self.folders)} folders below ({_some(self.folders)}; give --recursive to "
-                        "read them too)")
+            said.append(f"photos in {counted(len(self.folders), 'folder')} below ({_some(self.folders)}; give "
+                        "--recursive to read them too)")
         return "; ".join(said)
 
 def _some(names): return ", ".join(names[:3]) + ", …" * (len(names) > 3)
@@ -553,7 +553,7 @@ def fetch(
 ) -> None:
     "Download the file at `url`, or the part that `path` lacks. If that is interrupted, `RunError`; `path` is kept."
     have = path.stat().st_size if path.exists() else 0
-    if have >= size: return   # it ended between the last byte and what comes next
+    if have >= size: return   # the last call broke off after the last byte, before `path` was checked
     try:
         request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
         with open_url(request) as reply, open(path, "ab" if reply.status == 206 else "wb") as f:
@@ -1031,7 +1031,8 @@ class Photos:
                             f"remove them, give a smaller {option}, or leave them out with --skip-bad")
         log.warning("skipped %d photos smaller than %d pixels: %s", len(small), size, listed)
         return self.subset(i for i, p in enumerate(self._photos) if min(p.shape[:2]) >= size)
-    def __repr__(self): return f"Photos({self.source!r}: {len(self)} photos, {self.pixels / 1e6:.1f} megapixels)"
+    def __repr__(self):
+        return f"Photos({self.source!r}: {counted(len(self), 'photo')}, {self.pixels / 1e6:.1f} megapixels)"
     def _repr_html_(self): return f"<p>{html.escape(repr(self))}</p>" + _strip(self)
 
 # %% ../nbs/method/01_data.ipynb #00000065

@@ -23,10 +23,11 @@ from .study_file import model_name
 from .widgets import Html, before_after, busiest_crop, contact_sheet, html_page, player
 
 # %% ../nbs/tools/08_demo.ipynb #00000007
-SHARED = "grouping", "clusters", "scale", "size", "ipc", "budget", "labels", "teacher_steps", "seed"   # by all rows
+# the selected rows take these from the distilled one
+SHARED = "grouping", "clusters", "scale", "size", "ipc", "budget", "labels", "teacher_steps", "seed"
 
 def line_up(
-    recipe: Recipe,               # the distilled row; the selected sets share its size, IPC, scale and seed
+    recipe: Recipe,               # the distilled row; the selected rows share the settings `SHARED` with it
     best: Recipe | None = None,   # one more row, the recommended set; None for none
 ) -> dict:                        # row name → recipe, None for all photos
     "All photos, three selected sets with as many pixels as that of `recipe`, `recipe` itself, and `best`."

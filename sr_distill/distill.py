@@ -521,7 +521,7 @@ HELD_OUT_IMAGE = 1000     # number of the first image that judges a finished fit
 FILMED, FILM_SIDE = 8, 96   # images of a program that its film shows, and their side in pixels
 
 def _fit_objective(plan, held_out, turned=None):
-    "The objective of the search, or of the judgement after it, which takes photos or images that the search did not."
+    "The objective of the search or, with `held_out`, one on photos or images that the search does not use."
     photos, scale, seed = plan.photos, plan.recipe.scale, plan.recipe.seed
     if plan.recipe.fit == "statistics":
         return statistics_objective(photos, scale, seed, HELD_OUT_IMAGE if held_out else 0)

@@ -28,7 +28,7 @@ from .widgets import (EvolutionPlayer, Html, LiveView, Recorder, check_trace, ip
 def filter_sheet(
     g: torch.Tensor,  # [O,I,h,w], a gradient or the weights of a convolution
     reach: float,     # the value that is drawn in full colour
-    most: int = 32,   # largest number of output and of input channels to draw; twice as many outputs in colour
+    most: int = 32,   # at most so many output and input channels are drawn; with three inputs, twice as many outputs
 ) -> np.ndarray:      # uint8 [H,W,3]
     """The filters of a layer as tiles. With three input channels each output channel is one coloured tile; otherwise it
     is a row of tiles, one for each input channel."""
@@ -50,7 +50,7 @@ class GradientFilm:
     "The gradient of synthetic images in one network over a run, beside the real one; also a callback of the loop."
     net: torch.nn.Module   # SR network on the CPU
     real: list             # real gradient, a tensor per parameter
-    images: tuple = (0, 1)   # the group's images in a snapshot: from the first up to, not including, the second number
+    images: tuple = (0, 1)   # which images of a snapshot are the group's: (begin, end) without the end
     steps: list = field(default_factory=list)
     synthetic: list = field(default_factory=list, repr=False)   # for each step a tensor per parameter
     stopped = False        # it never ends a run
@@ -194,7 +194,7 @@ def gradient_viewer(
 
 # %% ../nbs/tools/02_explore.ipynb #0000001c
 class Several:
-    "Several callbacks as one: each is called at every step, and the run ends when one of them has `stopped`."
+    "Several callbacks as one: each call goes to all of them, and the run ends when one of them has `stopped`."
     def __init__(self, *callbacks: Callable): self.callbacks = callbacks
 
     def __call__(self, step: int, loss: float | None, images: np.ndarray | None = None):

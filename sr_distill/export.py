@@ -19,7 +19,7 @@ from .data import Photos, encode_image, encode_png, make_lr, ready_folder
 from .models import EDSR
 from .nets import basicsr_names, open_model
 from .procedural import Endless, Mixture
-from .recipe import RunError, UserError
+from .recipe import RunError, UserError, counted
 from .sets import open_photos
 
 # %% ../nbs/tools/10_export.ipynb #00000007
@@ -235,7 +235,7 @@ def export_set(
 _NEEDED = {"lmdb": ("LMDB", "toolkits", "lmdb"), "parquet": ("Parquet", "toolkits", "pyarrow")}
 
 def _drawn(photos, images, size):
-    "The photos with so many images of their program, which has no end; `UserError` where they have none."
+    "The photos and `images` images that their program draws; `UserError` if you ask for these and there is no program."
     drawn = getattr(photos, "leaves", photos)
     program, teacher = getattr(drawn, "program", None), getattr(drawn, "teacher", None)
     if program is None:
@@ -412,7 +412,7 @@ configs:
 def _write_card(out, pairs, how, path):
     "The README that tells the hub which files hold the pairs, whose they are and what may be done with them."
     free, sources = how["about"].get("credits"), how["about"].get("sources", [])
-    said = f"Made from {len(sources)} photos; their licences carry over." if sources else ""
+    said = f"Made from {counted(len(sources), 'photo')}; their licences carry over." if sources else ""
     if free:
         credits = ", ".join(f"{c['original']} ({c['source']})" for c in free)
         said = f"The photos are in the public domain: {credits}."
@@ -455,7 +455,7 @@ SET_FORMATS: dict[str, Callable] = {
 def push_set(
     folder: Path | str,     # what `export_set` wrote, for `huggingface` or `parquet`
     repo: str,              # name on the hub, as "you/small-set"; made if it is not there
-    private: bool = False,  # make a new one private
+    private: bool = False,  # if the repository is new, make it private
 ) -> str:                   # its address
     "Send a folder to the hub as a data set; `RunError` if that fails, and the folder stays."
     _need("the hub", "toolkits", "huggingface_hub")

@@ -66,7 +66,7 @@ def statistics_objective(
 # %% ../nbs/method/10a_fitting.ipynb #e57bb2e8
 TRIAL = dict(depth=2, width=16, steps=400, batch=16, patch=48)   # a training that judges a program
 TRIALS, JUDGES, EACH, JUDGED = 2, 20, 3, 128   # trainings; photos that judge, at most; windows of each, their side
-DRAWN = dict(window=64, side=256)              # the program's images at hand, and their side
+DRAWN = dict(window=64, side=256)              # images of a program that a batch is drawn from, and their side
 BEGUN = dict(depth=4, width=32, steps=4000, batch=16, patch=48)   # with `after`: the training that comes first, once
 GOING_ON = dict(steps=150, lr=5e-4)                               # and what follows, on each program that is judged
 
@@ -99,7 +99,7 @@ def training_objective(
     held_out: bool = False,   # judge by the other half of the photos, which the search does not use
     device: str | torch.device = "cpu",   # where the networks learn
     degradation: str = "bicubic",   # how LR images are made, to learn from and to judge by; as in `data.degrade`
-    after: Program | None = None,   # what a larger network learnt from before; None: small ones begin untrained
+    after: Program | None = None,   # a program that a larger network learns from first; None: small untrained ones
 ) -> Callable[[Program], float]:
     "A function that says how badly networks enlarge windows of `photos` after a short training on a program."
     judges = _judges(photos, scale, seed, held_out, degradation)

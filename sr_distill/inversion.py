@@ -24,7 +24,7 @@ from .metrics import LPIPS, psnr
 from .patches import Groups
 from .pixel import PixelSpace
 from .priors import describe_prior, load_prior
-from .recipe import Recipe, RunError, Settings, UserError, check_options, option
+from .recipe import Recipe, RunError, Settings, UserError, counted, check_options, option
 
 # %% ../nbs/method/15_inversion.ipynb #00000008
 class Distance:
@@ -315,7 +315,7 @@ class Inverted:
                     classes=self.classes, tuned=bool(self.latents.base), seconds=round(self.seconds, 1))
     def __repr__(self) -> str:
         means = ", ".join(f"{k} {v:.2f}" for k, v in self.report["mean"].items())
-        return f"Inverted({len(self.latents)} images, RGB PSNR {means} dB; {self.note})"
+        return f"Inverted({counted(len(self.latents), 'image')}, RGB PSNR {means} dB; {self.note})"
 
 # %% ../nbs/method/15_inversion.ipynb #0000002a
 def _check_settings(prior, config):

@@ -123,7 +123,7 @@ class LogLines:
         self.began = self.last = clock()
 
     def __call__(self, step: int, loss: float | None = None):
-        "Write a line if one is due; if you give no `loss`, with the last one that you gave."
+        "Write a line if one is due; if you give no `loss`, the line has the last loss that you gave."
         self.loss, now = self.loss if loss is None else loss, self.clock()
         left = duration((now - self.began) * (self.total - step) / max(1, step - self.begun))
         tenth, waited = 10 * step // self.total, now - self.last

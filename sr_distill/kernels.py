@@ -221,8 +221,8 @@ def _factors(precision):
 def _shared_memory(index) -> int: return torch.cuda.get_device_properties(index).shared_memory_per_block_optin
 
 def _exactly(x):
-    """The precision for float32: on the matrix units if a multiprocessor's memory holds the three TF32 parts of each
-    factor."""
+    """How to multiply as exactly as float32: on the matrix units (`tf32x3`) if a multiprocessor's memory has room for
+    the three TF32 parts of each factor, else `ieee`."""
     need = 90_000 if x.dtype == torch.float16 else 135_000   # with float16, also one tile in float16
     return "tf32x3" if not x.is_cuda or _shared_memory(x.device.index) >= need else "ieee"
 

@@ -145,7 +145,7 @@ class Asked(Photos):
 
     told = property(lambda self: f"{len(self.stored)} questions at {len(self.sides)} sizes")
     def at_least(self, size: int, option: str = "--size") -> "Asked":
-        "The questions themselves; `UserError` when an answer is smaller than `size` even at the stored size."
+        "These questions; `UserError` if the largest answers, those to the stored questions, are smaller than `size`."
         self.stored.at_least(size, option)
         return self
     def sampler(self, config: TrainConfig) -> "AskedSampler":

@@ -23,7 +23,7 @@ from .matching import memory_for
 from .metrics import psnr
 from .parallel import in_parallel
 from .priors import PRIORS, load_prior, needs_photos
-from .recipe import RunError, UserError
+from .recipe import RunError, UserError, counted
 
 # %% ../nbs/method/14_latent.ipynb #00000007
 class _Inward(torch.autograd.Function):
@@ -56,8 +56,8 @@ def render_latents(
 
 # %% ../nbs/method/14_latent.ipynb #28dad4b4
 PIXELS_AT_ONCE = 1 << 21   # pixels that a GPU takes at once if no chunk is given; a CPU core takes one image
-WEIGHT_BYTES = 8           # memory of an image for each weight of the generator, measured on StyleGAN-XL, 32² and 64²
-PIXEL_BYTES = 24_000       # and for each pixel of the image, an estimate
+WEIGHT_BYTES = 8           # of memory that an image needs for each weight of the generator: StyleGAN-XL, 32² and 64²
+PIXEL_BYTES = 24_000       # and for each of the image's own pixels, an estimate
 
 # %% ../nbs/method/14_latent.ipynb #00000015
 class Chunks:
@@ -98,7 +98,7 @@ class Chunks:
                            "a smaller --prior or --device cpu, the last checkpoint is kept")
         self.size //= 2
         forget("cuda")
-        log.warning("out of GPU memory, going on with %d images at once in the prior", self.size)
+        log.warning("out of GPU memory, going on with %s at once in the prior", counted(self.size, "image"))
 
 # %% ../nbs/method/14_latent.ipynb #00000018
 def painting_weights(prior: Prior) -> dict[str, torch.nn.Parameter]:

@@ -398,7 +398,7 @@ def mean_gradient(
     load: Callable,              # turns some of `numbers` into images [n,3,H,W] on the network's device
     pieces: Pieces | None = None,           # give the same to several calls, and all use the size that fitted
     statistic: Statistic = Gradient(),
-    low: Callable | None = None,   # LR images of `numbers` and their images; None for bicubic copies
+    low: Callable | None = None,   # LR images, from some of `numbers` and their HR images; None: bicubic copies
 ) -> torch.Tensor:               # flat, [P]
     "Mean ∇θ ℓ, or another statistic, of any number of images, as one flat vector on the network's device."
     device = next(net.parameters()).device

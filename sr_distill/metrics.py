@@ -188,7 +188,7 @@ def upscale_tensor(
     scale: int,
     tile: int = 512,    # largest side of a tile in HR pixels; fewer need less memory
 ) -> torch.Tensor:      # [1,3,scale·h,scale·w] on the CPU, neither clamped nor rounded
-    "Enlarge `x` in tiles, where the model is; `RunError` for a model that answers with NaN or infinity."
+    "Enlarge `x` in tiles, on the device of the model; `RunError` for a model that answers with NaN or infinity."
     def bicubic(x): return upscale(x, scale)
     if model == "bicubic": network, margin = bicubic, 2   # the cubic kernel reaches 2 pixels
     else: network, margin = model, getattr(model, "margin", None)

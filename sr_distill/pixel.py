@@ -19,7 +19,7 @@ from .data import DECODER, Photos, downscale, photo_cache, resize
 from .matching import flatten, fresh_network, gradient, lows
 from .parallel import in_parallel
 from .patches import Groups, kmeans, sub_image_features, window_errors, window_means, windows
-from .recipe import INITS, Recipe, TrainConfig, UserError, about_start, register_start
+from .recipe import INITS, Recipe, TrainConfig, UserError, counted, about_start, register_start
 from .train import helper_network, lr_settings
 
 # %% ../nbs/method/09_pixel.ipynb #00000007
@@ -156,7 +156,7 @@ def start_best(
     return np.stack([groups.photos[p][y:y+size, x:x+size] for _, p, y, x in best])
 
 def _window_starts(groups, p, recipe, score):
-    "Rows and columns where windows may start: those of the group in clusters, else as densely as the score is cheap."
+    "Rows and columns where windows may start: the group's own in clusters, else `score.step` or 1/8 of a side apart."
     if groups.grouping == "cluster": return groups.grid[p]
     step = getattr(score, "step", max(recipe.scale, recipe.size // 8 // recipe.scale * recipe.scale))
     return tuple(windows(length, recipe.size, step) for length in groups.photos.sizes[p])
@@ -330,7 +330,7 @@ def _filtered(photos, p):
 
 @register_start("diverseg", cuts=True)
 def start_diverseg(groups: Groups, g: int, recipe: Recipe) -> np.ndarray:
-    "Random sub-images of the photos without JPEG blocks that have the most segments, half of them: DiverSeg's filters."
+    "Random sub-images of some photos: of those without JPEG blocks the half with the most segments, as in DiverSeg."
     about = {p: _filtered(groups.photos, p) for p in groups.photos_of(g)}
     clean = [p for p in about if about[p][0] < BLOCKY] or [min(about, key=lambda p: about[p][0])]
     kept = sorted(clean, key=lambda p: -about[p][1])[:-(-len(clean) // 2)]
@@ -403,9 +403,9 @@ def _check_own(recipe, groups):
         raise UserError(f"--init {folder}: holds an image of {other[1]}x{other[0]}, but the recipe needs images of "
                         f"{recipe.size}²; give the --size of the images, or images of that size")
     if len(images) != wanted:
-        raise UserError(f"--init {folder}: holds {len(images)} images and the recipe makes {wanted} ({groups} groups × "
-                        f"--ipc {recipe.ipc}); give the photos, --grouping and --ipc that it was made with, or "
-                        f"{wanted} images")
+        raise UserError(f"--init {folder}: holds {counted(len(images), 'image')} and the recipe makes {wanted} "
+                        f"({groups} groups × --ipc {recipe.ipc}); give the photos, --grouping and --ipc that it was "
+                        f"made with, or {wanted} images")
     return images
 
 def _own_images(recipe, groups, chosen):

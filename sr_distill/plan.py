@@ -103,7 +103,7 @@ class Part:
         "Number of images of this part in the trace."
         return max(0, min(TRACE_IMAGES, self.last * recipe.ipc) - self.first * recipe.ipc)
     def images(self, name: str) -> np.ndarray | None:
-        "The images called `start`, `before` or `end`; None if they are missing or damaged."
+        "The images called `start`, `before` (what the space makes of these) or `end`; None if missing or damaged."
         return stored_array(self.folder/f"{name}.npy")
     def store(self, name: str, images: np.ndarray):
         "Store images as `name`, with a checksum."
@@ -210,7 +210,7 @@ def _parts_at(state, bounds): return [Part(state/f"part-{i:04d}", *bound) for i,
 
 # %% ../nbs/method/18_plan.ipynb #56170c38
 def keeps_start(recipe: Recipe) -> bool:
-    "Whether the start images are stored unchanged: no distillation steps, no teacher, no prior."
+    "Whether the start images, or their LR copies beside a stored teacher, are stored unchanged."
     moved = recipe.space == "latent" or recipe.steps and recipe.space == "pixel"
     return not moved and (recipe.labels == "own" or recipe.store == "teacher")
 
@@ -222,7 +222,7 @@ def stored_image(
     return make_lr(image, recipe.scale) if recipe.store == "teacher" else image
 
 SPARE = .1   # reserve, as a share of a budget in bytes, if the start images change
-MORE = .25   # the same share on top of the budget, if `bit_weight` is to make them smaller
+MORE = .25   # share by which the start images may exceed it, if `bit_weight` is to make them smaller
 
 def ipc_for_bytes(
     groups: Groups,
@@ -230,7 +230,7 @@ def ipc_for_bytes(
     beside: int = 0,   # bytes of `recipe.bytes` that a program and a teacher take
 ) -> int:              # images per group
     """The largest IPC whose start images fit into `recipe.bytes` as files. If they are stored unchanged, or their bits
-    are in the loss, one more, because the last round may be stored in part. `UserError` if no image fits."""
+    are in the loss, the IPC is one higher: the last round may be stored in part. `UserError` if no image fits."""
     sizes, moves, room = {}, not keeps_start(recipe) and not recipe.bit_weight, recipe.bytes - beside
     reserve = -MORE if recipe.bit_weight else SPARE * moves
     def size_of(part):
@@ -326,10 +326,10 @@ def make_plan(
     photos: Photos,               # the photos to distil
     recipe: Recipe,               # settings that decide the result
     out: Path | str,              # folder of the set
-    options: RunOptions = RunOptions(),   # settings that do not affect the result, such as the device
+    options: RunOptions = RunOptions(),   # settings that are no part of the recipe, such as the device
     part_bytes: int = PART_BYTES, # as in `cut_parts`
 ) -> Plan:
-    "Make all checks before a run, and decide its groups and parts; `UserError` if it cannot be carried out."
+    "Check photos and recipe, and decide groups and parts; `UserError` for a run that cannot be carried out."
     team, device, out = ranks(), pick_device(options.device), Path(out)
     check_run(recipe, options, fresh=not (out/"manifest.json").exists())
     if recipe.chooses: photos = photos.at_least(recipe.size)

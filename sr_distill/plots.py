@@ -169,7 +169,7 @@ COMPARED = "PSNR-RGB, dB, mean of the tests ± standard error"
 def write_tables(
     results: Results,              # of a study
     folder: Path | str,            # must exist
-    metrics: Iterable = METRICS,   # a table for each one that was measured; with your own (`register_metric`)
+    metrics: Iterable = METRICS,   # a table for each that was measured, those of `register_metric` included
     lead: Iterable = (),           # sentences above the tables
 ):
     "Write `tables.md` to `folder`, and `report.html`, one file with the same tables and the figure."

@@ -24,7 +24,7 @@ from .data import Photos, downscale, encode_png, make_lr, upscale
 from .job import Job
 from .metrics import upscale_image
 from .parallel import in_parallel
-from .recipe import TrainConfig, UserError
+from .recipe import TrainConfig, UserError, counted
 from .train import INVERSE, PatchSampler, symmetry
 
 # %% ../nbs/method/10_procedural.ipynb #2215f374
@@ -213,8 +213,8 @@ class Program:
         return cls(tuple(World(**w) for w in stored["worlds"]), tuple(stored["palettes"]), stored["seed"])
 
     def __repr__(self):
-        worlds = f"{len(self.worlds)} world{'s' * (len(self.worlds) > 1)}"
-        return f"Program({worlds}, {len(self.palettes)} palettes, seed {self.seed}, {len(self.encode()):,} bytes)"
+        parts = counted(len(self.worlds), "world"), counted(len(self.palettes), "palette"), f"seed {self.seed}"
+        return f"Program({', '.join(parts)}, {len(self.encode()):,} bytes)"
     def _repr_html_(self):
         shown = np.concatenate([render(self, k, (96, 96)) for k in range(8)], 1)
         return f'<p>{html.escape(repr(self))}</p><img alt="its first images" src="{data_uri(shown)}">'
@@ -474,7 +474,7 @@ def _add_gratings(planes, label, world, u, r):
     angle, stripes = np.pi * u["angle"], u["square"] < world.square
     f = np.stack([np.cos(angle), np.sin(angle)]) / wave
     seen = np.prod(np.cos(np.pi * f / 2), 0)               # the mean of 2 × 2 samples dampens short waves
-    # stripes: a wave cut off
+    # stripes are a wave made larger and then clipped at both ends
     gain = np.rint(256 * np.where(stripes, np.maximum(wave / np.pi, 1), 1.4)).astype(np.int32)
     most = np.where(stripes, 4096, 5735)
     amp = np.rint(FINE * seen * (world.amp_min + (world.amp_max - world.amp_min) * u["amp"])).astype(np.int32)
@@ -669,7 +669,7 @@ class ProgramPhotos(Photos):
 
     stored_bytes = property(lambda self: len(self.program.encode()), doc="bytes that a receiver needs")
     png_bytes = functools.cached_property(lambda self: sum(len(encode_png(u8)) for u8 in self))
-    def __repr__(self): return f"{type(self).__name__}({len(self)} images of {self.side}², {self.program!r})"
+    def __repr__(self): return f"{type(self).__name__}({counted(len(self), 'image')} of {self.side}², {self.program!r})"
     def _repr_html_(self): return f"<p>{html.escape(repr(self))}</p>" + self.program._repr_html_()
 
 class _Drawn:
@@ -785,7 +785,7 @@ class Mixture(Photos):
     @property
     def told(self) -> str:
         "What a training learns from, in words."
-        images = getattr(self.images, "told", f"{len(self.images)} images")
+        images = getattr(self.images, "told", counted(len(self.images), "image"))
         return f"{images}, and for {self.share:.0%} of each batch {self.leaves.told}"
     def at_least(self,
         size: int,                # pixels
@@ -816,7 +816,7 @@ class MixedSampler(PatchSampler):
         return np.concatenate([leaves, chosen[len(leaves):]])
 
     def keep(self, t: int, device: str | torch.device = "cpu") -> None:
-        "Have the program's images of batch `t` drawn."
+        "Begin to draw the program's images for batch `t` and the next ones."
         self.leaves.keep(t, device)
 
     def first(self, t: int) -> list[int]:

@@ -55,7 +55,7 @@ def distillation_work(
     groups: int,        # number of groups that they belong to
     held_out: int = 5,  # number of held-out networks
 ) -> float:
-    "Multiply-adds of a distillation and its teacher's training; without steps or for a program, the teacher's alone."
+    "Multiply-adds of a distillation and of its teacher's training; only of the latter if no images are distilled."
     if not recipe.steps or recipe.space == "procedural": return teacher_work(recipe)
     net = make_model(recipe.network, recipe.scale)
     once, runs = multiply_adds(net, recipe.size), 2 * (recipe.pool == "trajectory") + bool(held_out)
@@ -104,7 +104,7 @@ class Progress:
     def share(self) -> float: return min(1., self.counter.value / self.total)
     @property
     def remaining(self) -> float:
-        "Seconds to go: by the estimate at first, by the time that was really taken from a fifth of the work on."
+        "Seconds to go: at first by the estimate; after a fifth of the work, by the time that the work took so far."
         took, share = time.monotonic() - self.began, self.share
         before, since = self.seconds * (1 - share), took * (1 - share) / share if share else 0.
         trust = min(1., 5 * share)

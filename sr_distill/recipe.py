@@ -7,15 +7,16 @@ __all__ = ['Entry', 'KINDS', 'SCALES', 'SPACES', 'GROUPINGS', 'TARGETS', 'POOLS'
            'STATISTICS', 'OBJECTIVES', 'MODELS', 'PRIORS', 'METRICS', 'DEGRADATIONS', 'REGISTRIES', 'register_start',
            'register_statistic', 'register_objective', 'register_model', 'register_prior', 'register_metric',
            'register_degradation', 'DEVICE_HELP', 'DEGRADATION_HELP', 'UNITS', 'MATCHING', 'CHOOSING', 'RATES', 'LONG',
-           'SIZES', 'LEFT_OPEN', 'USUAL_BYTES', 'GOOD_SETTINGS', 'UserError', 'RunError', 'expect_error', 'verb',
-           'is_name', 'code_sha256', 'Unknown', 'Registry', 'option', 'option_kind', 'check_options', 'as_given',
-           'Settings', 'about_start', 'ranked_starts', 'degradation_steps', 'byte_count', 'Recipe', 'recommended',
-           'recipe_of', 'RunOptions', 'TrainConfig', 'CompareOptions']
+           'SIZES', 'LEFT_OPEN', 'USUAL_BYTES', 'GOOD_SETTINGS', 'UserError', 'RunError', 'expect_error', 'counted',
+           'verb', 'is_name', 'code_sha256', 'Unknown', 'Registry', 'option', 'option_kind', 'check_options',
+           'as_given', 'Settings', 'about_start', 'ranked_starts', 'degradation_steps', 'byte_count', 'Recipe',
+           'recommended', 'least_budget', 'recipe_of', 'as_flags', 'distill_command', 'RunOptions', 'TrainConfig',
+           'CompareOptions']
 
 # %% ../nbs/engine/01_recipe.ipynb #00000003
-import difflib, functools, hashlib, importlib, importlib.metadata, inspect, os, re, sys, types
+import difflib, functools, hashlib, importlib, importlib.metadata, inspect, os, re, shlex, sys, types
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, asdict, Field, InitVar
+from dataclasses import dataclass, field, fields, asdict, replace, Field, InitVar
 from numbers import Integral, Real
 from typing import Any, ClassVar, TypeVar, get_args
 
@@ -40,6 +41,15 @@ def expect_error(
     try: fn(*args, **kwargs)
     except kind as e: return e
     raise AssertionError(f"{getattr(fn, '__name__', fn)} did not raise {kind.__name__}")
+
+# %% ../nbs/engine/01_recipe.ipynb #3c51d0a2
+def counted(
+    n: int,      # how many
+    noun: str,   # what is counted, in the singular, such as "photo"; its plural ends in s
+) -> str:
+    "The number with its noun: `1 photo`, `1,200 photos`."
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
 
 # %% ../nbs/engine/01_recipe.ipynb #b4bdb409
 def verb(fn: Entry) -> Entry:
@@ -426,8 +436,8 @@ class Recipe(Settings):
                             or_folder=True)
     trim: float    = option(0.0, "starts hardest, error, loss and gradient: per cent of the windows to leave out as "
                                  "outliers, those with the highest scores", low=0)
-    grouping: str  = option("image", "real sub-images that share one group of synthetic images: those of a photo, of a "
-                                    "cluster, or all", GROUPINGS)
+    grouping: str  = option("image", "which real sub-images form a group, for which images are synthesised: those of a "
+                                    "photo, of a cluster, or all", GROUPINGS)
     clusters: int  = option(40, "number of groups when --grouping is cluster", low=1)
     objective: str = option("layerwise", "what synthetic images share with real ones: the gradient they cause (whole, "
                                          "layerwise, magnitude), or the distribution of their patches (features) "
@@ -443,8 +453,8 @@ class Recipe(Settings):
     size: int      = option(192, "side of a synthetic HR image in pixels", low=16)
     ipc: int       = option(1, "synthetic images per group; --budget and --bytes override it", low=1)
     budget: float | None = option(None, "per cent of the real pixels; sets the largest IPC not above it")
-    bytes: int | str | None = option(None, "size of the images on the disk, such as 350kB or 1.3MB; sets the largest "
-                                           "IPC that fits", low=1)
+    bytes: int | str | None = option(None, "size of the set on the disk (images, program and teacher), such as 350kB "
+                                           "or 1.3MB; sets the largest IPC that fits", low=1)
     format: str    = option("png", "how the images are stored: png, webp (lossless, about a quarter smaller) or avif "
                                    "(much smaller, but lossy)", STORAGE)
     quality: int   = option(75, "quality of avif files, from 1 to 100; a lower one leaves room for more images", low=1)
@@ -479,9 +489,9 @@ class Recipe(Settings):
     store: str     = option("labels", "labels: the set holds the images that a teacher redrew; teacher: it holds the "
                                       "teacher's weights and LR images, and the teacher enlarges these when you open "
                                       "the set, and redraws the images of a program while you train", STORES)
-    views: float   = option(1.0, "with --store teacher: in training, stored LR images are also shrunk at random, to "
-                                 "a side between this share of the stored side, such as 0.75, and the full side, and "
-                                 "the teacher enlarges these too; 1 for the stored size alone",
+    views: float   = option(1.0, "with --store teacher: smallest side, as a share of the stored side (such as 0.75), "
+                                 "to which a training shrinks stored LR images at random before the teacher enlarges "
+                                 "them; 1 for the stored size alone",
                             low=0)
     seed: int      = option(0, "fixes every random choice", low=0)
     share: float   = option(1.0, "procedural space: share of every training batch that the program draws; below 1 the "
@@ -608,12 +618,12 @@ CHOOSING = ("bytes", "budget", "init", "trim", "grouping", "size", "ipc", "forma
 RATES = {"adam": .01, "sgd": .1, ("sgd", "whole"): 10.}
 
 # %% ../nbs/engine/01_recipe.ipynb #9fd70c89
-LONG = 3000   # training steps from which a program draws half of each batch: 350 kB gain by it at 6,000, not at 1,200
+LONG = 3000   # for so many training steps or more a budget in bytes gets a program, which draws half of each batch
 
 def recommended(
     budget: float | None = .7,   # per cent of the photos' pixels; None if `bytes` is given
     scale: int = 2,              # super-resolution factor
-    bytes: int | str | None = None,   # instead of `budget`: largest size of the images on the disk, such as 350kB
+    bytes: int | str | None = None,   # instead of `budget`: largest size of the set on the disk, such as 350kB
     each: bool = True,           # is there room for a window of each photo?
     training: int = LONG,        # training steps of the network that is going to learn from the set
     **changes: Any,              # settings that replace its own, such as `size`
@@ -631,6 +641,13 @@ SIZES = "budget", "bytes"
 LEFT_OPEN = (*SIZES, "size", "scale", "seed")   # settings that leave the recipe to the package
 USUAL_BYTES = "350kB"                           # of a set whose size nobody names
 
+def least_budget(
+    photos: Any,   # `Photos`
+    size: int,     # side of a window in pixels
+) -> float:        # per cent of the photos' pixels
+    "The smallest budget that has room for a window of each photo."
+    return 100 * len(photos) * size**2 / photos.pixels
+
 def recipe_of(
     given: dict,   # settings by name, those that you chose yourself
     photos: Any = None,   # `Photos`: they tell whether a `budget` has room for a window of each; None: it has
@@ -641,8 +658,25 @@ def recipe_of(
     given = {"budget": None, **size, **given}
     recipe = recommended(**given)
     if photos is None or recipe.budget is None: return recipe
-    least = 100 * len(photos) * recipe.size**2 / photos.pixels   # per cent
-    return recipe if recipe.budget >= least else recommended(**given, each=False)
+    room = recipe.budget >= least_budget(photos, recipe.size)
+    return recipe if room else recommended(**given, each=False)
+
+# %% ../nbs/engine/01_recipe.ipynb #6e0b7c12
+def as_flags(
+    said: dict,   # settings by name
+) -> str:
+    "Settings as flags of the command line."
+    def text(name, value):
+        if name == "bytes" and not value % 1000: return f"{value // 1000}kB"
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    return " ".join(f"--{name.replace('_', '-')} {shlex.quote(text(name, value))}" for name, value in said.items())
+
+def distill_command(recipe: Recipe) -> str:
+    "The shortest command that makes the set of `recipe`; PHOTOS and SET stand for your folders."
+    said = recipe.changes(replace(Recipe(), lr=recipe.usual_rate))
+    short = {k: v for k, v in said.items() if k in (*SIZES, "scale")}
+    return f"sr_distill distill PHOTOS SET {as_flags(short if recipe_of(short) == recipe else said)}".rstrip()
+
 
 # %% ../nbs/engine/01_recipe.ipynb #00000020
 @dataclass(frozen=True)

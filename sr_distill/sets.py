@@ -28,7 +28,7 @@ from .models import count_parameters, load_model
 from .parallel import in_parallel
 from .patches import Budget, explain_budget, explain_bytes
 from .procedural import Endless, Mixture, Program, ProgramPhotos
-from .recipe import STORAGE, Recipe, UserError
+from .recipe import STORAGE, Recipe, UserError, counted
 
 # %% ../nbs/method/17_sets.ipynb #00000007
 def snapshot_steps(
@@ -197,7 +197,8 @@ def _said_of_labels(report):
     name, stored = labels["model"]["name"], labels.get("stored")
     near = f" The PSNR of the labels to the images is {labels['psnr']:.1f} dB." if "psnr" in labels else ""
     if stored: return [f"A stored teacher, {name} of {stored:,} bytes, makes the labels from the LR images.{near}"]
-    before = "" if "program" in report else " These figures describe the images before that."
+    moved = report.get("moved", {}).get("share") and "program" not in report
+    before = " These figures describe the images before that." if moved else ""
     return [f"A teacher, {name}, then redrew the images from their LR copies.{before}{near}"]
 
 # %% ../nbs/method/17_sets.ipynb #264313a8
@@ -289,8 +290,8 @@ def _told(manifest):
     if teacher := manifest.get("teacher"):
         kind, side = "LR", side // manifest["recipe"]["scale"]
         beside = f", and a teacher of {teacher['bytes']:,} bytes that makes HR images of LR images"
-    if not program: return f"{n} synthetic {kind} images of {side}×{side} pixels{beside}"
-    images = f" and {n} {kind} images of {side}×{side} pixels" if n else ""
+    if not program: return f"{counted(n, f'synthetic {kind} image')} of {side}×{side} pixels{beside}"
+    images = f" and {counted(n, f'{kind} image')} of {side}×{side} pixels" if n else ""
     return f"A program of {program['bytes']:,} bytes that draws HR images without end{images}{beside}"
 
 def _told_of_start(manifest):
@@ -581,7 +582,7 @@ class DistilledSet:
     @property
     def told(self) -> str:
         "What the set holds, in a few words."
-        images = f"{len(self)} images of {self.images.shape[1]}²"
+        images = f"{counted(len(self), 'image')} of {self.images.shape[1]}²"
         if self.teacher: images += " by a stored teacher"
         if not self.program: return images
         program = f"a program of {len(self.program.encode()):,} bytes"
@@ -803,7 +804,7 @@ def _training(about):
         training, photos = about["training"], about["photos"]
         made = f"{training['steps']:,} steps, seed {training['seed']}"
         began = f", from the weights of {about['origin']['source']}" if "origin" in about else ""
-        learnt = photos["told"] if "told" in photos else f"{photos['count']} images"
+        learnt = photos["told"] if "told" in photos else counted(photos['count'], 'image')
         source = f"({photos['source']})" if "told" in photos else f"of {photos['source']}"
         return f"\n{made}, on {learnt} {source}{began}"
     except (KeyError, TypeError, ValueError): return ""

@@ -29,7 +29,7 @@ from .sets import DistilledSet, open_photos
 from .progress import (Progress, Share, distillation_work, duration, machine_speed, multiply_adds,
                                  teacher_work, training_work)
 from .recipe import (INITS, METRICS, MODELS, OBJECTIVES, PRIORS, REGISTRIES, Recipe, RunError, RunOptions,
-                               TrainConfig, UserError, verb)
+                               TrainConfig, UserError, counted, verb)
 from .study_file import (Cell, Model, Study, StudyOptions, TrainingSet, expand, load_study, naming, overlaid,
                                    study_from)
 from .train import train
@@ -145,7 +145,7 @@ def run_cell(
 
 # %% ../nbs/tools/07_study.ipynb #c0b1788a
 def _made_with(folder, device):
-    "The device and versions that trained the model in `folder`; of this process if only its scores are left."
+    "The device and versions that trained the model in `folder`; this process's if only the model's scores are left."
     stored = read_json(folder/"config.json") if (folder/"config.json").exists() else {}
     versions = stored.get("versions", dict(sr_distill=__version__, torch=torch.__version__))
     made_with = f"sr_distill {versions['sr_distill']}, torch {versions['torch']}"
@@ -259,8 +259,8 @@ def _progress(study, tasks, jobs, device):
     seconds = total / machine_speed(device) / min(jobs, len(tasks) or 1) if tasks else 0.
     sets, trainings = (sum((cell.model is None) == what for cell in tasks) for what in (True, False))
     if tasks:
-        log.info("%d sets to make and %d models to train: about %s on this machine, in %d process%s",
-                 sets, trainings, duration(seconds), jobs, "es" * (jobs > 1))
+        log.info("%s to make and %s to train: about %s on this machine, in %d process%s",
+                 counted(sets, "set"), counted(trainings, "model"), duration(seconds), jobs, "es" * (jobs > 1))
     return Progress(total, seconds, "study")
 
 # %% ../nbs/tools/07_study.ipynb #18bdbfc8
@@ -438,7 +438,7 @@ def run_study(
     jobs: int = 0,      # processes; 0: one per CPU core, or a single one on a GPU
     minutes: float = 0, # no cell begins after so many minutes; 0: no limit
     device: str = "cpu",   # auto, cpu, cuda or mps
-) -> Results:           # complete, or up to `minutes`
+) -> Results:           # of all trainings or, with `minutes`, of those that ended in time
     "Compute all cells of a study; the same call continues it. `UserError` before the work, `RunError` during it."
     out, jobs, began = Path(out), _processes(jobs, device), time.time()
     if not 0 <= minutes < math.inf:
@@ -522,7 +522,7 @@ def study(
     jobs: int = 0,                    # processes; 0: one per CPU core, or a single one on a GPU
     minutes: float = 0,               # no cell begins after so many minutes; 0: no limit
     device: str = "cpu",
-) -> Results:                         # complete, or up to `minutes`
+) -> Results:                         # of all trainings or, with `minutes`, of those that ended in time
     "Carry out a study and write its tables and report to `out`; the same call continues it."
     if isinstance(what, dict): what = study_from(what, scale=scale)
     if not isinstance(what, Study): what = load_study(what, scale)

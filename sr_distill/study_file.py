@@ -18,7 +18,7 @@ from .core import shared_dir
 from .data import Photos
 from .distill import PLACES
 from .metrics import BACKBONES
-from .recipe import KINDS, Recipe, TrainConfig, UserError, check_options, option
+from .recipe import KINDS, Recipe, TrainConfig, UserError, counted, check_options, option
 try: import tomllib
 except ImportError: import tomli as tomllib   # Python 3.10
 
@@ -32,10 +32,10 @@ class TrainingSet:
     recipe: Recipe = None          # None: all photos, or `folder`
     sampling: str = "uniform"      # uniform, or error: patches in proportion to their bicubic error
     family: str = ""               # its name in the study file, before lists are expanded
-    at: dict = field(default_factory=dict)   # of the settings given as lists: the values of this entry
+    at: dict = field(default_factory=dict)   # this entry's values of the settings that are given as lists
     once: bool = False             # made once, with seed 0, for all seeds: the spread is then of training only
     models: str = ""               # a regular expression: only models with a match learn from it; empty for all
-    labels: Recipe = None          # all photos only: the recipe of the teacher's labels; None for their own pixels
+    labels: Recipe = None          # only for all photos: the recipe of the teacher that redraws them, or None
     folder: str = ""               # images to train on as they are: a folder, a distilled set, or a source by name
 
     def for_seed(self, seed: int) -> Recipe | None:
@@ -52,7 +52,7 @@ class TrainingSet:
                                       or r.space != "pixel" or r.labels == "teacher")
 
     def making(self, seed: int) -> tuple | None:
-        "A key, equal for two sets that are made alike: whether only labels are made, and the recipe. None for photos."
+        "A pair, equal for sets made in the same way: (are only labels made?, recipe). None for unchanged photos."
         recipe = self.for_seed(seed)
         return recipe and (self.recipe is None, recipe)
 
@@ -62,7 +62,7 @@ class Model:
     "One model of a study: its training settings `config`."
     config: TrainConfig
     family: str = ""                         # its name in the study file, before lists are expanded
-    at: dict = field(default_factory=dict)   # of the settings given as lists: the values of this entry
+    at: dict = field(default_factory=dict)   # this entry's values of the settings that are given as lists
 
 def model_name(
     config: TrainConfig,
@@ -147,8 +147,9 @@ class Study(StudyOptions):
                 if re.search(source.models, m)]
 
     def __repr__(self) -> str:
-        return (f"{self.title or 'Study'}: {len(self.sets)} sets, {len(self.models)} models, {self.seeds} seeds: "
-                f"{len(self.cells)} trainings, judged by {', '.join(self.tests)}")
+        return (f"{self.title or 'Study'}: {counted(len(self.sets), 'set')}, {counted(len(self.models), 'model')}, "
+                f"{counted(self.seeds, 'seed')}: {counted(len(self.cells), 'training')}, "
+                f"judged by {', '.join(self.tests)}")
 
 # %% ../nbs/tools/04_study_file.ipynb #0000000b
 def expand(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np, torch, torch.nn.functional as F
 from tqdm.auto import tqdm
 import sr_distill
-from .recipe import MODELS, Recipe, RunError, TrainConfig, UserError, verb
+from .recipe import MODELS, Recipe, RunError, TrainConfig, UserError, counted, verb
 from .core import (atomic_write, check_like, log, pick_device, policy, read_json, restore_optimizer, restoring, rng,
                              state_sha256, to_tensor)
 from .job import Job, LogLines, cache_key, cached, saving
@@ -466,7 +466,7 @@ def model_card(
         count, db = about["validation"]["count"], measured[-1]["val_psnr_y"]
         score = f" On {count} validation photos it reaches {db:.2f} dB PSNR-Y."
     began = f" It began with the weights of {about['origin']['source']}." if "origin" in about else ""
-    learnt = photos.get("told", f"{photos['count']} images of {photos['pixels']:,} pixels in all")
+    learnt = photos.get("told", f"{counted(photos['count'], 'image')} of {photos['pixels']:,} pixels in all")
     own = kind not in MODELS   # a network of the user's own is built by the user
     loader, how = "load_model", 'load_model("this folder")'
     if own: loader, how = "load_into", f'load_into({kind}(…), "this folder")'

@@ -101,7 +101,7 @@ def _turned(x, k):
     return torch.from_numpy(np.ascontiguousarray(symmetry(x[0].permute(1, 2, 0).numpy(), k))).permute(2, 0, 1)[None]
 
 def _in_portions(model, x, scale, tile, symmetries):
-    "The mean answer to some symmetries of `x`; a full GPU halves the tiles."
+    "The mean result for some flips and turns of `x`; when GPU memory runs out, it goes on with tiles of half the side."
     total, k = 0., 0
     while k < len(symmetries):
         try: sr = upscale_tensor(model, _turned(x, symmetries[k]), scale, tile)
@@ -155,12 +155,12 @@ def upscale(
     model: torch.nn.Module | Path | str,   # a trained model, its folder, a file of weights, or "bicubic"
     source: Path | str | np.ndarray,       # a picture, a folder, zip or tar of them, or an array, uint8 or uint16
     out: Path | str = None,                # a file for one picture, else a folder; not needed for an array
-    scale: int = 2,                        # of bicubic; a model knows its own
+    scale: int = 2,                        # the factor of "bicubic"; a trained model has its own
     ensemble: bool = False,                # the mean over all eight flips and rotations: eight times the work
     tile: int = 512,                       # largest side of a tile, in pixels of the result; smaller: less memory
     device: str = "auto",
     ending: str = ".png",                  # format of the results in a folder, one of `WRITES`
-    recursive: bool = False,               # folders below as well; the results lie in the same folders
+    recursive: bool = False,               # read the folders below as well; `out` gets the same folders
 ) -> list | np.ndarray:                    # the files written, or the enlarged array
     """Enlarge pictures by a model. It overwrites files in `out`, never those of `source`. `UserError` before the work
     if something cannot be done, `RunError` after it if some pictures could not be read."""

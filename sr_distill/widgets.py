@@ -331,7 +331,7 @@ def player(
     snapshots: int = 12,       # at most this many, spread over the logarithm of the step
     images: int = 6,           # at most this many, from the first
     side: int = 64,            # longer side of a thumbnail in pixels
-    max_bytes: int = 350_000,  # of all pictures; if they take more, the player has fewer snapshots
+    max_bytes: int = 350_000,  # of all pictures; if they take more, their quality is lowered, and then their number
 ) -> Html:
     "The film of a trace as one piece of HTML that needs no kernel and no other host."
     check_trace(trace)

@@ -52,7 +52,7 @@ def test_the_command_and_its_study_file_give_the_same_rows(small_photos, tmp_pat
 def test_it_goes_on_where_it_was_stopped(small_photos, tmp_path, capsys, monkeypatch):
     photos = small_photos("abcd")
     assert main(["compare", str(photos), str(tmp_path / "out"), *TINY, "--minutes", "0.000001"]) == 0
-    assert "No verdict yet: 8 trainings are not done" in capsys.readouterr().out
+    assert "No verdict yet: 8 trainings to go" in capsys.readouterr().out
     save = Results.save
     def then_stop(results, folder):
         save(results, folder)

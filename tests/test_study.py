@@ -102,7 +102,7 @@ def test_killed_and_gone_on(file, tmp_path):
 def test_the_command_leaves_tables_and_a_report(file, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["study", str(file()), str(out), "--jobs", "1", "--minutes", "0.000001"]) == 0       # nothing but bicubic
-    assert "10 cells are not done yet: all photos; VDSR; seed 0 | " in capsys.readouterr().out
+    assert "10 cells not done yet: all photos; VDSR; seed 0 | " in capsys.readouterr().out
     assert len(json.loads((out / "results.json").read_text())["missing"]) == 10
     assert main(["study", str(file()), str(out), "--jobs", "1"]) == 0
     assert "all photos" in (said := capsys.readouterr().out) and "16 training steps" not in said
