@@ -674,8 +674,8 @@ def as_flags(
 def distill_command(recipe: Recipe) -> str:
     "The shortest command that makes the set of `recipe`; PHOTOS and SET stand for your folders."
     said = recipe.changes(replace(Recipe(), lr=recipe.usual_rate))
-    short = {k: v for k, v in said.items() if k in (*SIZES, "scale")}
-    return f"sr_distill distill PHOTOS SET {as_flags(short if recipe_of(short) == recipe else said)}".rstrip()
+    fewer = ({k: v for k, v in said.items() if k in names} for names in ((*SIZES, "scale", "seed"), LEFT_OPEN))
+    return f"sr_distill distill PHOTOS SET {as_flags(next((few for few in fewer if recipe_of(few) == recipe), said))}"
 
 
 # %% ../nbs/engine/01_recipe.ipynb #00000020
