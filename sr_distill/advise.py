@@ -369,7 +369,8 @@ def advise(
     plain = next((c for c in found if c.recipe.labels == "own"), None)
     if not found: odd.append(f"sets of this size ({_sizes_in_words(curves)})")
     known = read_json(files("sr_distill")/"curves.json")["photos"]
-    if 2 * len(photos) < known: odd.append(f"sets of {len(photos)} photos (the nearest are of {known})")
+    if 2 * len(photos) < known:
+        odd.append(f"sets made from {counted(len(photos), 'photo')} (the nearest were made from {known})")
     alike = sorted((c for c in fitting(usual) if _way(c.recipe) == _way(usual)
                     and c.sampling == "uniform"   # as `train` draws unless told otherwise
                     and (c.full or c.limit in (None, usual.bytes))),   # no smaller set
