@@ -123,7 +123,7 @@ WORTH = .05      # dB that distillation or a teacher's labels must add, for the 
 def _stored_side(recipe): return recipe.size // recipe.scale if recipe.store == "teacher" else recipe.size
 
 def _pixels_of(weight, points):
-    "Pixels of a set that takes `weight`; small sets of hard windows take more bytes for each pixel than large ones."
+    "Pixels of a set with the bytes of `weight` pixels of photos in PNG; small hard windows need more bytes a pixel."
     densities = {}
     for p in points: densities.setdefault(p.pixels, []).append(p.density)
     xs = sorted(densities)

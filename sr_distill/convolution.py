@@ -132,7 +132,7 @@ class _ReroutedLayer(torch.autograd.Function):
 
 def _goes_on_to(node):
     "Will the present backward pass go on to `node`? PyTorch tells only whether a gradient could be asked for there."
-    ask = getattr(torch._C, "_will_engine_execute_node", None)   # checkpointing uses it too; None: nothing is saved
+    ask = getattr(torch._C, "_will_engine_execute_node", None)   # as checkpointing does; None: compute always
     try: return not ask or node is None or ask(node)
     except RuntimeError: return True   # a leaf, whose gradient is asked for
 

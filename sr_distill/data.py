@@ -461,10 +461,10 @@ class Listing:
         plugin = [end for end in self.kinds if FORMATS.get(end) in PLUGINS]
         said = [f"{n} × {end or 'files without an ending'}" for end, n in sorted(self.kinds.items())]
         if plugin: said[-1] += f" (for {', '.join(plugin)}: pip install 'sr_distill[formats]')"
-        if self.dead: said.append(f"{counted(len(self.dead), 'link')} that lead nowhere ({_some(self.dead)})")
+        if self.dead: said.append(f"{counted(len(self.dead), 'link')} to nowhere ({_some(self.dead)})")
         if self.linked:
-            said.append(f"{counted(len(self.linked), 'link')} to folders ({_some(self.linked)}; links are not "
-                        "followed, give their folders by name)")
+            said.append(f"{counted(len(self.linked), 'folder')} behind links ({_some(self.linked)}; links are not "
+                        "followed, give the folders by name)")
         if self.closed:
             said.append(f"{counted(len(self.closed), 'folder')} that cannot be read ({_some(self.closed)}; check their "
                         "permissions)")

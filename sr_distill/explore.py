@@ -74,7 +74,7 @@ class GradientFilm:
 
 # %% ../nbs/tools/02_explore.ipynb #0000000d
 _shared_pools = {}   # networks to match in, for as long as this process lives
-# what a pool depends on beside photos and statistic
+# what a pool depends on, beside the photos and what the objective compares
 POOL_OPTIONS = "network", "scale", "pool", "networks", "seed", "labels", "teacher_steps"
 
 def _shared_pool(photos, recipe):

@@ -233,5 +233,5 @@ def _middle(u8, side):
     return to_tensor(u8[y:y+side, x:x+side])
 
 def _taught(recipe):
-    "The recipe with a teacher, where its images keep their own pixels."
+    "The recipe, with `labels=\"teacher\"` in place of `labels=\"own\"`."
     return replace(recipe, labels="teacher", stored=True) if recipe.labels == "own" else recipe

@@ -56,7 +56,7 @@ def render_latents(
 
 # %% ../nbs/method/14_latent.ipynb #28dad4b4
 PIXELS_AT_ONCE = 1 << 21   # pixels that a GPU takes at once if no chunk is given; a CPU core takes one image
-WEIGHT_BYTES = 8           # of memory that an image needs for each weight of the generator: StyleGAN-XL, 32² and 64²
+WEIGHT_BYTES = 8           # of memory that an image needs for each weight of the generator (StyleGAN-XL, 32², 64²)
 PIXEL_BYTES = 24_000       # and for each of the image's own pixels, an estimate
 
 # %% ../nbs/method/14_latent.ipynb #00000015

@@ -461,12 +461,12 @@ class Recipe(Settings):
     sheet: bool    = option(False, "store up to 256 images side by side in one file, which saves a fifth of the "
                                    "bytes of small AVIF images; `export` cuts them apart for other programs")
     bit_weight: float = option(0.0, "pixel space, avif: weight of the bits per pixel beside the matching loss, so that "
-                                    "distilled images take fewer bytes; 0 leaves them out", low=0)
+                                    "distilled images take fewer bytes; with 0 the loss does not count bits", low=0)
     real: int      = option(32, "real sub-images per group whose gradient is the target; 0 for all", low=0)
     target: str    = option("uniform", "how real sub-images are drawn: uniform, error (in proportion to bicubic error) "
                                        "or hard (the hardest 5 % without the top 0.2 %)", TARGETS)
     steps: int     = option(300, "distillation steps; 0 keeps the start, that is the selected images, or in "
-                                 "procedural space the program as it was written by hand", low=0)
+                                 "procedural space the program that comes with the package", low=0)
     optimizer: str = option("adam", "optimiser of the images; sgd has momentum 0.5, as in DC", ("adam", "sgd"))
     lr: float      = option(None, "learning rate of the synthetic images, in units of the 0..1 pixel range: 0.01 with "
                                   "Adam; with sgd 0.1, or 10 for --objective whole; latent space has --lr-latents "
@@ -563,7 +563,7 @@ class Recipe(Settings):
                   "give --space pixel"),
                  *((f, self.space != "procedural", "is for procedural space only", "give --space procedural")
                    for f in ("share", "fit")),
-                 ("fit", not self.steps, "means nothing to a program that stays as written by hand", "give --steps"),
+                 ("fit", not self.steps, "means nothing to a program that stays as it is", "give --steps"),
                  ("bit_weight", self.format != "avif", f"needs a format with a quality, not --format {self.format}",
                   "give --format avif"),
                  ("bit_weight", self.space != "pixel", "is for pixel space only", "give --space pixel"),

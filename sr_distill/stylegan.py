@@ -462,7 +462,7 @@ class SynthesisLayer(nn.Module):
         "The layer's output for `x` [N,C,H,W] and styles `w` [N,w_dim]."
         weight, style, gain = self.weight, self.affine(w), self.magnitude_ema.rsqrt()
         if self.s["is_torgb"]: style, scale = style / math.sqrt(weight[0].numel()), gain.expand(len(w), len(weight))
-        else:   # as in `modulated_conv`, with filters of length 1, which 16 bits can hold
+        else:   # as in `modulated_conv`, but each filter is divided by its norm, so that 16 bits can hold it
             weight = weight * weight.square().sum((1, 2, 3), keepdim=True).rsqrt()
             style = style * style.square().mean(1, keepdim=True).rsqrt()
             scale = (style.square() @ weight.square().sum((2, 3)).T + 1e-8 / weight[0].numel()).rsqrt() * gain

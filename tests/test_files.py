@@ -193,7 +193,7 @@ def test_what_is_left_out_is_said_once(tmp_path, caplog):
 
 def test_a_folder_named_like_a_photo_is_a_folder(tmp_path):
     save(tmp_path / "x.png/inner.png")
-    with pytest.raises(UserError, match="1 folders below .x.png"): image_files(tmp_path)
+    with pytest.raises(UserError, match="1 folder below .x.png"): image_files(tmp_path)
 
 def test_links_to_folders_and_pipes_are_told_and_not_followed(tmp_path, caplog):
     save(tmp_path / "p/a.png"), save(tmp_path / "elsewhere/b.png")
@@ -201,7 +201,7 @@ def test_links_to_folders_and_pipes_are_told_and_not_followed(tmp_path, caplog):
     if hasattr(os, "mkfifo"): os.mkfifo(tmp_path / "p/pipe.png")   # opening it would wait for ever
     for recursive in (False, True):
         assert [f.name for f in image_files(tmp_path / "p", recursive)] == ["a.png"]
-        assert "1 links to folders (more; links are not followed" in caplog.text and "me.png" in caplog.text
+        assert "1 folder behind links (more; links are not followed" in caplog.text and "me.png" in caplog.text
         assert not hasattr(os, "mkfifo") or "1 × no plain file" in caplog.text
         caplog.clear()
 
@@ -213,7 +213,7 @@ def test_a_folder_below_that_cannot_be_read_ends_nothing(tmp_path, caplog, monke
         return look(folder)
     monkeypatch.setattr(data.Path, "iterdir", closed)
     assert [f.name for f in image_files(tmp_path, recursive=True)] == ["a.png", "c.png"]
-    assert "1 folders that cannot be read (shut; check their permissions)" in caplog.text
+    assert "1 folder that cannot be read (shut; check their permissions)" in caplog.text
 
 def test_one_name_in_two_folders_is_no_case_of_endings(tmp_path, caplog):
     save(tmp_path / "1/x.png"), save(tmp_path / "2/x.png", picture(seed=1))
