@@ -520,19 +520,19 @@ def _about_program(program):
 HELD_OUT_IMAGE = 1000     # number of the first image that judges a finished fit; the search sees those from 0 on
 FILMED, FILM_SIDE = 8, 96   # images of a program that its film shows, and their side in pixels
 
-def _fit_objective(plan, held_out, turned=None):
+def _fit_objective(plan, held_out, after=None):
     "The objective of the search or, with `held_out`, one on photos or images that the search does not use."
     photos, scale, seed = plan.photos, plan.recipe.scale, plan.recipe.seed
     if plan.recipe.fit == "statistics":
         return statistics_objective(photos, scale, seed, HELD_OUT_IMAGE if held_out else 0)
     how = lr_settings(plan.recipe, photos)
-    return training_objective(photos, scale, seed, held_out, plan.device, after=turned, **how)
+    return training_objective(photos, scale, seed, held_out, plan.device, after=after, **how)
 
 def _fit(plan, program):
     "The search of a recipe, before its first step."
-    recipe, objective = plan.recipe, _fit_objective(plan, False)
-    if recipe.fit != "late": return Fit(program, objective, recipe.seed)
-    return Fit(program, objective, recipe.seed, recipe.steps // 3, lambda found: _fit_objective(plan, False, found))
+    if plan.recipe.fit != "late": return Fit(program, _fit_objective(plan, False), plan.recipe.seed)
+    def after(found): return _fit_objective(plan, False, found)
+    return Fit(program, after(program), plan.recipe.seed, after)
 
 def _fitted(plan, program, callback):
     "The program after the steps of the recipe, the film of them, and what the report says of both."
@@ -542,7 +542,7 @@ def _fitted(plan, program, callback):
     make_folder(part.folder/"trace")
     _go_on_fitting(fit, part, plan.marks)
     _fit_steps(plan, fit, part, callback)
-    judge = _fit_objective(plan, True, fit.turned)
+    judge = _fit_objective(plan, True, (fit.turned or before) if recipe.fit == "late" else None)
     report = dict(fit=dict(by=recipe.fit, steps=recipe.steps, before=judge(before), after=judge(fit.program)))
     if not plan.marks: return fit.program, None, report
     film = TraceFolder(plan.state/"trace")

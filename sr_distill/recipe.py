@@ -496,10 +496,11 @@ class Recipe(Settings):
     seed: int      = option(0, "fixes every random choice", low=0)
     share: float   = option(1.0, "procedural space: share of every training batch that the program draws; below 1 the "
                                  "set also stores images chosen by --init, for the rest of the batch", low=0)
-    fit: str       = option("training", "procedural space: what the steps improve: the scores of small networks that "
-                                        "learn from the program's images for a short time (training), after a third "
-                                        "of the steps the scores at the end of a long training (late), or how near "
-                                        "their statistics are to those of the photos (statistics)",
+    fit: str       = option("training", "procedural space: what the steps improve: the scores of small networks after "
+                                        "a short training on the program's images (training), the scores of networks "
+                                        "that have learnt from a program and go on with the changed one (late), or "
+                                        "how near the statistics of its images are to those of the photos "
+                                        "(statistics)",
                             FITS)
     degradation: str = option("bicubic", DEGRADATION_HELP)
     stored: InitVar[bool] = False   # read from a file: a folder that it names may be gone

@@ -96,7 +96,7 @@ def test_a_distillation_ends_where_it_ends_on_the_cpu(kind, tmp_path):
 def test_a_program_is_fitted_on_a_gpu(fit, tmp_path, monkeypatch):
     "The photos judge networks that the GPU trains; the changes that are tried first are those of the CPU."
     for name, value in (("TRIAL", fitting.TRIAL | dict(width=8, steps=30, batch=4)), ("JUDGES", 2), ("JUDGED", 48), ("DRAWN", dict(window=2, side=64)),
-                        ("BEGUN", dict(depth=1, width=8, steps=30, batch=4, patch=48)), ("GOING_ON", dict(steps=10, lr=2e-3))):
+                        ("LEARNERS", dict(edsr=dict(depth=1, width=8), vdsr=dict(depth=2, width=8))), ("BEGUN", 30), ("GOING_ON", 10)):
         monkeypatch.setattr(fitting, name, value)
     made = distill(PHOTOS, Recipe(space="procedural", steps=4, fit=fit), tmp_path / "set", replace(OPTIONS, device=DEVICE))
     report = made.manifest["report"]["fit"]

@@ -391,11 +391,28 @@ def test_a_fit_by_short_trainings(tmp_path, monkeypatch):
     assert "did not use" in (tmp_path / "whole/README.md").read_text() and report["before"] < -10   # dB, with the sign changed
     assert fitting.training_objective(EMBEDDED, held_out=True)(whole.program) == report["after"]
 
+def learners(monkeypatch, sweep=3):
+    "Small networks that go on, and a short sweep."
+    every = fitting.sweep
+    for name, value in dict(LEARNERS=dict(edsr=dict(depth=1, width=8), vdsr=dict(depth=2, width=8)), BEGUN=30, GOING_ON=10,
+                            sweep=lambda seed: every(seed)[:sweep]).items(): monkeypatch.setattr(fitting, name, value)
+
+def test_a_sweep_finds_a_number_that_small_changes_miss(monkeypatch):
+    "The objective rewards one far place of one number; a sweep tries it, and small changes that do not lead there are refused."
+    program = hand_written(EMBEDDED, 0)
+    def objective(p): return 0. if p.worlds[0].blur > .6 else 1.
+    fits = fitting.Fit(program, objective), fitting.Fit(program, objective, later=lambda found: objective)
+    for fit in fits:
+        for _ in fitting.sweep(): fit.step()
+    assert fits[0].best == 1. and fits[1].best == 0. and fits[1].program.worlds[0].blur == .75
+    assert replace(fits[1].program.worlds[0], blur=program.worlds[0].blur) == program.worlds[0]
+    nearly = fitting.Fit(program, lambda p: -.009 * (p.worlds[0].blur > .6), later=lambda found: objective)   # less than counts
+    for _ in fitting.sweep(): nearly.step()
+    assert nearly.program == program
+
 def test_a_fit_for_the_end_of_a_long_training(tmp_path, monkeypatch):
-    "It begins as a fit by short trainings; then networks that have learnt from its program go on. A stop changes no bit."
-    short(monkeypatch)
-    monkeypatch.setattr(fitting, "BEGUN", dict(depth=1, width=8, steps=30, batch=4, patch=48))
-    monkeypatch.setattr(fitting, "GOING_ON", dict(steps=10, lr=2e-3))
+    "It begins with a sweep; networks that have learnt from a program go on with the changed ones. A stop changes no bit."
+    short(monkeypatch), learners(monkeypatch)
     recipe = replace(FIT, fit="late", steps=7)
     def stop(step, *_): stop.stopped = step == 4
     whole = distill(EMBEDDED, recipe, tmp_path / "whole", FEW)
@@ -404,7 +421,7 @@ def test_a_fit_for_the_end_of_a_long_training(tmp_path, monkeypatch):
     report = whole.manifest["report"]["fit"]
     assert whole.program == parts.program and report == parts.manifest["report"]["fit"] and report["by"] == "late"
     assert whole.trace.losses == parts.trace.losses and "at the end of a long training" in (tmp_path / "whole/README.md").read_text()
-    early = distill(EMBEDDED, replace(FIT, fit="training", steps=2), tmp_path / "early", FEW).program   # a third of 7 steps
+    early = distill(EMBEDDED, replace(recipe, steps=3), tmp_path / "early", FEW).program   # the sweep
     late = fitting.training_objective(EMBEDDED, after=early)
     assert round(late(whole.program), 6) == whole.trace.losses[-1][-1] <= late(early)
     assert report["after"] == fitting.training_objective(EMBEDDED, held_out=True, after=early)(whole.program)
