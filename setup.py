@@ -40,7 +40,7 @@ setup(
         "Typing :: Typed",
     ],
     packages=[*find_packages(include=["sr_distill", "sr_distill.*"]), "sr_distill.studies", "sr_distill.ready"],
-    package_data={"sr_distill": ["py.typed", "curves.json"], "sr_distill.studies": ["*.toml"],
+    package_data={"sr_distill": ["py.typed", "curves.json", "fitted.json"], "sr_distill.studies": ["*.toml"],
                   "sr_distill.ready": ["*/*", "*/images/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),

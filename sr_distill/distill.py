@@ -37,7 +37,7 @@ from .pixel import PixelSpace
 from .plan import (PART_BYTES, PLACES, Part, Plan, check_run, cut_parts, footprint, image_names, keeps_start,
                              make_plan, named_weights, needs, stored_image, together)
 from .priors import load_prior, needs_photos
-from .procedural import hand_written, render
+from .procedural import first_program, render
 from .recipe import INITS, Recipe, RunError, RunOptions, UserError, verb
 from .sets import (DistilledSet, Trace, TraceFolder, about_latents, card, decode_images, describe,
                              encode_images, image_parts, learnt_from, on_disk, open_photos, read_manifest, remarks,
@@ -501,9 +501,9 @@ def _make_program(plan, callback, began):
     plan.team.wait()
     if not plan.team.first: return
     teacher, recipe = get_teacher(plan.photos, plan.recipe, plan.device), plan.recipe
-    program, film, fitted = _fitted(plan, hand_written(plan.photos, recipe.seed), callback)
+    program, film, fitted = _fitted(plan, first_program(plan.photos, recipe), callback)
     report = dict(device="cpu", threads=torch.get_num_threads(), processes=plan.team.size,
-                  program=_about_program(program), **fitted)
+                  program=_about_program(program, recipe), **fitted)
     chosen = [image for part in plan.parts for image in part.images("start")]
     images = np.array(chosen, np.uint8).reshape(-1, recipe.size, recipe.size, 3)
     made = _made(plan, images, teacher, report, program)
@@ -511,10 +511,10 @@ def _make_program(plan, callback, began):
     made = replace(made, manifest=_manifest(plan, made, report), trace=film)
     made.save(plan.out, plan.options.lr_images and len(made) > 0)
 
-def _about_program(program):
+def _about_program(program, recipe):
     "What the report says of a program."
     numbers = sum(len(fields(world)) for world in program.worlds)
-    return dict(worlds=len(program.worlds), numbers=numbers, palettes=len(program.palettes))
+    return dict(worlds=len(program.worlds), numbers=numbers, palettes=len(program.palettes), first=recipe.program)
 
 # %% ../nbs/method/19_distill.ipynb #269e656b
 HELD_OUT_IMAGE = 1000     # number of the first image that judges a finished fit; the search sees those from 0 on

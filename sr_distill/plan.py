@@ -24,7 +24,7 @@ from .parallel import Ranks, in_parallel, precision, ranks
 from .patches import Groups, ipc_for_budget, most_that_fit
 from .pixel import check_starts, start_images, start_photos
 from .priors import PRIORS, SmallAutoencoder, SmallConfig
-from .procedural import MOST_BYTES, hand_written
+from .procedural import MOST_BYTES, first_program
 from .recipe import INITS, LABELS, MODELS, OBJECTIVES, POOLS, STATISTICS, Recipe, RunOptions, UserError
 from .sets import NO_LR_COPIES, encode_images, image_parts, read_manifest, snapshot_steps
 
@@ -352,10 +352,10 @@ def _beside(photos, recipe):
     return min(program + teacher, recipe.bytes - 1)
 
 def _program_bytes(photos, recipe):
-    "Bytes of a program in a budget: the hand-written one, and a reserve for what a fit may add."
+    "Bytes of a program in a budget: those of the first one, and a reserve for what a fit may add."
     if recipe.space != "procedural": return 0
     if recipe.steps and recipe.fit == "late": return MOST_BYTES
-    return len(hand_written(photos).encode()) + 512 * bool(recipe.steps)
+    return len(first_program(photos, recipe).encode()) + 512 * bool(recipe.steps)
 
 def _groups(photos, recipe):
     "The groups of a recipe; none for a program alone, which works with photos of any size."

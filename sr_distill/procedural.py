@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['VERSION', 'MOST_BYTES', 'PAIRS', 'MOST_LEAVES', 'PALETTE', 'LEAF_NUMBERS', 'CORNERS', 'STRIDE', 'SAMPLES', 'TILES',
            'TEXTURES', 'UNIT', 'FINE', 'LIFT', 'SINE', 'STEEPNESS', 'radius', 'number', 'World', 'Program',
-           'palette_of', 'hand_written', 'triangle_spans', 'ellipse_spans', 'paint', 'texture_tiles', 'render',
-           'residual_energy', 'gradient_shares', 'patches', 'answer', 'ProgramPhotos', 'Endless', 'EndlessSampler',
-           'Mixture', 'MixedSampler', 'render_images']
+           'palette_of', 'hand_written', 'first_program', 'triangle_spans', 'ellipse_spans', 'paint', 'texture_tiles',
+           'render', 'residual_energy', 'gradient_shares', 'patches', 'answer', 'ProgramPhotos', 'Endless',
+           'EndlessSampler', 'Mixture', 'MixedSampler', 'render_images']
 
 # %% ../nbs/method/10_procedural.ipynb #00149721
 import base64, binascii, copy, functools, hashlib, html, json, math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.resources import files
 from pathlib import Path
 import numpy as np, torch
 from PIL import Image
@@ -24,7 +25,7 @@ from .data import Photos, downscale, encode_png, make_lr, upscale
 from .job import Job
 from .metrics import upscale_image
 from .parallel import in_parallel
-from .recipe import TrainConfig, UserError, counted
+from .recipe import Recipe, TrainConfig, UserError, counted
 from .train import INVERSE, PatchSampler, symmetry
 
 # %% ../nbs/method/10_procedural.ipynb #2215f374
@@ -245,6 +246,17 @@ def hand_written(
     "The program that was written by hand, with the colours of `photos`."
     chosen = np.unique(np.linspace(0, len(photos) - 1, min(most, len(photos))).round().astype(int)).tolist()
     return Program((world,), tuple(palette_of(photos[i]) for i in chosen), seed)
+
+# %% ../nbs/method/10_procedural.ipynb #6fa1c002
+def first_program(
+    photos: Photos,   # to take colours from
+    recipe: Recipe,   # its `program` and `seed`
+) -> Program:
+    "The program of a recipe before its first step, with the colours of `photos`."
+    program = hand_written(photos, recipe.seed)
+    if recipe.program == "hand": return program
+    worlds = read_json(files("sr_distill")/"fitted.json")["worlds"]
+    return replace(program, worlds=tuple(World(**world) for world in worlds))
 
 # %% ../nbs/method/10_procedural.ipynb #7f8250df
 LEAF_NUMBERS = ("size mid x y order kind bar turn aspect corners repeat colour gain red green blue texture grating "

@@ -162,12 +162,13 @@ def _said_of_program(report):
             "photos."]
     if not (fit := report.get("fit")): return said
     trained = {"training": "small networks after a short training", "late": "networks at the end of a long training"}
+    first = "before the search" if program.get("first") == "fitted" else "as written by hand"
     if fit["by"] in trained:
         return [*said, f"Mean PSNR-RGB of {trained[fit['by']]} on its images, measured on photos that "
-                f"the search did not use: {-fit['before']:.2f} dB as written by hand, {-fit['after']:.2f} dB after "
+                f"the search did not use: {-fit['before']:.2f} dB {first}, {-fit['after']:.2f} dB after "
                 f"{fit['steps']} steps."]
-    return [*said, f"Distance of its statistics from those of the photos, on unseen images: {fit['before']:.3g} as "
-            f"written by hand, {fit['after']:.3g} after {fit['steps']} steps."]
+    return [*said, f"Distance of its statistics from those of the photos, on unseen images: {fit['before']:.3g} "
+            f"{first}, {fit['after']:.3g} after {fit['steps']} steps."]
 
 def _said_of_latents(report):
     if not (latent := report.get("latent")): return []

@@ -26,7 +26,7 @@ def metadata(wheel):
 
 def test_every_module_is_in_the_wheel(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    parts = [*REPO.glob("sr_distill/*.py"), *REPO.glob("sr_distill/studies/*.toml"), REPO / "sr_distill/py.typed", REPO / "sr_distill/curves.json",
+    parts = [*REPO.glob("sr_distill/*.py"), *REPO.glob("sr_distill/studies/*.toml"), REPO / "sr_distill/py.typed", REPO / "sr_distill/curves.json", REPO / "sr_distill/fitted.json",
              *(p for p in REPO.glob("sr_distill/ready/**/*") if p.is_file())]
     assert {p.relative_to(REPO).as_posix() for p in parts} == {n for n in names if n.startswith("sr_distill/")}
     assert any(n.endswith("licenses/LICENSE") for n in names)

@@ -17,7 +17,7 @@ from sr_distill.distill import distill
 from sr_distill.explore import gradient_film
 from sr_distill.models import make_model
 from sr_distill.plan import make_plan
-from sr_distill.procedural import MOST_BYTES, Endless, EndlessSampler, Mixture, Program, ProgramPhotos, World, hand_written, patches, render
+from sr_distill.procedural import MOST_BYTES, Endless, EndlessSampler, Mixture, Program, ProgramPhotos, World, first_program, hand_written, patches, render
 from sr_distill.recipe import Recipe, RunError, RunOptions, TrainConfig, UserError
 from sr_distill.sets import DistilledSet, describe, learnt_from, open_photos, set_bytes
 from sr_distill.study import Model, Study, TrainingSet, run_study
@@ -462,3 +462,19 @@ def test_changed_numbers_stay_in_bounds_and_in_order():
     program = Program()
     for k in range(200): program = fitting.changed(program, fitting.rng(k), 2.) or program   # `World` would refuse others
     assert program != Program()
+
+SHIPPED = Recipe(space="procedural", steps=0, program="fitted")
+
+def test_a_set_may_hold_the_program_that_comes_fitted(tmp_path):
+    made, by_hand = distill(EMBEDDED, SHIPPED, tmp_path / "set", FEW).program, hand_written(EMBEDDED)
+    assert made == first_program(EMBEDDED, SHIPPED) and made.palettes == by_hand.palettes and made.worlds != by_hand.worlds
+    assert first_program(EMBEDDED, Recipe(space="procedural", steps=0)) == by_hand
+    many = Photos.from_arrays([f"{k}" for k in range(70)], [np.random.default_rng(k).integers(0, 255, (40, 40, 3), np.uint8) for k in range(70)])
+    assert len(first_program(many, SHIPPED).palettes) == 64 and len(first_program(many, SHIPPED).encode()) <= MOST_BYTES
+    assert "--program fitted is for procedural space only" in refusal(Recipe, program="fitted")
+
+def test_a_fit_may_begin_with_it(tmp_path):
+    made = distill(EMBEDDED, replace(SHIPPED, steps=2, fit="statistics"), tmp_path / "set", FEW)
+    report = made.manifest["report"]
+    assert report["program"]["first"] == "fitted" and report["fit"]["after"] <= report["fit"]["before"] != 0
+    assert "before the search" in (tmp_path / "set/README.md").read_text() and "by hand" not in (tmp_path / "set/README.md").read_text()
