@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['VERSION', 'MOST_BYTES', 'PAIRS', 'MOST_LEAVES', 'PALETTE', 'LEAF_NUMBERS', 'CORNERS', 'STRIDE', 'SAMPLES', 'TILES',
            'TEXTURES', 'UNIT', 'FINE', 'LIFT', 'SINE', 'STEEPNESS', 'radius', 'number', 'World', 'Program',
-           'palette_of', 'hand_written', 'first_program', 'triangle_spans', 'ellipse_spans', 'paint', 'texture_tiles',
-           'render', 'residual_energy', 'gradient_shares', 'patches', 'answer', 'ProgramPhotos', 'Endless',
+           'palette_of', 'hand_written', 'triangle_spans', 'ellipse_spans', 'paint', 'texture_tiles', 'render',
+           'first_program', 'residual_energy', 'gradient_shares', 'patches', 'answer', 'ProgramPhotos', 'Endless',
            'EndlessSampler', 'Mixture', 'MixedSampler', 'render_images']
 
 # %% ../nbs/method/10_procedural.ipynb #00149721
@@ -246,17 +246,6 @@ def hand_written(
     "The program that was written by hand, with the colours of `photos`."
     chosen = np.unique(np.linspace(0, len(photos) - 1, min(most, len(photos))).round().astype(int)).tolist()
     return Program((world,), tuple(palette_of(photos[i]) for i in chosen), seed)
-
-# %% ../nbs/method/10_procedural.ipynb #6fa1c002
-def first_program(
-    photos: Photos,   # to take colours from
-    recipe: Recipe,   # its `program` and `seed`
-) -> Program:
-    "The program of a recipe before its first step, with the colours of `photos`."
-    program = hand_written(photos, recipe.seed)
-    if recipe.program == "hand": return program
-    worlds = read_json(files("sr_distill")/"fitted.json")["worlds"]
-    return replace(program, worlds=tuple(World(**world) for world in worlds))
 
 # %% ../nbs/method/10_procedural.ipynb #7f8250df
 LEAF_NUMBERS = ("size mid x y order kind bar turn aspect corners repeat colour gain red green blue texture grating "
@@ -586,6 +575,17 @@ def _check_count(images):
     "`UserError` unless `images` is a number of images that can be drawn."
     if isinstance(images, bool) or not isinstance(images, int) or images < 1:
         raise UserError(f"--images {str(images)[:40]} is no number of images; give a whole number from 1")
+
+# %% ../nbs/method/10_procedural.ipynb #6fa1c002
+def first_program(
+    photos: Photos,   # to take colours from
+    recipe: Recipe,   # its `program` and `seed`
+) -> Program:
+    "The program of a recipe before its first step, with the colours of `photos`."
+    program = hand_written(photos, recipe.seed)
+    if recipe.program == "hand": return program
+    worlds = read_json(files("sr_distill")/"fitted.json")["worlds"]
+    return replace(program, worlds=tuple(World(**world) for world in worlds))
 
 # %% ../nbs/method/10_procedural.ipynb #acc4aeaa
 def residual_energy(
