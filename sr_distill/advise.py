@@ -117,7 +117,7 @@ class Candidate(NamedTuple):
     full: bool = False   # as many images as the bytes allow
     limit: int | None = None   # bytes that the measured set of so many images was made to fill
 
-LARGEST = 8.88   # per cent of the photos' pixels: of the largest sets that were measured
+LARGEST = 8.88   # per cent of the photos' pixels: the largest budget that was measured
 WORTH = .05      # dB that distillation or a teacher's labels must add, for the minutes or hours that each takes
 
 def _stored_side(recipe): return recipe.size // recipe.scale if recipe.store == "teacher" else recipe.size
@@ -210,7 +210,7 @@ class Advice:
     @property
     def limit(self) -> str:
         "How large the set may be, in words."
-        return f"images of at most {self.bytes:,} bytes" if self.bytes else f"at most {self.budget:.3g} % of the pixels"
+        return f"a set of at most {self.bytes:,} bytes" if self.bytes else f"at most {self.budget:.3g} % of the pixels"
 
     @property
     def measured(self) -> bool: return self.best is not None and not self.odd

@@ -466,8 +466,8 @@ class Recipe(Settings):
     real: int      = option(32, "real sub-images per group whose gradient is the target; 0 for all", low=0)
     target: str    = option("uniform", "how real sub-images are drawn: uniform, error (in proportion to bicubic error) "
                                        "or hard (the hardest 5 % without the top 0.2 %)", TARGETS)
-    steps: int     = option(300, "distillation steps; 0 keeps the start, that is the selected images, or in "
-                                 "procedural space the program that comes with the package", low=0)
+    steps: int     = option(300, "distillation steps; 0 keeps the start: the selected images, and in procedural "
+                                 "space the program that --program names", low=0)
     optimizer: str = option("adam", "optimiser of the images; sgd has momentum 0.5, as in DC", ("adam", "sgd"))
     lr: float      = option(None, "learning rate of the synthetic images, in units of the 0..1 pixel range: 0.01 with "
                                   "Adam; with sgd 0.1, or 10 for --objective whole; latent space has --lr-latents "
