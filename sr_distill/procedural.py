@@ -82,7 +82,7 @@ class World:
     corners_max: float = number(8, 3, 8, "most corners")
     irregular: float = number(.9, 0, 1, "how far the angle of a corner may differ from a regular polygon's")
     jag: float = number(.5, 0, .95, "how far a corner may lie inside the radius, as a share of it")
-    repeat: float = number(0, 0, 1, "share of the leaves with a radius below 24 pixels that are drawn as a row of copies")
+    repeat: float = number(0, 0, 1, "share of the leaves of a radius below 24 pixels that are rows of equal copies")
     gain: float = number(.2, 0, 1, "largest relative change of a colour of the palette")
     spread: float = number(8, 0, 64, "standard deviation of what is added to each channel at random, grey levels")
     contrast: float = number(1, .1, 3, "factor of the distance of a colour from mid grey", log=True)
