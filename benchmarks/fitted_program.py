@@ -3,7 +3,7 @@
     sr_distill distill PHOTOS SET --space procedural --steps 96 --fit late
     python benchmarks/fitted_program.py SET
 
-Writes sr_distill/fitted.json: the worlds of the program in SET, without its colours, and how it was made.
+Writes sr_distill/fitted.json: the worlds of the program in SET, without its colours, how it was made, and the objective after each step.
 """
 import sys
 from dataclasses import asdict
@@ -17,6 +17,6 @@ def main():
     recipe, about = made.recipe, made.manifest
     how = dict(steps=recipe.steps, fit=recipe.fit, seed=recipe.seed, photos=len(about["sources"]), photos_sha256=about["photos"])
     write_json(Path(__file__).resolve().parents[1] / "sr_distill/fitted.json",
-               dict(how=how, report=about["report"]["fit"], worlds=[asdict(world) for world in made.program.worlds]))
+               dict(how=how, report=about["report"]["fit"], losses=[loss for _, loss in made.trace.losses], worlds=[asdict(world) for world in made.program.worlds]))
 
 if __name__ == "__main__": main()

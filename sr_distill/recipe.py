@@ -672,9 +672,10 @@ def as_flags(
 ) -> str:
     "Settings as flags of the command line."
     def text(name, value):
+        if value is True: return value
         if name == "bytes" and not value % 1000: return f"{value // 1000}kB"
-        return f"{value:g}" if isinstance(value, float) else str(value)
-    return " ".join(f"--{name.replace('_', '-')} {shlex.quote(text(name, value))}" for name, value in said.items())
+        return shlex.quote(f"{value:g}" if isinstance(value, float) else str(value))
+    return " ".join(as_given(name, text(name, value)) for name, value in said.items())
 
 def distill_command(recipe: Recipe) -> str:
     "The shortest command that makes the set of `recipe`; PHOTOS and SET stand for your folders."
