@@ -8,7 +8,7 @@ __all__ = ['RECOMMENDED', 'TAUGHT', 'SMALL_EDSR', 'ENOUGH', 'small_sets', 'compa
 
 # %% ../nbs/tools/10a_compare.ipynb #50c51bf4
 import html
-import math
+import math, shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,8 @@ class Answer(Results):
     @property
     def command(self) -> str:
         "The command that makes this set of all your photos."
-        return distill_command(Recipe.from_dict(self.about["sets"][self.name]["recipe"]))
+        pairs = f" --lr-dir {shlex.quote(lr_dir)}" if (lr_dir := self.about.get("lr_dir")) else ""
+        return distill_command(Recipe.from_dict(self.about["sets"][self.name]["recipe"])) + pairs
 
     def table(self) -> list:
         "Rows of text: set, pixels, bytes, PSNR-RGB by test, the difference to all the photos, and what it means."
@@ -265,7 +266,7 @@ def compare(
     said = comparison(photos, held_out, config, options)
     if short := too_short(config or compare_config()): log.warning(short)
     results = run_study(study_from(said, "the comparison"), out, options.jobs, options.minutes, options.device)
-    answer = Answer(**vars(results))
+    answer = Answer(**vars(results) | dict(about={**results.about, "lr_dir": said.get("lr_dir", "")}))
     write_tables(answer, out, lead=[answer.verdict])
     atomic_write(Path(out)/"study.toml", study_text(said))
     return answer
