@@ -638,7 +638,7 @@ def recommended(
     as many fit, and for a long `training` a program beside them draws half of each batch."""
     start = dict(init="hardest", grouping="image") if each else dict(init="downscaled", grouping="all")
     how = dict(budget=budget) if bytes is None else dict(bytes=bytes, format="avif")
-    if bytes is not None and training >= LONG: how |= dict(space="procedural", share=.5)
+    if bytes is not None and training >= LONG: how |= dict(space="procedural", program="fitted", share=.5)
     return Recipe(**{**start, "size": 64 // scale * scale, "steps": 0, "scale": scale, **how, **changes})
 
 # %% ../nbs/engine/01_recipe.ipynb #791118c8
