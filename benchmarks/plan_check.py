@@ -15,6 +15,7 @@ import json
 import runpy
 import statistics
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from sr_distill.advise import candidates, expected, load_curves
@@ -53,7 +54,10 @@ def judge(photos, test: str, known: list, truth: list, budgets: tuple) -> list:
             fitting = {(said(p.recipe), p.sampling, round(p.pixels)): p.gain for p in curve.points if p.pixels <= most and p.recipe.labels == "own"}
             advised = next(iter(candidates(one_network(known, like), photos, steps, most, "own")), None)
             if len(fitting) < 2 or advised is None: continue
-            got = expected(one_network(truth, like), advised.recipe, advised.sampling, advised.images * advised.recipe.size**2, steps)
+            size = advised.images * advised.recipe.size**2
+            got = expected(one_network(truth, like), advised.recipe, advised.sampling, size, steps)
+            if got is None and advised.recipe.program == "fitted":   # a grid may have the program by hand only
+                got = expected(one_network(truth, like), replace(advised.recipe, program="hand"), advised.sampling, size, steps)
             best = max(fitting, key=fitting.get)
             rows.append(dict(test=test, model=f"{model_name(like)} ×{like.scale}", steps=steps, budget=budget, grid=len(fitting),
                              advised=f"{said(advised.recipe)}, {advised.images} images", best=best[0],

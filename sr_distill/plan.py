@@ -9,7 +9,7 @@ __all__ = ['PART_BYTES', 'TRACE_IMAGES', 'PLACES', 'SPARE', 'MORE', 'together', 
 # %% ../nbs/method/18_plan.ipynb #99c78b32
 import contextlib, hashlib, math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import numpy as np, torch
 from .core import file_sha256, json_sha256, make_folder, pick_device, policy, read_json, restoring, write_json
@@ -24,7 +24,7 @@ from .parallel import Ranks, in_parallel, precision, ranks
 from .patches import Groups, ipc_for_budget, most_that_fit
 from .pixel import check_starts, start_images, start_photos
 from .priors import PRIORS, SmallAutoencoder, SmallConfig
-from .procedural import MOST_BYTES, first_program
+from .procedural import MOST_BYTES, first_program, fitted_worlds
 from .recipe import INITS, LABELS, MODELS, OBJECTIVES, POOLS, STATISTICS, Recipe, RunOptions, UserError
 from .sets import NO_LR_COPIES, encode_images, image_parts, read_manifest, snapshot_steps
 
@@ -127,11 +127,13 @@ def image_names(groups: Groups, recipe: Recipe) -> list[str]:
 PLACES = ("prior", "labels", "pool", "init")   # settings of a recipe that may be a file or a folder
 
 def named_weights(recipe: Recipe) -> dict[str, str]:   # setting → sha256
-    "A hash of the files at each path that a recipe names, and of the code of your own objectives, starts and so on."
+    """A hash of the files at each path that a recipe names, of the code of your own objectives, starts and so on, and
+    of the numbers of `program="fitted"`, which another release may change."""
     known = (*LABELS, *POOLS, *PRIORS, *INITS)
     found = {k: Path(getattr(recipe, k)).expanduser() for k in PLACES if getattr(recipe, k) not in known}
     def content(k, p): return start_photos(p).sha256 if k == "init" else [file_sha256(f) for f in _weights(p)]
     weights = {k: json_sha256(content(k, p)) for k, p in found.items() if p.exists()}
+    if recipe.program == "fitted": weights["program"] = json_sha256([asdict(world) for world in fitted_worlds()])
     statistic = OBJECTIVES.about(recipe.objective).get("statistic", "") if recipe.objective in OBJECTIVES else ""
     yours = dict(init=INITS.code(recipe.init), degradation=degradation_code(recipe.degradation),
                  objective=OBJECTIVES.code(recipe.objective) + STATISTICS.code(statistic),
@@ -152,6 +154,8 @@ def _folder_job(plan):
              "the run began with")
     words = {k: other.format(k, getattr(plan.recipe, k)) for k in plan.weights}
     words["photos"] = "was made of other photos; give another folder"
+    if "program" in words: words["program"] = ("holds a program with other numbers than this release of sr_distill has "
+                                               "for --program fitted; give another folder")
     identity = dict(recipe=plan.recipe, photos=plan.photos.fingerprint, **plan.weights)
     return Job(plan.out, identity, words, checkpoint=".run")
 

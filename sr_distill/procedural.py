@@ -6,8 +6,8 @@
 __all__ = ['VERSION', 'MOST_BYTES', 'PAIRS', 'MOST_LEAVES', 'PALETTE', 'LEAF_NUMBERS', 'CORNERS', 'STRIDE', 'SAMPLES', 'TILES',
            'TEXTURES', 'UNIT', 'FINE', 'LIFT', 'SINE', 'STEEPNESS', 'radius', 'number', 'World', 'Program',
            'palette_of', 'hand_written', 'triangle_spans', 'ellipse_spans', 'paint', 'texture_tiles', 'render',
-           'first_program', 'residual_energy', 'gradient_shares', 'patches', 'answer', 'ProgramPhotos', 'Endless',
-           'EndlessSampler', 'Mixture', 'MixedSampler', 'render_images']
+           'fitted_worlds', 'first_program', 'residual_energy', 'gradient_shares', 'patches', 'answer', 'ProgramPhotos',
+           'Endless', 'EndlessSampler', 'Mixture', 'MixedSampler', 'render_images']
 
 # %% ../nbs/method/10_procedural.ipynb #00149721
 import base64, binascii, copy, functools, hashlib, html, json, math
@@ -577,15 +577,17 @@ def _check_count(images):
         raise UserError(f"--images {str(images)[:40]} is no number of images; give a whole number from 1")
 
 # %% ../nbs/method/10_procedural.ipynb #6fa1c002
+def fitted_worlds() -> tuple[World, ...]:
+    "The numbers that the package ships for `program=\"fitted\"`."
+    return tuple(World(**world) for world in read_json(files("sr_distill")/"fitted.json")["worlds"])
+
 def first_program(
     photos: Photos,   # to take colours from
     recipe: Recipe,   # its `program` and `seed`
 ) -> Program:
     "The program of a recipe before its first step, with the colours of `photos`."
     program = hand_written(photos, recipe.seed)
-    if recipe.program == "hand": return program
-    worlds = read_json(files("sr_distill")/"fitted.json")["worlds"]
-    return replace(program, worlds=tuple(World(**world) for world in worlds))
+    return program if recipe.program == "hand" else replace(program, worlds=fitted_worlds())
 
 # %% ../nbs/method/10_procedural.ipynb #acc4aeaa
 def residual_energy(

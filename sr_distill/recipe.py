@@ -504,8 +504,8 @@ class Recipe(Settings):
                                         "(statistics)",
                             FITS)
     program: str   = option("hand", "procedural space: the program before any step: hand (its numbers were written by "
-                                    "hand) or fitted (they were found by --fit late on 40 photos); the colours are "
-                                    "those of your photos", PROGRAMS)
+                                    "hand) or fitted (found by a search on 40 photos and longer trainings); the "
+                                    "colours are those of your photos", PROGRAMS)
     degradation: str = option("bicubic", DEGRADATION_HELP)
     stored: InitVar[bool] = False   # read from a file: a folder that it names may be gone
     ALWAYS = ("space", "init", "trim", "grouping", "clusters", "objective", "network", "pool", "networks", "outer",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sr_distill import fitting, sets
+from sr_distill import fitting, plan, procedural, sets
 from sr_distill import train as training
 from sr_distill.cli import main
 from sr_distill.data import Photos
@@ -472,6 +472,12 @@ def test_a_set_may_hold_the_program_that_comes_fitted(tmp_path):
     many = Photos.from_arrays([f"{k}" for k in range(70)], [np.random.default_rng(k).integers(0, 255, (40, 40, 3), np.uint8) for k in range(70)])
     assert len(first_program(many, SHIPPED).palettes) == 64 and len(first_program(many, SHIPPED).encode()) <= MOST_BYTES
     assert "--program fitted is for procedural space only" in refusal(Recipe, program="fitted")
+
+def test_a_set_of_other_shipped_numbers_is_not_taken_for_this_one(tmp_path, monkeypatch):
+    distill(EMBEDDED, SHIPPED, tmp_path / "set", FEW)
+    distill(EMBEDDED, SHIPPED, tmp_path / "set", FEW)   # the same set again
+    for module in (procedural, plan): monkeypatch.setattr(module, "fitted_worlds", lambda: (World(spread=9.),))
+    assert "other numbers than this release of sr_distill has for --program fitted; give another folder" in refusal(distill, EMBEDDED, SHIPPED, tmp_path / "set", FEW)
 
 def test_a_fit_may_begin_with_it(tmp_path):
     made = distill(EMBEDDED, replace(SHIPPED, steps=2, fit="statistics"), tmp_path / "set", FEW)
