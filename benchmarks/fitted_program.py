@@ -22,9 +22,9 @@ def main():
     recipe, about = made.recipe, made.manifest
     how = dict(steps=recipe.steps, fit=recipe.fit, seed=recipe.seed, photos=len(about["sources"]), photos_sha256=about["photos"])
     if then and len(made.program.worlds) > 1: raise SystemExit("--then is for a program of one world")
-    before = {name: getattr(made.program.worlds[0], name) for name in then}
+    searched = {name: getattr(made.program.worlds[0], name) for name in then}   # the values that `--then` replaces
     write_json(Path(__file__).resolve().parents[1] / "sr_distill/fitted.json",
-               dict(how=how, report=about["report"]["fit"], losses=[loss for _, loss in made.trace.losses], then=dict(before=before, after=then),
+               dict(how=how, report=about["report"]["fit"], losses=[loss for _, loss in made.trace.losses], searched=searched,
                     worlds=[asdict(replace(world, **then)) for world in made.program.worlds]))
 
 if __name__ == "__main__": main()

@@ -30,7 +30,7 @@ SEEDS = 0, 1
 
 def programs(photos):
     "The programs by the names of `CHANGES`."
-    by_hand, found = hand_written(photos), read_json(SHIPPED)["then"]["before"]
+    by_hand, found = hand_written(photos), read_json(SHIPPED)["searched"]
     worlds = tuple(replace(world, **found) for world in fitted_worlds())
     return {name: by_hand if new is None else replace(by_hand, worlds=tuple(replace(world, **new) for world in worlds))
             for name, new in CHANGES.items()}
@@ -63,7 +63,9 @@ def main():
     args = parser.parse_args()
     photos = Photos.open(args.photos)
     judged = dict(random=_judges(photos, 2, 0, False, "bicubic"), hardest=hardest(photos))
-    rows = read_json(args.out)["rows"] if args.out.exists() else []
+    stored = read_json(args.out) if args.out.exists() else dict(photos_sha256=photos.fingerprint, rows=[])
+    if stored["photos_sha256"] != photos.fingerprint: raise SystemExit(f"{args.out}: holds rows of other photos; give another file")
+    rows = stored["rows"]
     for name, program in programs(photos).items():
         for seed in SEEDS:
             key = dict(program=name, network=args.network, steps=args.steps, seed=seed)

@@ -42,7 +42,9 @@ def curves_of(tests: list | None, studies: tuple = TOOL["STUDIES"]) -> tuple:
 
 def one_network(curves, like): return [c for c in curves if (c.config.model, c.config.scale) == (like.model, like.scale)]
 
-def said(recipe) -> str: return "program and " * (recipe.space == "procedural") + f"{recipe.init}, {recipe.steps} steps"
+def said(recipe) -> str:
+    program = ("fitted " * (recipe.program == "fitted") + "program and ") * (recipe.space == "procedural")
+    return f"{program}{recipe.init}, {recipe.steps} steps"
 
 def judge(photos, test: str, known: list, truth: list, budgets: tuple) -> list:
     "A row for each network, length and budget: the set that the curves `known` advise, and the best one by the curves `truth`."
