@@ -177,10 +177,10 @@ class InWords(Comparisons):
     def caption(self, model: str, metrics: tuple = ("psnr_rgb",)) -> str:
         "The caption of the table of `model`: metric, scale, training steps, seeds."
         one = next(r for r in self.rows if r["model"] == model)
-        seeds = max(len(self.values(s, model)) for s in self.unique("set"))
+        seeds = {len(v) for s in self.unique("set") if s != "bicubic" and (v := self.values(s, model))} or {1}
         metric = f", {self.column(metrics[0])}" * (len(metrics) == 1)
-        said = f"{model}{metric}, ×{one['scale']}, {one['steps']:,} training steps for every row, {seeds} seed"
-        return said + "s, mean ± standard deviation" * (seeds > 1)
+        said = f"{model}{metric}, ×{one['scale']}, {one['steps']:,} training steps for every row, "
+        return said + counted(min(seeds), "seed", max(seeds)) + ", mean ± standard deviation" * (max(seeds) > 1)
 
     def notes(self, model: str) -> list:
         "Notes for the table of a model: networks below bicubic, and budgets that were not used up."

@@ -46,9 +46,11 @@ def expect_error(
 def counted(
     n: int,      # how many
     noun: str,   # what is counted, in the singular, such as "photo"; its plural ends in s
+    most: int = 0,   # the largest number, where several differ; 0: they do not
 ) -> str:
-    "The number with its noun: `1 photo`, `1,200 photos`."
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+    "The number with its noun: `1 photo`, `1,200 photos`, `3 to 5 seeds`."
+    most = max(n, most)
+    return (f"{n:,} {noun}" if n == most else f"{n:,} to {most:,} {noun}") + "s" * (most != 1)
 
 
 # %% ../nbs/engine/01_recipe.ipynb #b4bdb409

@@ -37,6 +37,7 @@ class TrainingSet:
     models: str = ""               # a regular expression: only models with a match learn from it; empty for all
     labels: Recipe = None          # only for all photos: the recipe of the teacher that redraws them, or None
     folder: str = ""               # images to train on as they are: a folder, a distilled set, or a source by name
+    seeds: int = 0                 # number of trainings of each model on it; 0: as many as the study says
 
     def for_seed(self, seed: int) -> Recipe | None:
         "The recipe that makes or labels the set for training `seed`; None for unchanged photos."
@@ -142,13 +143,14 @@ class Study(StudyOptions):
     @property
     def cells(self) -> list:
         "A `Cell` for every training, seed by seed."
-        seeds = range(self.first_seed, self.first_seed + self.seeds)
-        return [Cell(s, m, seed) for seed in seeds for m in self.models for s, source in self.sets.items()
-                if re.search(source.models, m)]
+        return [Cell(s, m, self.first_seed + k) for k in range(max(self._seeds())) for m in self.models
+                for s, source in self.sets.items() if k < (source.seeds or self.seeds) and re.search(source.models, m)]
+
+    def _seeds(self): return {source.seeds or self.seeds for source in self.sets.values()}   # of the sets, each number once
 
     def __repr__(self) -> str:
         return (f"{self.title or 'Study'}: {counted(len(self.sets), 'set')}, {counted(len(self.models), 'model')}, "
-                f"{counted(self.seeds, 'seed')}: {counted(len(self.cells), 'training')}, "
+                f"{counted(min(self._seeds()), 'seed', max(self._seeds()))}: {counted(len(self.cells), 'training')}, "
                 f"judged by {', '.join(self.tests)}")
 
 # %% ../nbs/tools/04_study_file.ipynb #0000000b
@@ -271,12 +273,13 @@ def _built(place, table, build):
 # %% ../nbs/tools/04_study_file.ipynb #3d766b58
 def _training_set(shared, family, at, given):
     "The `TrainingSet` of one entry, with the settings that all sets share."
-    usual = {"sampling": "uniform", "all": False, "family": family, "once": False, "models": "", "folder": ""}
+    usual = {"sampling": "uniform", "all": False, "family": family, "once": False, "models": "", "folder": "", "seeds": 0}
     given = {**usual, **given}
     for k, v in usual.items():
         if type(given[k]) is type(v): continue
         raise UserError(f"{k} {str(given[k])[:40]!r} is not {KINDS[type(v)]}; give one")
-    sampling, everything, family, once, models, folder = (given.pop(k) for k in usual)
+    sampling, everything, family, once, models, folder, seeds = (given.pop(k) for k in usual)
+    if seeds < 0: raise UserError(f"seeds {seeds} is below 0; give a number of trainings, 0 for as many as the study has")
     try: re.compile(models)
     except re.error as e: raise UserError(f"models {models!r} is no regular expression ({e}); correct it") from None
     TrainConfig(sampling=sampling)
@@ -287,10 +290,10 @@ def _training_set(shared, family, at, given):
     if folder:
         if everything or given: raise UserError(f"is the folder {folder}, used as it is, so it cannot have "
                                                 f"{next(iter(given), 'all')!r}; leave it out")
-        return TrainingSet(None, sampling, family, at, once, models, folder=_path(folder))
+        return TrainingSet(None, sampling, family, at, once, models, None, _path(folder), seeds)
     recipe = _recipe_of({k: v for k, v in shared.items() if k == "scale"} if everything else shared, given)
-    if not everything: return TrainingSet(recipe, sampling, family, at, once, models)
-    return TrainingSet(None, sampling, family, at, once, models, recipe if recipe.labels != "own" else None)
+    if not everything: return TrainingSet(recipe, sampling, family, at, once, models, seeds=seeds)
+    return TrainingSet(None, sampling, family, at, once, models, recipe if recipe.labels != "own" else None, seeds=seeds)
 
 def _recipe_of(shared, given):
     "The recipe of a set; it ignores shared settings that do not apply to this set."
