@@ -8,17 +8,15 @@ split train). Writes sr_distill/ready/. What the sets are worth is told by the s
 import csv
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from sr_distill.core import write_json
 from sr_distill.data import Photos
 from sr_distill.distill import DistilledSet, distill, set_bytes
-from sr_distill.recipe import Recipe, RunOptions
+from sr_distill.recipe import RunOptions, recommended
 
 READY = Path(__file__).resolve().parents[1] / "sr_distill/ready"
 FREE = "CC0-1.0 (repo README)"
-RECIPE = Recipe(space="procedural", share=.5, init="hardest", steps=0, size=64, format="avif", bytes="350kB")
 SIZES = ("50kB", "150kB", "350kB")
 OPTIONS = RunOptions(device="cpu", held_out=0, snapshots=0)
 
@@ -43,7 +41,7 @@ def make(folder):
     photos = free_photos(folder)
     for size in SIZES:
         shutil.rmtree(out := READY / size, ignore_errors=True)
-        made = distill(photos, replace(RECIPE, bytes=size), out, OPTIONS)
+        made = distill(photos, recommended(photos, bytes=size), out, OPTIONS)   # what `distill` makes without options
         made.manifest.update(source="photos in the public domain", credits=free_rows(folder))
         write_json(out / "manifest.json", made.manifest)
         with open(out / "README.md", "a", encoding="utf-8") as card: card.write(credits(folder))
