@@ -15,7 +15,7 @@ from sr_distill.recipe import Recipe, TrainConfig
 from sr_distill.study import Results
 
 REPO = Path(__file__).resolve().parents[1]
-STUDIES = "budget", "models", "x4", "smallest", "long", "judge", "rivals", "networks"   # of the same photos and tests; what two of them have counts once
+STUDIES = "budget", "models", "x4", "smallest", "long", "judge", "rivals", "longer", "networks"   # of the same photos and tests; what two of them have counts once
 TRAINED = "model", "depth", "width", "scale", "steps"
 
 def recipe_said(recipe: dict) -> dict:
