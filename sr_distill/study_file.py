@@ -146,7 +146,7 @@ class Study(StudyOptions):
         return [Cell(s, m, self.first_seed + k) for k in range(max(self._seeds())) for m in self.models
                 for s, source in self.sets.items() if k < (source.seeds or self.seeds) and re.search(source.models, m)]
 
-    def _seeds(self): return {source.seeds or self.seeds for source in self.sets.values()}   # of the sets, each number once
+    def _seeds(self): return {source.seeds or self.seeds for source in self.sets.values()}
 
     def __repr__(self) -> str:
         return (f"{self.title or 'Study'}: {counted(len(self.sets), 'set')}, {counted(len(self.models), 'model')}, "
@@ -273,16 +273,20 @@ def _built(place, table, build):
 # %% ../nbs/tools/04_study_file.ipynb #3d766b58
 def _training_set(shared, family, at, given):
     "The `TrainingSet` of one entry, with the settings that all sets share."
-    usual = {"sampling": "uniform", "all": False, "family": family, "once": False, "models": "", "folder": "", "seeds": 0}
+    usual = {"all": False, "sampling": "uniform", "family": family, "once": False, "models": "", "folder": "",
+             "seeds": 0}
     given = {**usual, **given}
     for k, v in usual.items():
         if type(given[k]) is type(v): continue
         raise UserError(f"{k} {str(given[k])[:40]!r} is not {KINDS[type(v)]}; give one")
-    sampling, everything, family, once, models, folder, seeds = (given.pop(k) for k in usual)
-    if seeds < 0: raise UserError(f"seeds {seeds} is below 0; give a number of trainings, 0 for as many as the study has")
-    try: re.compile(models)
-    except re.error as e: raise UserError(f"models {models!r} is no regular expression ({e}); correct it") from None
-    TrainConfig(sampling=sampling)
+    own = {k: given.pop(k) for k in usual} | {"at": at}
+    everything, folder = own.pop("all"), own["folder"]
+    if own["seeds"] < 0:
+        raise UserError(f"seeds {own['seeds']} is below 0; give a number of trainings, 0 for as many as the study has")
+    try: re.compile(own["models"])
+    except re.error as e:
+        raise UserError(f"models {own['models']!r} is no regular expression ({e}); correct it") from None
+    TrainConfig(sampling=own["sampling"])
     if everything and (other := sorted(given.keys() - {"labels", "teacher_steps"})):
         raise UserError(f"is all photos and takes no {other[0]!r}; leave it out")
     if "seed" in {**shared, **given}:
@@ -290,10 +294,10 @@ def _training_set(shared, family, at, given):
     if folder:
         if everything or given: raise UserError(f"is the folder {folder}, used as it is, so it cannot have "
                                                 f"{next(iter(given), 'all')!r}; leave it out")
-        return TrainingSet(None, sampling, family, at, once, models, None, _path(folder), seeds)
+        return TrainingSet(**own | {"folder": _path(folder)})
     recipe = _recipe_of({k: v for k, v in shared.items() if k == "scale"} if everything else shared, given)
-    if not everything: return TrainingSet(recipe, sampling, family, at, once, models, seeds=seeds)
-    return TrainingSet(None, sampling, family, at, once, models, recipe if recipe.labels != "own" else None, seeds=seeds)
+    if not everything: return TrainingSet(recipe, **own)
+    return TrainingSet(labels=recipe if recipe.labels != "own" else None, **own)
 
 def _recipe_of(shared, given):
     "The recipe of a set; it ignores shared settings that do not apply to this set."
