@@ -84,7 +84,7 @@ class Gain(NamedTuple):
         return self.mean - (ONE_SEED if self.n < 2 else self.se)
 
 EVEN = .02   # dB by which a set has to be better than the package's own
-ONE_SEED = .1   # dB that count as the standard error of a gain that one seed shows
+ONE_SEED = .2   # dB that count as the standard error of a gain that one seed shows
 NEAR = 1.25   # so far beyond an end of a curve, as a factor, the value at that end still counts
 
 def _between(x, known):
