@@ -168,8 +168,9 @@ def candidates(
         if recipe.grouping == "cluster": continue   # nobody knows how many clusters other photos have
         if recipe.store == "teacher":   # fewer images would not shrink the teacher: known at the measured size alone
             for p in points:
-                if p.limit and p.limit <= bytes and (gain := expected(curves, recipe, sampling, p.pixels, steps)):
-                    images = round(p.pixels / _stored_side(recipe)**2)
+                images = round(p.pixels / _stored_side(recipe)**2)
+                fits = p.limit and p.limit <= bytes and images * recipe.size**2 <= largest
+                if fits and (gain := expected(curves, recipe, sampling, p.pixels, steps)):
                     found.append(Candidate(recipe, sampling, images, gain, limit=p.limit))
             continue
         room = _pixels_of(weight, points)
@@ -277,7 +278,7 @@ def _gain_in_words(gain, sampling):
     if found == "better": return f"Make this set: it should gain {by} over {every}."
     if gain.n < 2 and gain.mean < 0:
         return f"Take all the photos, drawn {DRAWN[sampling]}: the best set of this size came out {_plus(gain)}."
-    if gain.n < 2: return f"Make this set: it came out {_plus(gain)} beside {every}, which shows nothing sure."
+    if gain.n < 2: return f"One training shows no loss, which is not sure: {gain.mean:+.2f} dB compared with {every}."
     limit = t_limit(gain.n) * gain.se
     return (f"This set should do as well as {every}: no measurable difference, {gain.mean:+.2f} ± {gain.se:.2f} dB; "
             f"only more than {limit:.2f} dB would be significant.")
@@ -330,8 +331,8 @@ def _basis_in_words(advice):
     read = " and ".join(f"`{study}` ({steps:,} steps)" for study, steps in advice.best.gain.basis)
     seeds = "one seed" if advice.best.gain.n == 1 else f"{advice.best.gain.n} seeds"
     yield (f"rests on: study {read}; {page['photos']} photos, {page['pixels'] / 1e6:.0f} megapixels in all, batches "
-           f"of 16, {seeds}, judged by {', '.join(page['tests'])}; ± is over the seeds alone; with other photos the "
-           "gain differs")
+           f"of {advice.config.batch}, {seeds}, judged by {', '.join(page['tests'])}; ± is over the seeds alone; with "
+           "other photos the gain differs")
 
 
 # %% ../nbs/tools/10b_advise.ipynb #dbbbf891
@@ -351,8 +352,9 @@ def _others_in_words(advice):
         kind = "shrunk photos" if usual.init == "downscaled" else "the hardest windows"
         kind = "AVIF windows beside a program" if usual.space == "procedural" else kind
         yield f"the package's own recipe, {kind}: {found}: {make(None)}"
-    limit = as_flags(dict(bytes=advice.bytes) if advice.bytes else dict(budget=advice.budget))
-    yield f"to measure it on your photos: sr_distill compare PHOTOS {limit} {_asked(advice.config)}"
+    taken = advice if advice.take_all or not best else advice.recipe   # what has the size
+    limit = as_flags(dict(bytes=taken.bytes) if taken.bytes else dict(budget=taken.budget))
+    yield f"to measure sets of this size on your photos: sr_distill compare PHOTOS {limit} {_asked(advice.config)}"
 
 
 # %% ../nbs/tools/10b_advise.ipynb #a56abca2
@@ -379,7 +381,7 @@ def advise(
     plain = next((c for c in found if c.recipe.labels == "own"), None)
     if not found: odd.append(f"sets of this size ({_sizes_in_words(curves)})")
     known = read_json(files("sr_distill")/"curves.json")["photos"]
-    if 2 * len(photos) < known:
+    if not known <= 2 * len(photos) <= 4 * known:
         odd.append(f"sets made from {counted(len(photos), 'photo')} (the nearest were made from {known})")
     alike = sorted((c for c in fitting(usual) if _way(c.recipe) == _way(usual)
                     and c.sampling == "uniform"   # as `train` draws unless told otherwise
@@ -390,6 +392,7 @@ def advise(
         found = alike[-1:]   # the package's own, unless another one is clearly better
         if not size: asked = usual
     length = min(curves, key=lambda c: abs(math.log(c.config.steps / steps)))
+    config = replace(config, batch=length.config.batch)   # as measured
     return Advice(photos, config, next(iter(found), None), plain, usual, gain, length.sampling, odd, asked.budget,
                   asked.bytes)
 
