@@ -30,9 +30,9 @@ def point(results: Results, model: str, name: str, rival: str) -> dict:
     p, about = results.paired(name, rival, model), results.about["sets"][name]
     one = next(r for r in results.rows if r["set"] == name)
     below = any(results.below_bicubic(name, model, t) for t in results.about["tests"])
-    return dict(recipe=recipe_said(about["recipe"]), sampling=about["sampling"], budget=about["recipe"]["budget"],
-                share=round(one["pixels"], 6), bytes=round(one["bytes"], 6), gain=round(p["mean"], 4), se=round(p["se"], 4) if p["n"] > 1 else None,
-                n=p["n"], **({"limit": limit} if (limit := about["recipe"].get("bytes")) else {}), **({"below": True} if below else {}))
+    return dict(recipe=recipe_said(about["recipe"]), sampling=about["sampling"],
+                share=round(one["pixels"], 6), bytes=round(one["bytes"], 6), gain=round(p["mean"], 3), se=round(p["se"], 3) if p["n"] > 1 else None,
+                n=p["n"], **{k: v for k, v in dict(budget=about["recipe"]["budget"], limit=about["recipe"].get("bytes"), below=below).items() if v})
 
 def stored(study: str, tests: list | None = None) -> Results:
     "The results of a study, of some of its tests or of all."
@@ -73,7 +73,7 @@ def page(tests: list | None = None, studies: tuple = STUDIES) -> str:
     assert all(r["photos_sha256"] == about["photos_sha256"] and set(r["tests"]) == set(about["tests"]) for r in results.values())
     head, entries = dict(photos=about["photos"], pixels=about["pixels"], tests=about["tests"]), []
     for c in curves(tests, studies):
-        points = ",\n  ".join(json.dumps(p, ensure_ascii=False) for p in c.pop("points"))
+        points = ",\n  ".join(json.dumps({k: v for k, v in p.items() if k != "budget"}, ensure_ascii=False) for p in c.pop("points"))
         entries.append(json.dumps(c, ensure_ascii=False)[:-1] + ', "points": [\n  ' + points + "]}")
     return json.dumps(head, ensure_ascii=False)[:-1] + ', "curves": [\n ' + ",\n ".join(entries) + "]}\n"
 
