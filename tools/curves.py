@@ -11,6 +11,7 @@ import json
 import statistics
 from pathlib import Path
 
+from sr_distill.advise import LARGEST
 from sr_distill.recipe import Recipe, TrainConfig
 from sr_distill.study import Results
 
@@ -61,6 +62,7 @@ def curves(tests: list | None = None, studies: tuple = STUDIES) -> list:
                 if not about["recipe"] or not results.values(name, model): continue
                 if not Recipe.from_dict(about["recipe"]).chooses: continue   # a program alone has no size in pixels
                 new = dict(point(results, model, name, rival), study=study)
+                if new["share"] > 1.01 * LARGEST / 100: continue   # a set so large is not advised
                 if new["n"] < 2 <= len(results.values(rival, model)): continue   # one training of a set says little
                 same = [p for p in curve["points"] if all(p.get(k) == new.get(k) for k in ("recipe", "sampling", "budget", "limit"))]
                 if not same: curve["points"].append(new)
